@@ -1,0 +1,60 @@
+"""What data is: its space, its three splits, and the truth about it where that is known."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where data lives: arrays of `shape`, of reals (`levels` None) or of the integers 0..`levels`-1.
+
+    Images are (channels, height, width), vectors (D,).
+    """
+
+    shape: tuple[int, ...]
+    levels: int | None = None
+
+    @property
+    def dims(self) -> int:
+        """D, the number of true dimensions."""
+        return math.prod(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a point is (channels, height, width)."""
+        return len(self.shape) == 3
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits (N, *space.shape), float32 for reals and uint8 (int64 above 256 levels) for integers.
+
+    Attributes:
+        labels: (train, validation, test), each (N,) int64, or None.
+        log_prob: the true log-density, x (B, *shape) -> (B,) nats, where it is known.
+        entropy: of the truth, in nats, where it is known.
+    """
+
+    space: Space
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    labels: tuple[Tensor, Tensor, Tensor] | None = None
+    log_prob: Callable[[Tensor], Tensor] | None = None
+    entropy: float | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the three splits, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            digest.update(f"{split.dtype}{tuple(split.shape)}".encode())
+            digest.update(split.contiguous().numpy().tobytes())
+        return digest.hexdigest()

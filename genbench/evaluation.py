@@ -1,0 +1,69 @@
+"""What a metric sees: a trained model and its data, with what several metrics need computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from genbench.dataset import Dataset
+from genbench.model import Model
+from genbench.run import Measurement, Run
+
+__all__ = ["Evaluation", "Measurement", "Metric"]
+
+
+@dataclass
+class Evaluation:
+    """A trained model, in evaluation mode on its device, and the data it was trained on.
+
+    Attributes:
+        files: pictures and other files that metrics draw, by name ("samples.png").
+    """
+
+    model: Model
+    dataset: Dataset
+    run: Run
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((t.device for t in [*self.model.parameters(), *self.model.buffers()]), torch.device("cpu"))
+
+    def batches(self, x: Tensor, size: int = 512) -> Iterator[Tensor]:
+        """Yield x (N, *shape) in batches on the model's device."""
+        return (batch.to(self.device) for batch in x.split(size))
+
+    def log_prob_of(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, x (N, *shape) -> (N,) float64 on the CPU."""
+        with torch.no_grad():
+            return torch.cat([self.model.log_prob(batch).double().cpu() for batch in self.batches(x)])
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """log p of the test split, (N,) float64, nats."""
+        return self.log_prob_of(self.dataset.test)
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """1,000 samples (1000, *shape) in the data's own space, on the CPU."""
+        with torch.no_grad():
+            return self.model.sample(1000).cpu()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to measure a trained model.
+
+    Attributes:
+        measure: gives measurements by name. A metric that does not apply to a model gives none.
+        alone: it measures speed, and is taken after all else with the machine to itself, once for a row and data
+            set, on the first seed.
+    """
+
+    measure: Callable[[Evaluation], dict[str, Measurement]]
+    alone: bool = False

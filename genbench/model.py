@@ -1,0 +1,75 @@
+"""What a model is: something with a loss, samples and, where it has one, a likelihood."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from genbench.dataset import Space
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Player:
+    """One loss and the parameters it moves, which its optimizer names.
+
+    Attributes:
+        loss: x (B, *shape) -> () to be made small.
+        repeats: moves per step, each on a batch of its own.
+        start, stop: the share of the run in which it moves, from 0 to 1.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+    optimizer: Optimizer
+    repeats: int = 1
+    start: float = 0.0
+    stop: float = 1.0
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What it moves."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+class Model(nn.Module, ABC):
+    """A generative model of points of `space`.
+
+    Attributes:
+        likelihood: what `log_prob` is: exact, a lower bound, an estimate, or None where there is none. A class
+            says it for real data; an instance may say otherwise (a density on integers is a bound).
+    """
+
+    likelihood: Literal["exact", "bound", "estimate"] | None = None
+
+    def __init__(self, space: Space) -> None:
+        """A subclass adds its options as keyword arguments with types and defaults: suites are checked against them."""
+        super().__init__()
+        self.space = space
+
+    @abstractmethod
+    def sample(self, n: int) -> Tensor:
+        """Return n samples (n, *shape) in the data's own space: integers where `space.levels` is set."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, x (B, *shape) -> (B,); of the integers where `space.levels` is set."""
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood")
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the training loss (), x (B, *shape); the mean negative log-likelihood in nats by default."""
+        return -self.log_prob(x).mean()
+
+    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+        """Return who moves, in order; a tuple of players moves simultaneously.
+
+        `optimizer` makes, from parameters, the optimizer that the run asks for.
+        """
+        return [Player(self.loss, optimizer(self.parameters()))]
+
+    def finish(self, x: Tensor) -> None:  # noqa: B027
+        """Fit in closed form what training leaves, from the training split x (N, *shape); nothing by default."""
