@@ -15,7 +15,6 @@ import importlib
 import importlib.metadata
 import inspect
 import json
-import pkgutil
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -235,9 +234,7 @@ class Run(Settings):
 
         Not of metrics, resources or names: the same model asked for more, or run elsewhere, is the same run.
         """
-        decides = self.model_dump(
-            mode="json", exclude_defaults=True, exclude={"suite", "name", "metrics", "resources"}
-        )
+        decides = self.model_dump(mode="json", exclude_defaults=True, exclude={"suite", "name", "metrics", "resources"})
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -321,10 +318,17 @@ class Suite(Frozen):
         return runs
 
     def _cell(
-        self, name: str, model: ModelEntry, data: DataEntry, seeds: Sequence[int] | None, change: Mapping[str, Any]
+        self,
+        name: str,
+        model: ModelEntry,
+        data: DataEntry,
+        seeds: Sequence[int] | None,
+        change: Mapping[str, Any],
     ) -> list[Run]:
         layers = [self.defaults, data, model, model.on.get(data.data)]
-        said = [layer.model_dump(exclude_unset=True, exclude={"seeds", "data", "model", "on"}) for layer in layers if layer]
+        said = [
+            layer.model_dump(exclude_unset=True, exclude={"seeds", "data", "model", "on"}) for layer in layers if layer
+        ]
         settings = functools.reduce(merged, [*said, checked(Settings, change).model_dump(exclude_unset=True)])
         with naming(f"models.{name}"):
             with naming("model"):
@@ -342,7 +346,9 @@ class Suite(Frozen):
 
 def merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     """Return `a` with `b` over it, mapping by mapping."""
-    both = {k: merged(a[k], b[k]) for k in a.keys() & b.keys() if isinstance(a[k], Mapping) and isinstance(b[k], Mapping)}
+    both = {
+        k: merged(a[k], b[k]) for k in a.keys() & b.keys() if isinstance(a[k], Mapping) and isinstance(b[k], Mapping)
+    }
     return {**a, **b, **both}
 
 

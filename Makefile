@@ -1,0 +1,43 @@
+# make bench SUITE=flows   trains, measures and ranks;   make help   lists the rest
+SHELL := /bin/bash
+PYTHON ?= python3
+SUITE ?= smoke
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test lint report peers
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+	@echo 'make bench SUITE=flows ARGS="--only '"'RealNVP*'"' --seeds 0-4"   passes arguments on'
+
+setup: $(READY) ## make .venv with the exact versions of requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "genbench needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); say make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "Setting up $(VENV) (once, about two minutes) ..."
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test,lint]'
+	@touch $@
+
+bench: $(READY) ## train, measure and rank: SUITE=flows, ARGS="..."
+	@$(RUN) -m genbench run "$(SUITE)" $(ARGS)
+
+report: $(READY) ## tables, plots and page from the records under results/
+	@$(RUN) -m genbench report $(ARGS)
+
+test: $(READY) ## every test, at most 8 minutes on two cores
+	@$(RUN) -m pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+	@$(RUN) -m mypy
+
+peers: $(READY) ## training speed beside other libraries, interleaved in one process
+	@$(RUN) -c 'import normflows' 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps normflows==1.7.3
+	@$(RUN) peers/realnvp.py

@@ -1,0 +1,90 @@
+"""Where a run was performed and with which code: what a reader needs to reproduce or doubt a number."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import socket
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genbench.run import ROOT, Run
+
+DECIDES = ("kernels/genbench_kernels", "genbench/nets", "genbench/models", "genbench/datasets")
+
+
+def host() -> str:
+    """Return eight hexadecimal digits that tell this host from others without naming it."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def installed(package: str) -> str | None:
+    """Return the version of `package`, None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def hardware() -> dict[str, str | int | float | None]:
+    """Return what the machine is: processor, cores, memory, system."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "host": host(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return hardware, versions and the switches that move numbers, flat and JSON-ready."""
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {
+        **hardware(),
+        "device": device.type,
+        "gpu": gpu.name if gpu else None,
+        "cuda": torch.version.cuda if gpu else None,
+        "python": platform.python_version(),
+        **{package: installed(package) for package in ("torch", "triton", "ray", "numpy", "scikit-learn")},
+        "threads": torch.get_num_threads(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "lock": _lock(),
+    }
+
+
+@functools.cache
+def _lock() -> str | None:
+    path = ROOT / "requirements.lock"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
+
+
+def deciding_code(run: Run, model: type) -> str:
+    """Return a digest of the sources that decide a trained model; a checkpoint of other sources is not gone on with."""
+    paths = [path for folder in DECIDES for path in sorted((ROOT / folder).rglob("*.py"))]
+    paths += [ROOT / "genbench" / name for name in ("train.py", "model.py", "dataset.py")]
+    own = getattr(sys.modules.get(model.__module__), "__file__", None)
+    paths += [Path(own)] if own else []
+    digest = hashlib.sha256(f"{installed('torch')} {run.model} {run.data}".encode())
+    for path in paths:
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

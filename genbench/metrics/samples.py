@@ -1,0 +1,99 @@
+"""Pictures: uncurated samples beside real data, and densities of the plane beside the truth."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+import torch
+from PIL import Image
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.evaluation import Evaluation, Measurement, Metric
+
+__all__ = ["samples"]
+
+SIDE, PIXELS, GAP = (
+    8,
+    384,
+    12,
+)  # images a side of a grid; about how wide a panel is; pixels between two panels
+
+
+def measure(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Draw the first samples of the run's seed beside the first test points; pictures only, no number.
+
+    - samples.png: model left, data right; images as grids, points of the plane as histograms.
+    - density.png: for points of the plane, exp(log p) of the model left and of the truth right, where known.
+    """
+    space, files = evaluation.dataset.space, evaluation.files
+    real = evaluation.dataset.test
+    if space.is_image:
+        files["samples.png"] = png(beside(grid(evaluation.samples, space), grid(real, space)))
+    elif space.shape == (2,):
+        edge = real.abs().max().item() * 1.1
+        files["samples.png"] = png(beside(histogram(many(evaluation), edge), histogram(real, edge)))
+        if evaluation.model.likelihood is not None:
+            files["density.png"] = png(densities(evaluation, edge))
+    return {}
+
+
+def many(evaluation: Evaluation) -> Tensor:
+    """Return as many samples as there are test points, (N, 2)."""
+    with torch.no_grad():
+        return evaluation.model.sample(len(evaluation.dataset.test)).cpu()
+
+
+def grid(x: Tensor, space: Space, side: int = SIDE) -> Tensor:
+    """Return the first side^2 images of x (N, C, H, W) as one picture (height, width, 3), uint8."""
+    x, (_, height, width) = x[: side * side].float(), space.shape
+    x = x / (space.levels - 1) if space.levels else (x - x.min()) / (x.max() - x.min()).clamp_min(1e-12)
+    x = (x.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    scale = max(1, PIXELS // (side * width))
+    x = x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    rows = x.view(side, -1, 3, height * scale, width * scale)
+    return rows.permute(0, 3, 1, 4, 2).reshape(side * height * scale, -1, 3)
+
+
+def histogram(x: Tensor, edge: float, bins: int = 128) -> Tensor:
+    """Return how often x (N, 2) falls in each cell of [-edge, edge]^2, coloured, (PIXELS, PIXELS, 3)."""
+    inside = x[x.isfinite().all(1)].double()
+    counts, _ = torch.histogramdd(inside, bins=[bins, bins], range=[-edge, edge, -edge, edge])
+    return coloured(counts)
+
+
+def densities(evaluation: Evaluation, edge: float, points: int = 192) -> Tensor:
+    """Return the model's density on [-edge, edge]^2, and the truth's on its right where it is known."""
+    axis = (torch.arange(points) + 0.5) / points * 2 * edge - edge
+    plane = torch.cartesian_prod(axis, axis)
+    model = evaluation.log_prob_of(plane).exp().view(points, points)
+    truth = evaluation.dataset.log_prob
+    if truth is None:
+        return coloured(model)
+    true = truth(plane).double().exp().view(points, points)
+    top = true.quantile(0.995).item()
+    return beside(coloured(model, top), coloured(true, top))
+
+
+def coloured(values: Tensor, top: float | None = None) -> Tensor:
+    """Return values[x, y] as a picture (PIXELS, PIXELS, 3), y upwards, from 0 to `top` (their 99.5 % quantile)."""
+    top = top or max(values.flatten().quantile(0.995).item(), 1e-12)
+    picture = matplotlib.colormaps["magma"]((values / top).clamp(0, 1).T.flip(0).numpy(), bytes=True)
+    scale = PIXELS // len(values)
+    return torch.from_numpy(picture[..., :3].copy()).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+
+
+def beside(left: Tensor, right: Tensor) -> Tensor:
+    """Return two pictures of one height side by side on white."""
+    return torch.cat([left, left.new_full((len(left), GAP, 3), 255), right], 1)
+
+
+def png(picture: Tensor) -> bytes:
+    """Return a picture (height, width, 3), uint8, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+samples = Metric(measure)

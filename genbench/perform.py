@@ -1,0 +1,155 @@
+"""Performing a run: find data and model, train, finish, measure; a `Record`, whatever happens."""
+
+from __future__ import annotations
+
+import io
+import math
+import secrets
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+
+from genbench.dataset import Dataset
+from genbench.environment import deciding_code, environment, host
+from genbench.evaluation import Evaluation
+from genbench.model import Model
+from genbench.run import Record, Run, Status, find
+from genbench.train import Progress, reseed, train, unpacked
+from genbench.work import Work
+
+
+def execution() -> str:
+    """Return a name for one execution that sorts by time: UTC time, host, random."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{host()}-{secrets.token_hex(3)}"
+
+
+def perform(run: Run, *, work: str, checkpoint_every: float = 30.0) -> Record:
+    """Return the record of `run`: trained, or taken from `work` if it is trained there already, and measured.
+
+    Nothing that goes wrong in a run escapes: it becomes the record's status, with one line of what it was, and
+    its traceback in ``<work>/<run.id>/error.txt``.
+
+    Args:
+        work: path or fsspec URL of checkpoints, trained models and pictures.
+        checkpoint_every: seconds between two checkpoints.
+    """
+    began, folder = time.monotonic(), Work(work)
+    so_far: dict[str, Any] = {"timings": {}}
+    status: Status = "ok"
+    try:
+        _perform(run, folder, checkpoint_every, so_far)
+    except Exception as error:
+        status = _status(error)
+        so_far["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        folder.save(f"{run.id}/error.txt", traceback.format_exc().encode())
+    so_far["timings"]["total"] = time.monotonic() - began
+    return Record(run=run, execution=execution(), status=status, **so_far)
+
+
+def _status(error: Exception) -> Status:
+    match error:
+        case ArithmeticError():  # Diverged, or a likelihood that is no number
+            return "diverged"
+        case TimeoutError():
+            return "timeout"
+        case torch.cuda.OutOfMemoryError():
+            return "cuda_oom"
+        case MemoryError():
+            return "host_oom"
+        case RuntimeError() if "can't allocate memory" in str(error):  # what torch's CPU allocator says
+            return "host_oom"
+    return "error"
+
+
+def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, Any]) -> None:
+    deadline = time.monotonic() + (run.resources.timeout or math.inf)
+    device = prepared_device(run)
+    record["environment"] = environment(device)
+    with timed(record, "data"):
+        dataset: Dataset = find("datasets", run.data)()
+        record["data_sha256"] = dataset.sha256
+    with timed(record, "train"):
+        model, progress = trained(run, dataset, work, device, checkpoint_every, deadline)
+        record["curve"], record["selected_step"] = tuple(progress.curve), progress.selected_step
+    with timed(record, "evaluate"):
+        measured(Evaluation(model, dataset, run), work, record, deadline)
+
+
+@contextmanager
+def timed(record: dict[str, Any], name: str) -> Iterator[None]:
+    """Note the seconds spent inside."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        record["timings"][name] = time.monotonic() - began
+
+
+def prepared_device(run: Run) -> torch.device:
+    """Return the device of `run` and set what is global in torch: threads and the precision of products."""
+    torch.set_num_threads(max(1, int(run.resources.cpus)))
+    torch.set_float32_matmul_precision("high" if run.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = run.precision == "tf32"
+    if run.resources.gpus and not torch.cuda.is_available():
+        raise RuntimeError("a GPU was asked for and this process sees none")
+    return torch.device("cuda" if run.resources.gpus else "cpu")
+
+
+def built(run: Run, dataset: Dataset, device: torch.device) -> Model:
+    """Return the untrained model of `run`, its weights drawn from the seed alone."""
+    reseed(run.seed, "weights")
+    model: Model = find("models", run.model)(dataset.space, **run.options)
+    return model.to(device)
+
+
+def trained(
+    run: Run, dataset: Dataset, work: Work, device: torch.device, checkpoint_every: float, deadline: float
+) -> tuple[Model, Progress]:
+    """Return the trained model of `run` in evaluation mode, and how its training went.
+
+    It is loaded if `work` holds it, trained by the same code on the same data, and otherwise trained and put there.
+    """
+    name, model = f"{run.id}/model.pt", built(run, dataset, device)
+    code = f"{deciding_code(run, type(model))}-{dataset.sha256[:16]}"
+    kept = unpacked(work.load(name), code)
+    if kept is not None:
+        model.load_state_dict(kept["model"])
+        return model.eval(), Progress(**kept["progress"])
+    progress = train(model, dataset, run, work, code=code, checkpoint_every=checkpoint_every, deadline=deadline)
+    reseed(run.seed, "finish")
+    model.finish(dataset.train.to(device))
+    work.save(name, _packed(code, model, progress))
+    work.remove(f"{run.id}/checkpoint.pt")
+    return model.eval(), progress
+
+
+def _packed(code: str, model: Model, progress: Progress) -> bytes:
+    said = {"step": progress.step, "seconds": progress.seconds, "selected_step": progress.selected_step}
+    file = io.BytesIO()
+    torch.save({"code": code, "model": model.state_dict(), "progress": said}, file)
+    return file.getvalue()
+
+
+def measured(evaluation: Evaluation, work: Work, record: dict[str, Any], deadline: float) -> None:
+    """Take the metrics of the run, each with draws of its own, into `record`.
+
+    Raises:
+        ArithmeticError: a metric is not finite.
+        TimeoutError: `deadline` has passed.
+    """
+    run, measurements = evaluation.run, {}
+    for name in run.metrics:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no time was left for the metric {name!r}")
+        reseed(run.seed, name)
+        measurements.update(find("metrics", name).measure(evaluation))
+        record["measurements"] = measurements
+    record["files"] = {
+        name: work.put(content, PurePosixPath(name).suffix) for name, content in evaluation.files.items()
+    }

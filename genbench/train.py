@@ -1,0 +1,343 @@
+"""The only training loop. What makes a way of training is in the players a model sends in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from genbench.dataset import Dataset
+from genbench.model import Model, Player
+from genbench.run import Optimizer, Point, Run
+from genbench.work import Work
+
+Batch = Callable[[int], Tensor]
+LOOK = 50  # steps between two looks at whether the loss is still finite
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+def seed_of(*key: int | str) -> int:
+    """Return 63 bits that depend on `key` alone."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+
+
+def reseed(*key: int | str) -> None:
+    """Seed torch's generators from `key` alone, so that no draw depends on what was drawn before."""
+    torch.manual_seed(seed_of(*key))
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+class Shuffled:
+    """Batch number i of an endless sequence of epochs, each in an order of its own, known from (seed, i) alone."""
+
+    def __init__(self, x: Tensor, size: int, seed: int) -> None:
+        self.x, self.size, self.seed = x, size, seed
+        self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def _shuffle(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
+        return torch.randperm(len(self.x), generator=generator)
+
+    def __call__(self, i: int) -> Tensor:
+        n, start = len(self.x), i * self.size
+        first, last = start // n, (start + self.size - 1) // n
+        order = (
+            torch.cat([self._order(epoch) for epoch in range(first, last + 1)]) if last > first else self._order(first)
+        )
+        return self.x[order[start - first * n :][: self.size].to(self.x.device)]
+
+
+# ---------------------------------------------------------------------------------------------- optimizers
+
+RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": functools.partial(torch.optim.Adam, fused=True),
+    "adamw": functools.partial(torch.optim.AdamW, fused=True),
+    "adamax": torch.optim.Adamax,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": functools.partial(torch.optim.SGD, fused=True),
+}
+
+
+def make_optimizer(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer that `settings` asks for; for rmsprop and sgd, betas[0] is not used."""
+    rates = {"betas": settings.betas} if settings.name.startswith("adam") else {}
+    return RULES[settings.name](parameters, lr=settings.lr, weight_decay=settings.weight_decay, **rates)
+
+
+def rate(settings: Optimizer, progress: float, steps_done: int) -> float:
+    """Return the factor on the learning rate at `progress` (0 to 1) of a player's share of the run."""
+    warm = min(1.0, (steps_done + 1) / settings.warmup) if settings.warmup else 1.0
+    match settings.schedule:
+        case "cosine":
+            return warm * 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear":
+            return warm * (1 - progress)
+        case _:
+            return warm
+
+
+# --------------------------------------------------------------------------------------------------- a step
+
+
+@dataclass
+class Game:
+    """The players of a model, and one step of all of them."""
+
+    model: Model
+    run: Run
+    turns: list[tuple[Player, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        turns = self.model.players(functools.partial(make_optimizer, self.run.optimizer))
+        self.turns = [turn if isinstance(turn, tuple) else (turn,) for turn in turns]
+
+    @property
+    def players(self) -> list[Player]:
+        """Every player, in order."""
+        return [player for turn in self.turns for player in turn]
+
+    @property
+    def batches(self) -> int:
+        """How many batches a step takes: the most moves of any player."""
+        return max((player.repeats for player in self.players), default=1)
+
+    def step(self, i: int, batch: Batch) -> Tensor | None:
+        """Let everyone move once around; return the first loss () of the step, None if nobody moved."""
+        first = None
+        for turn in self.turns:
+            present = [p for p in turn if p.start <= i / self.run.steps < p.stop]
+            for k in range(max((p.repeats for p in present), default=0)):
+                losses = self._move([p for p in present if k < p.repeats], i, batch(i * self.batches + k))
+                first = losses[0] if first is None else first
+        return first
+
+    def _move(self, players: list[Player], i: int, x: Tensor) -> list[Tensor]:
+        """All gradients are taken before anyone moves: a tuple of players is simultaneous."""
+        losses = []
+        for player in players:
+            with self._precision(x.device):
+                loss = player.loss(x)
+            gradients = torch.autograd.grad(loss, player.parameters, allow_unused=True)
+            for parameter, gradient in zip(player.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            losses.append(loss.detach())
+        for player in players:
+            self._descend(player, i)
+        return losses
+
+    def _descend(self, player: Player, i: int) -> None:
+        settings, start, stop = (
+            self.run.optimizer,
+            player.start * self.run.steps,
+            player.stop * self.run.steps,
+        )
+        factor = rate(settings, (i - start) / (stop - start), int(i - start))
+        for group in player.optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        if settings.clip is not None:
+            clip_grad_norm_(player.parameters, settings.clip)
+        player.optimizer.step()
+        player.optimizer.zero_grad(set_to_none=True)
+
+    def _precision(self, device: torch.device) -> Any:
+        if self.run.precision == "bfloat16":
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
+
+
+# ---------------------------------------------------------------------------------------- averaged weights
+
+
+class Average:
+    """An exponential moving average of a model's parameters, with the decay warmed up as (1 + i) / (10 + i)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.live = decay, list(model.parameters())
+        self.mean = [p.detach().clone() for p in self.live] if decay else []
+
+    @torch.no_grad()
+    def update(self, i: int) -> None:
+        """Move towards the weights after step `i`."""
+        if self.mean:
+            decay = min(self.decay, (1 + i) / (10 + i))
+            torch._foreach_lerp_(self.mean, self.live, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Give the model its averaged weights inside."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for i, mean in enumerate(self.mean):
+            kept = self.live[i].detach().clone()
+            self.live[i].copy_(mean)
+            self.mean[i] = kept
+
+
+# ------------------------------------------------------------------------------------------------- the loop
+
+
+@dataclass
+class Progress:
+    """Where a training stands; all of it, with the weights, is in a checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[Point] = field(default_factory=list)
+    best: float = math.inf
+    selected: dict[str, Any] | None = None  # weights
+    selected_step: int = 0
+    losses: list[float] = field(default_factory=list)  # since the last point
+
+
+def train(
+    model: Model,
+    dataset: Dataset,
+    run: Run,
+    work: Work,
+    *,
+    code: str,
+    checkpoint_every: float = 30.0,
+    deadline: float = math.inf,
+) -> Progress:
+    """Train `model` in place as `run` says and leave in it the selected weights; return how it went.
+
+    It goes on from ``<work>/<run.id>/checkpoint.pt`` if there is one of the same `code`, and then gives the same
+    bits as if it had never stopped: every step seeds its own draws from (seed, step).
+
+    Raises:
+        Diverged: the loss is not finite.
+        TimeoutError: `deadline` (time.monotonic) has passed; a checkpoint is left.
+    """
+    name = f"{run.id}/checkpoint.pt"
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    game, average = Game(model, run), Average(model, run.optimizer.ema)
+    batch = Shuffled(dataset.train.to(device), run.batch, run.seed)
+    checks = {round(run.steps * (k + 1) / run.checks) for k in range(run.checks)}
+    progress = _restore(work.load(name), code, model, game, average)
+    began, saved = time.monotonic() - progress.seconds, time.monotonic()
+    pending: list[Tensor] = []
+
+    def settle() -> None:
+        values = torch.stack(pending).double().tolist() if pending else []
+        pending.clear()
+        if not all(map(math.isfinite, values)):
+            raise Diverged(f"the loss is {next(v for v in values if not math.isfinite(v))} by step {progress.step}")
+        progress.losses += values
+
+    model.train()
+    while progress.step < run.steps:
+        i = progress.step
+        reseed(run.seed, i)
+        loss = game.step(i, batch)
+        average.update(i)
+        pending += [] if loss is None else [loss]
+        progress.step = i + 1
+        progress.seconds = time.monotonic() - began
+        if progress.step % LOOK == 0 or progress.step in checks:
+            settle()
+        if progress.step in checks:
+            with average.applied():
+                check(model, dataset, run, progress)
+        if time.monotonic() - saved > checkpoint_every or time.monotonic() > deadline:
+            settle()
+            work.save(name, _packed(code, model, game, average, progress))
+            saved = time.monotonic()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"stopped at step {progress.step} of {run.steps} after {progress.seconds:.0f} s")
+
+    progress.seconds = time.monotonic() - began
+    if progress.selected is not None:
+        model.load_state_dict(progress.selected)
+    model.eval()
+    return progress
+
+
+def check(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
+    """Score the validation split in nats and keep the weights if they are to be selected."""
+    score = validation_score(model, dataset, run)
+    progress.curve.append(
+        Point(
+            step=progress.step,
+            seconds=progress.seconds,
+            loss=sum(progress.losses) / len(progress.losses) if progress.losses else None,
+            validation=score if score is not None and math.isfinite(score) else None,
+        )
+    )
+    progress.losses.clear()
+    if run.selection == "last" or score is None or score < progress.best:
+        progress.best = math.inf if score is None else score
+        progress.selected_step = progress.step
+        progress.selected = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+def validation_score(model: Model, dataset: Dataset, run: Run, size: int = 512) -> float | None:
+    """Return the mean negative log-likelihood of the validation split in nats, None for a model without one.
+
+    Every check draws the same noise, so that checks differ by the weights alone.
+    """
+    if model.likelihood is None:
+        return None
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    reseed(run.seed, "validation")
+    model.eval()
+    with torch.no_grad():
+        total = sum(model.log_prob(x.to(device)).double().sum().item() for x in dataset.validation.split(size))
+    model.train()
+    return -total / len(dataset.validation)
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def _packed(code: str, model: Model, game: Game, average: Average, progress: Progress) -> bytes:
+    file = io.BytesIO()
+    state = {
+        "code": code,
+        "model": model.state_dict(),
+        "optimizers": [player.optimizer.state_dict() for player in game.players],
+        "average": average.mean,
+        "progress": asdict(progress) | {"curve": [point.model_dump() for point in progress.curve]},
+    }
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def _restore(packed: bytes | None, code: str, model: Model, game: Game, average: Average) -> Progress:
+    state = unpacked(packed, code)
+    if state is None:
+        return Progress()
+    model.load_state_dict(state["model"])
+    for player, optimizer in zip(game.players, state["optimizers"], strict=True):
+        player.optimizer.load_state_dict(optimizer)
+    average.mean = [mean.to(live.device) for mean, live in zip(state["average"], average.live, strict=False)]
+    said = state["progress"]
+    return Progress(**said | {"curve": [Point(**point) for point in said["curve"]]})
+
+
+def unpacked(packed: bytes | None, code: str) -> dict[str, Any] | None:
+    """Return what torch.save put in `packed`, or None if nothing is there or other code made it."""
+    if packed is None:
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+    return state if state["code"] == code else None
