@@ -36,7 +36,7 @@ class Evaluation:
 
     def batches(self, x: Tensor, size: int = 512) -> Iterator[Tensor]:
         """Yield x (N, *shape) in batches on the model's device."""
-        return (batch.to(self.device) for batch in x.split(size))
+        return (batch.to(self.device) for batch in torch.split(x, size))
 
     def log_prob_of(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (N, *shape) -> (N,) float64 on the CPU."""

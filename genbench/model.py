@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genbench.dataset import Space
+from genbench.run import Kind
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -45,7 +45,7 @@ class Model(nn.Module, ABC):
             says it for real data; an instance may say otherwise (a density on integers is a bound).
     """
 
-    likelihood: Literal["exact", "bound", "estimate"] | None = None
+    likelihood: Kind | None = None
 
     def __init__(self, space: Space) -> None:
         """A subclass adds its options as keyword arguments with types and defaults: suites are checked against them."""
@@ -71,5 +71,5 @@ class Model(nn.Module, ABC):
         """
         return [Player(self.loss, optimizer(self.parameters()))]
 
-    def finish(self, x: Tensor) -> None:  # noqa: B027
+    def finish(self, x: Tensor) -> None:
         """Fit in closed form what training leaves, from the training split x (N, *shape); nothing by default."""

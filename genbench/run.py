@@ -449,13 +449,16 @@ Status = Literal[
 ]
 
 
+Kind = Literal["exact", "bound", "estimate"]
+
+
 class Measurement(Frozen):
     """One number, and what must be known to read it. `value` is None where there is none, never 0 or NaN."""
 
     value: FiniteFloat | None
     unit: str
     better: Literal["lower", "higher"] | None = None
-    kind: Literal["exact", "bound", "estimate"] = "exact"
+    kind: Kind = "exact"
     n: NonNegativeInt = 1  # how many test points, samples or repetitions it was taken from
     stderr: FiniteFloat | None = None  # over those n, not over seeds
     impl: str  # metric and version, and a digest of weights where it uses any

@@ -167,7 +167,8 @@ class Average:
     """An exponential moving average of a model's parameters, with the decay warmed up as (1 + i) / (10 + i)."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.live = decay, list(model.parameters())
+        self.decay = decay
+        self.live: list[torch.Tensor] = list(model.parameters())
         self.mean = [p.detach().clone() for p in self.live] if decay else []
 
     @torch.no_grad()
@@ -302,9 +303,10 @@ def validation_score(model: Model, dataset: Dataset, run: Run, size: int = 512) 
     reseed(run.seed, "validation")
     model.eval()
     with torch.no_grad():
-        total = sum(model.log_prob(x.to(device)).double().sum().item() for x in dataset.validation.split(size))
+        batches = torch.split(dataset.validation, size)
+        log_p = torch.cat([model.log_prob(x.to(device)).double() for x in batches])
     model.train()
-    return -total / len(dataset.validation)
+    return -log_p.mean().item()
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints

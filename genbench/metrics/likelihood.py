@@ -7,11 +7,12 @@ import math
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.run import Kind
 
 __all__ = ["likelihood"]
 
 
-def mean(values: Tensor, kind: str, unit: str) -> Measurement:
+def mean(values: Tensor, kind: Kind, unit: str) -> Measurement:
     """Return the mean of `values` (N,), to be made small, with its standard error.
 
     Raises:

@@ -1,0 +1,71 @@
+"""A look at the machine: what genbench needs, what is there, and what is missing and why it matters."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from genbench.environment import hardware, installed
+from genbench.run import UsageError
+from genbench.store import Store
+
+NEEDED = {
+    "torch": "everything",
+    "sklearn": "the digits and the photographs",
+    "ray": "--executor ray; without it say --executor process",
+    "torchvision": "data sets under GENBENCH_DATA",
+    "torch_fidelity": "FID and its kin",
+    "triton": "fused kernels on a GPU; Linux only",
+}
+
+
+def examine(results: Path) -> bool:
+    """Print a table of checks and return whether a suite can be run here."""
+    table = Table("", "what", "found", box=None, pad_edge=False)
+    checks = list(_checks(results))
+    for good, what, found in checks:
+        table.add_row({True: "[green]ok[/]", False: "[red]missing[/]", None: "[yellow]none[/]"}[good], what, found)
+    Console().print(table)
+    return all(good is not False for good, _, _ in checks)
+
+
+def _checks(results: Path) -> Iterator[tuple[bool | None, str, str]]:
+    machine = hardware()
+    yield True, "machine", f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+    for module, purpose in NEEDED.items():
+        try:
+            importlib.import_module(module)
+            yield True, module, installed(module) or installed(module.replace("sklearn", "scikit-learn")) or ""
+        except Exception as error:  # a package that is there but broken is what this command is for
+            yield (
+                (False if module == "torch" else None),
+                module,
+                f"{type(error).__name__}: {error}; needed for {purpose}",
+            )
+    yield _gpu()
+    root = Path(os.environ.get("GENBENCH_DATA", "data"))
+    there = root.is_dir() and sorted(path.name for path in root.iterdir() if path.is_dir())
+    yield (bool(there) or None), "GENBENCH_DATA", f"{root}: {', '.join(there) if there else 'no data sets'}"
+    yield _results(results)
+
+
+def _gpu() -> tuple[bool | None, str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, "GPU", "none is seen; every embedded suite runs without"
+    return True, "GPU", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def _results(folder: Path) -> tuple[bool, str, str]:
+    try:
+        Store(folder).prepare()
+    except UsageError as error:
+        return False, "results", str(error)
+    return True, "results", f"{folder} is writable, {shutil.disk_usage(folder).free / 2**30:.0f} GiB free"
