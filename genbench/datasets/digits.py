@@ -1,0 +1,33 @@
+"""Handwritten digits: 1,797 scans of 8x8 pixels in 17 levels, which come with scikit-learn.
+
+Source: Kaynak, Methods of Combining Multiple Classifiers and Their Applications to Handwritten Digit
+Recognition (1995): the test half of its data set.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from genbench.dataset import Dataset, Space
+
+__all__ = ["digits"]
+
+SIZES = [1437, 180, 180]  # train, validation, test
+
+
+@functools.cache
+def digits() -> Dataset:
+    """The 1,797 handwritten digits of scikit-learn, 8x8 in 17 levels.
+
+    They are split 1437/180/180 by the permutation that a generator seeded with 0 gives. x (N, 1, 8, 8) uint8.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(data.images).to(torch.uint8)[order, None]
+    train, validation, test = torch.split(x, SIZES)
+    a, b, c = torch.split(torch.from_numpy(data.target).long()[order], SIZES)
+    return Dataset(Space((1, 8, 8), levels=17), train, validation, test, labels=(a, b, c))
