@@ -1,0 +1,76 @@
+"""Making integers real: noise in the unit cube of each point, and its density.
+
+A note on the evaluation of generative models (2016), section 3.1: with x = (k + u) / levels, u of density q in
+[0, 1)^D, log P(k) >= E log p(x) - log q(x | k), the density of x being q(u | k) levels^D.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+
+Dequantization = Literal["uniform"]
+
+
+class Noise(nn.Module, ABC):
+    """A density q of u in [0, 1)^D given the integers k, and so of x = (k + u) / levels in [0, 1)^D."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+        self.levels = space.levels or 1
+        self.volume = -space.dims * math.log(self.levels)  # log of the cube of x that belongs to one k
+
+    @abstractmethod
+    def forward(self, k: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return x and log q(x | k) in nats, k (B, *shape) -> x (B, *shape) float, log q (B,) or a number."""
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return the integers k whose cube holds x, (B, *shape) -> (B, *shape); what is outside goes to the edge."""
+        k = (x * self.levels).floor().clamp(0, self.levels - 1)
+        return k.to(torch.uint8 if self.levels <= 256 else torch.int64)
+
+
+class Uniform(Noise):
+    """u ~ U[0, 1)^D: drawn anew in training; in evaluation a function of the point alone.
+
+    So a point's log-likelihood moves neither with its batch-mates nor from one look to the next.
+    """
+
+    def forward(self, k: Tensor) -> tuple[Tensor, float]:
+        u = torch.rand(k.shape, device=k.device) if self.training else noise_of(k)
+        return (k + u) / self.levels, -self.volume
+
+
+def noise_of(k: Tensor) -> Tensor:
+    """Return noise u, uniform on [0, 1)^D over points, that is a function of each point: k (B, ...) -> u as k, float32.
+
+    A counter-based generator: the point's hash is the key, the dimension the counter, mixed by the finaliser of
+    splitmix64 (Fast splittable pseudorandom number generators, 2014).
+    """
+    count = torch.arange(1, k[0].numel() + 1, device=k.device) * -7046029254386353131
+    key = _mix(_mix(count) * (k.flatten(1).long() + 1)).sum(1, keepdim=True)
+    bits = _mix(_mix(key) + count) >> 40 & 0xFFFFFF
+    return (bits.float() / 2**24).view(k.shape)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Return splitmix64's finaliser of x, int64 modulo 2^64."""
+    x = (x ^ _shift(x, 30)) * -4658895280553007687
+    x = (x ^ _shift(x, 27)) * -7723592293110705685
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, n: int) -> Tensor:
+    """Return x shifted right by n bits, zeros coming in."""
+    return x >> n & (1 << 64 - n) - 1
+
+
+DEQUANTIZATIONS: dict[Dequantization, Callable[[Space], Noise]] = {"uniform": Uniform}

@@ -1,0 +1,145 @@
+"""A normalizing flow: a bijection from data to a base density, and what makes integers real before it.
+
+Variational Inference with Normalizing Flows (2015); NICE (2015), eq. 1: log p(x) = log p(z) + log|det dz/dx|,
+z = f(x). What makes a model of the family is its list of bijections alone; the rest stands here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from genbench.dataset import Space
+from genbench.model import Model
+from genbench.models.flows.dequantization import DEQUANTIZATIONS, Dequantization
+
+
+class Bijection(nn.Module, ABC):
+    """An invertible map from data to base, and back."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log|det dy/dx| in nats, (B,), or () where it is the same for every x; x (B, ...)."""
+
+    @abstractmethod
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return x, y (B, ...)."""
+
+
+class Chain(Bijection):
+    """Bijections one after another; their log-determinants add."""
+
+    def __init__(self, bijections: Iterable[Bijection]) -> None:
+        super().__init__()
+        self.bijections = nn.ModuleList(bijections)
+
+    def __iter__(self) -> Iterator[Bijection]:
+        return (f for f in self.bijections if isinstance(f, Bijection))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        total = x.new_zeros(())
+        for f in self:
+            x, logdet = f(x)
+            total = total + logdet
+        return x, total
+
+    def inverse(self, y: Tensor) -> Tensor:
+        for f in reversed(list(self)):
+            y = f.inverse(y)
+        return y
+
+
+class Base(NamedTuple):
+    """A density of one real variable, taken for each dimension on its own.
+
+    Attributes:
+        log_prob: log p(z) in nats, as z.
+        sample: draws of a shape.
+    """
+
+    log_prob: Callable[[Tensor], Tensor]
+    sample: Callable[[tuple[int, ...]], Tensor]
+
+
+def _beta55(shape: tuple[int, ...]) -> Tensor:
+    """Return draws of Beta(5, 5): the middle one of nine uniforms."""
+    return torch.rand(*shape, 9).median(-1).values
+
+
+BaseName = Literal["normal", "logistic", "uniform", "beta"]
+
+BASES: dict[BaseName, Base] = {
+    "normal": Base(lambda z: -0.5 * (z * z + math.log(2 * math.pi)), torch.randn),
+    "logistic": Base(lambda z: -softplus(z) - softplus(-z), lambda shape: torch.rand(shape).logit(1e-7)),
+    "uniform": Base(lambda z: torch.zeros_like(z), torch.rand),
+    "beta": Base(lambda z: math.log(630) + 4 * (z.log() + torch.log1p(-z)), _beta55),
+}
+
+
+class Logit(Bijection):
+    """y = logit(a + (1 - 2a) x) of x in [0, 1] (Density estimation using Real NVP, 2017, section 4.1)."""
+
+    def __init__(self, a: float = 0.05) -> None:
+        super().__init__()
+        self.a = a
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.logit(self.a + (1 - 2 * self.a) * x)
+        return y, (math.log(1 - 2 * self.a) + softplus(y) + softplus(-y)).flatten(1).sum(1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return (torch.sigmoid(y) - self.a) / (1 - 2 * self.a)
+
+
+class Flow(Model):
+    """A density p(x) = p(z) |det dz/dx|, z = f(x), of real data; a bound on p of integers by dequantisation.
+
+    The bijections map (B, *space.shape) to (B, D). Integers become reals in [0, 1] by `dequantization`, and are
+    then taken to the whole line by the logit with `alpha`.
+    """
+
+    likelihood: Literal["exact", "bound", "estimate"] | None = "exact"
+
+    def __init__(
+        self,
+        space: Space,
+        bijections: Iterable[Bijection],
+        *,
+        base: BaseName = "normal",
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        super().__init__(space)
+        self.base = BASES[base]
+        self.bijection = Chain([*([Logit(alpha)] if space.levels else []), *bijections])
+        if space.levels:
+            self.likelihood = "bound"
+            self.dequantization = DEQUANTIZATIONS[dequantization](space)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, x (B, *shape) -> (B,); on integers, the lower bound log p(x + u) - log q(u | x)."""
+        x, log_q = self.dequantization(x) if self.space.levels else (x, 0.0)
+        z, logdet = self.bijection(x)
+        log_p: Tensor = self.base.log_prob(z).flatten(1).sum(1) + logdet - log_q
+        return log_p
+
+    def sample(self, n: int) -> Tensor:
+        """Return n samples (n, *shape): the base pulled back; integers where `space.levels` is set."""
+        device = next(self.bijection.parameters()).device
+        return self.decode(self.base.sample((n, self.space.dims)).to(device))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return z = f(x), x (B, *shape) -> (B, D)."""
+        z: Tensor = self.bijection(self.dequantization(x)[0] if self.space.levels else x)[0]
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the inverse of f in the data's own space, z (B, D) -> (B, *shape)."""
+        x = self.bijection.inverse(z)
+        return self.dequantization.inverse(x) if self.space.levels else x

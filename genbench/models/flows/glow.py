@@ -1,0 +1,89 @@
+"""Glow: Generative Flow with Invertible 1x1 Convolutions (2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from genbench.dataset import Space
+from genbench.models.flows.bijections import (
+    ActNorm,
+    AffineCoupling,
+    Flatten,
+    LULinear,
+    MultiScale,
+    Shape,
+    Squeeze,
+    divisible,
+)
+from genbench.models.flows.dequantization import Dequantization
+from genbench.models.flows.flow import Bijection, Chain, Flow
+from genbench.nets.activations import Activation
+from genbench.nets.convnet import convnet
+from genbench.nets.mlp import mlp
+
+__all__ = ["Glow"]
+
+Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
+
+
+def step_of_flow(shape: Shape, net: Net) -> list[Bijection]:
+    """Return ActNorm, invertible 1x1 convolution, affine coupling (figure 2a)."""
+    C, split = shape[0], (shape[0] + 1) // 2
+    coupling = AffineCoupling(net(split, 2 * (C - split)), C, split, scale="sigmoid")
+    return [ActNorm(shape), LULinear(shape), coupling]
+
+
+def steps_of_flow(shape: Shape, n: int, net: Net) -> list[Bijection]:
+    """Return n steps in a row."""
+    return [bijection for _ in range(n) for bijection in step_of_flow(shape, net)]
+
+
+def multi_scale(shape: Shape, levels: int, n: int, net: Net) -> list[Bijection]:
+    """Return squeeze, n steps and the split of half the channels, level by level (figure 2b)."""
+    C, H, W = shape
+    squeezed = (4 * C, H // 2, W // 2)
+    level = [Squeeze(), *steps_of_flow(squeezed, n, net)]
+    if levels == 1:
+        return [*level, Flatten(squeezed)]
+    return [*level, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), levels - 1, n, net)))]
+
+
+class Glow(Flow):
+    """Steps of ActNorm, an invertible 1x1 convolution and an affine coupling; multi-scale on images.
+
+    Args:
+        steps: K, how many; on images at each level.
+        hidden: widths of a coupling's perceptron (vectors).
+        levels, channels: L, and the width of a coupling's convolutions (images).
+        network: "mlp" takes an image as a vector.
+
+    Raises:
+        ValueError: the sides of an image cannot be halved `levels` times.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        steps: int = 8,
+        hidden: tuple[int, ...] = (256, 256),
+        levels: int = 2,
+        channels: int = 64,
+        network: Literal["auto", "mlp"] = "auto",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        net: Net
+        if space.is_image and network == "auto":
+            net = partial(convnet, channels=channels, activation=activation, dropout=dropout, zero=True)
+            bijections = multi_scale(divisible(space.shape, levels), levels, steps, net)
+        else:
+            net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
+            bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), steps, net)]
+        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)

@@ -1,0 +1,19 @@
+"""The linear flow: a normal density of any covariance, as the flow z = W (e^s x + t)."""
+
+from __future__ import annotations
+
+from genbench.dataset import Space
+from genbench.models.flows.bijections import ActNorm, Flatten, LULinear
+from genbench.models.flows.dequantization import Dequantization
+from genbench.models.flows.flow import Flow
+
+__all__ = ["Linear"]
+
+
+class Linear(Flow):
+    """Full-matrix affine flow, LU parametrised: the best it can do is the Gaussian with the data's moments."""
+
+    def __init__(self, space: Space, *, dequantization: Dequantization = "uniform", alpha: float = 0.05) -> None:
+        D = space.dims
+        bijections = [Flatten(space.shape), ActNorm((D,)), LULinear((D,), start="identity")]
+        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)

@@ -1,0 +1,81 @@
+"""NICE: Non-linear Independent Components Estimation (2015)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+from genbench.models.flows.bijections import ActNorm, Flatten, Permutation, alternating
+from genbench.models.flows.dequantization import Dequantization
+from genbench.models.flows.flow import Bijection, Flow
+from genbench.nets.activations import Activation
+from genbench.nets.mlp import mlp
+
+__all__ = ["NICE"]
+
+
+class AdditiveCoupling(Bijection):
+    """y = (x2 + m(x1), x1), x1 the first `split` dimensions: volume is kept (eq. 9-10)."""
+
+    def __init__(self, m: nn.Module, D: int, split: int) -> None:
+        super().__init__()
+        self.m, self.sizes = m, (split, D - split)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x1, x2 = x.split(self.sizes, 1)
+        return torch.cat((x2 + self.m(x1), x1), 1), x.new_zeros(())
+
+    def inverse(self, y: Tensor) -> Tensor:
+        y2, x1 = y.split(self.sizes[::-1], 1)
+        return torch.cat((x1, y2 - self.m(x1)), 1)
+
+
+class Scaling(Bijection):
+    """y = e^s x, the diagonal scaling that ends the flow; log-determinant sum s (section 3.3)."""
+
+    def __init__(self, D: int) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.zeros(D))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.s.exp(), self.s.sum()
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y * (-self.s).exp()
+
+
+class NICE(Flow):
+    """Additive couplings of the even and the odd dimensions in turn, then a diagonal scaling.
+
+    Args:
+        couplings: how many.
+        hidden: widths of each coupling's network.
+        base: the density of each dimension of z (section 3.4).
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        couplings: int = 4,
+        hidden: tuple[int, ...] = (256, 256),
+        base: Literal["logistic", "normal"] = "logistic",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        D = space.dims
+        bijections: list[Bijection] = [
+            Flatten(space.shape),
+            Permutation(alternating(space.shape)),
+            ActNorm((D,), learned=False),
+        ]
+        for i in range(couplings):
+            split = (D - i % 2 + 1) // 2
+            m = mlp(split, D - split, hidden, activation=activation, dropout=dropout, zero=True)
+            bijections.append(AdditiveCoupling(m, D, split))
+        super().__init__(space, [*bijections, Scaling(D)], base=base, dequantization=dequantization, alpha=alpha)

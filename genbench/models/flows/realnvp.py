@@ -1,0 +1,119 @@
+"""Density estimation using Real NVP (2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+from genbench.models.flows.bijections import (
+    ActNorm,
+    AffineCoupling,
+    BatchNorm,
+    Flatten,
+    MultiScale,
+    Permutation,
+    Shape,
+    Squeeze,
+    alternating,
+    divisible,
+)
+from genbench.models.flows.dequantization import Dequantization
+from genbench.models.flows.flow import Bijection, Chain, Flow
+from genbench.nets.activations import Activation
+from genbench.nets.mlp import mlp
+from genbench.nets.resnet import resnet
+
+__all__ = ["RealNVP"]
+
+Norm = Literal["act", "batch", "none"]
+NORMS: dict[Norm, Callable[[Shape], list[Bijection]]] = {
+    "act": lambda shape: [ActNorm(shape)],
+    "batch": lambda shape: [BatchNorm(shape)],
+    "none": lambda shape: [],
+}
+Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
+
+DIAGONAL_FIRST = (0, 3, 1, 2)  # of the four pixels of a square: the halves are the two colours of a checkerboard
+
+
+def couplings_of(shape: Shape, n: int, net: Net, norm: Norm) -> list[Bijection]:
+    """Return n couplings of the two halves of the channels (or dimensions) in turn, each after its norm."""
+    C, steps = shape[0], []
+    for i in range(n):
+        split = (C - i % 2 + 1) // 2
+        steps += [*NORMS[norm](shape), AffineCoupling(net(split, 2 * (C - split)), C, split)]
+    return steps
+
+
+def rows_from_checkerboard(C: int, turned: bool) -> Tensor:
+    """Return the order that puts the upper pixels of each 2x2 square first; C channels a pixel.
+
+    `turned`: an odd number of couplings has exchanged the colours.
+    """
+    squares = DIAGONAL_FIRST[2:] + DIAGONAL_FIRST[:2] if turned else DIAGONAL_FIRST
+    return torch.arange(4 * C).view(4, C)[[squares.index(i) for i in range(4)]].flatten()
+
+
+def multi_scale(shape: Shape, scales: int, n: int, net: Net, norm: Norm) -> list[Bijection]:
+    """Return checkerboard couplings, channel couplings and the split of half the channels, scale by scale.
+
+    Section 3.6. The checkerboard is taken as channels of the squeezed image, so that nothing is computed under a mask.
+    """
+    C, H, W = shape
+    squeezed = (4 * C, H // 2, W // 2)
+    board, turned = (n + 1) // 2, bool((n + 1) // 2 % 2)
+    steps = [
+        Squeeze(DIAGONAL_FIRST),
+        *couplings_of(squeezed, board, net, norm),
+        Permutation(rows_from_checkerboard(C, turned)),
+        *couplings_of(squeezed, n - board, net, norm),
+    ]
+    if scales == 1:
+        return [*steps, Flatten(squeezed)]
+    return [*steps, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), scales - 1, n, net, norm)))]
+
+
+class RealNVP(Flow):
+    """Affine couplings of two halves in turn, s = gain tanh; on images checkerboard and channel masks, multi-scale.
+
+    Args:
+        couplings: how many; on images at each scale, half with either mask.
+        norm: before each coupling: ActNorm, or the paper's batch norm on running averages.
+        hidden: widths of a coupling's perceptron (vectors).
+        scales, channels, blocks: of the multi-scale architecture and its residual networks (images).
+        network: "mlp" takes an image as a vector.
+
+    Raises:
+        ValueError: the sides of an image cannot be halved `scales` times.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        couplings: int = 8,
+        norm: Norm = "act",
+        hidden: tuple[int, ...] = (256, 256),
+        scales: int = 2,
+        channels: int = 32,
+        blocks: int = 2,
+        network: Literal["auto", "mlp"] = "auto",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        net: Net
+        if space.is_image and network == "auto":
+            net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
+            bijections = multi_scale(divisible(space.shape, scales), scales, couplings, net, norm)
+        else:
+            net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
+            bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
+            bijections += couplings_of((space.dims,), couplings, net, norm)
+        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
