@@ -1,0 +1,220 @@
+"""Driving many runs to their end: what is missing, who performs it, and the only hand that writes records."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from genbench.environment import host
+from genbench.execute import Executor, Perform
+from genbench.progress import Progress, progress_on
+from genbench.run import ROOT, Record, Run, find
+from genbench.store import Store
+
+CODE = ("genbench", "kernels", "pyproject.toml", "requirements.lock")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many of the runs that were asked for have all their metrics, and the last word on those that failed."""
+
+    done: int
+    failed: tuple[Record, ...]
+
+
+def drive(
+    runs: Sequence[Run],
+    store: Store,
+    executor: Executor,
+    *,
+    perform: Perform,
+    retry_failed: bool = False,
+    fail_fast: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Perform what `store` lacks of `runs` and return how they stand; each record is on disk before the next.
+
+    First quality, many runs at a time; then, where that is ok, speed: once per row and data set, on the lowest seed,
+    one at a time with a machine to itself. Several drivers may share a store: each run is claimed by one of them.
+
+    Args:
+        retry_failed: perform again what has failed before; what was interrupted always is.
+        fail_fast: stop at the first failure.
+
+    Raises:
+        KeyboardInterrupt: on SIGINT or SIGTERM, with nothing left running. Runs under way leave no record but
+            their checkpoint, and go on from there when called for again.
+    """
+    store.prepare()
+    driver = Driver(store, executor, perform, retry_failed, fail_fast, progress or progress_on())
+    quality, speed = phase(runs, alone=False), phase(lowest_seeds(runs), alone=True)
+    with interruptible(), redirect_stdout(sys.stderr), driver:
+        driver.before = {run.id: newest.execution for run in runs if (newest := driver.newest(run))}
+        due, due_alone = driver.due(quality), driver.due(speed)
+        driver.progress.expect([*due, *due_alone])
+        if driver.perform_all(due, alone=False) and due_alone:
+            with FileLock(store.work / f"speed-{host()}.lock", poll_interval=1.0):  # one measures at a time
+                driver.perform_all(due_alone, alone=True)
+        return driver.outcome([*quality, *speed])
+
+
+def phase(runs: Sequence[Run], *, alone: bool) -> list[Run]:
+    """Return `runs` with those of their metrics that are measured alone, or those that are not."""
+    chosen = [
+        (run, tuple(m for m in run.metrics if getattr(find("metrics", m), "alone", False) is alone)) for run in runs
+    ]
+    return [run.model_copy(update={"metrics": metrics}) for run, metrics in chosen if metrics]
+
+
+def lowest_seeds(runs: Sequence[Run]) -> list[Run]:
+    """Return the run with the lowest seed of each row and data set."""
+    lowest: dict[tuple[str, str], Run] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        lowest.setdefault((run.name, run.data), run)
+    return list(lowest.values())
+
+
+@dataclass
+class Driver:
+    """One call of `drive`.
+
+    Attributes:
+        before: the newest execution of each run when the call began.
+        claims: the locks held, by the run's id; the system frees them if this process dies.
+    """
+
+    store: Store
+    executor: Executor
+    perform: Perform
+    retry_failed: bool
+    fail_fast: bool
+    progress: Progress
+    before: dict[str, str] = field(default_factory=dict)
+    claims: dict[str, FileLock] = field(default_factory=dict)
+    code: dict[str, str | bool | None] = field(default_factory=lambda: code_version())
+    command: str = field(default_factory=lambda: shlex.join(["genbench", *sys.argv[1:]]))
+
+    def __enter__(self) -> Self:
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for lock in self.claims.values():
+            lock.release()
+        self.progress.__exit__(*exception)
+
+    def newest(self, run: Run) -> Record | None:
+        """Return the last record of `run`."""
+        return next(reversed(self.store.of(run)), None)
+
+    def failure(self, run: Run) -> Record | None:
+        """Return the record because of which `run` is not to be performed now, if there is one."""
+        last = self.newest(run)
+        if last is None or last.status in ("ok", "interrupted"):
+            return None
+        return None if self.retry_failed and last.execution == self.before.get(run.id) else last
+
+    def lacking(self, run: Run) -> Run | None:
+        """Return `run` with the metrics it lacks, None if there is nothing to do."""
+        held = self.store.held(run)
+        metrics = tuple(metric for metric in run.metrics if metric not in held)
+        return run.model_copy(update={"metrics": metrics}) if metrics and not self.failure(run) else None
+
+    def due(self, runs: Sequence[Run]) -> list[Run]:
+        """Return what of `runs` is to be performed."""
+        return [lacking for run in runs if (lacking := self.lacking(run))]
+
+    def perform_all(self, waiting: list[Run], *, alone: bool) -> bool:
+        """Perform `waiting`, also those that other drivers hold and give up; return whether to go on."""
+        while waiting:
+            elsewhere: list[Run] = []
+            with closing(self.executor(self.perform, self._claimed(waiting, elsewhere), alone=alone)) as records:
+                for record in records:
+                    self._keep(record)
+                    if self.fail_fast and record.status != "ok":
+                        return False
+            if len(elsewhere) == len(waiting):
+                time.sleep(1.0)
+            waiting = elsewhere
+        return True
+
+    def _claimed(self, runs: Sequence[Run], elsewhere: list[Run]) -> Iterator[Run]:
+        """Yield each run under a lock, if it is still lacking; those locked by others are put `elsewhere`."""
+        for planned in runs:
+            lock = FileLock(self.store.work / f"{planned.id}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                elsewhere.append(planned)
+                continue
+            run = self.lacking(planned)
+            if run is None:
+                lock.release()
+                self.progress.drop(planned)
+                continue
+            self.claims[run.id] = lock
+            self.progress.start(planned, run)
+            yield run
+
+    def _keep(self, record: Record) -> None:
+        """Write `record`, then let go of its run."""
+        self.store.write(record.model_copy(update={"code": self.code, "command": self.command}))
+        self.claims.pop(record.id).release()
+        self.progress.finish(record)
+
+    def outcome(self, runs: Sequence[Run]) -> Outcome:
+        """Return how `runs` stand now."""
+        self.retry_failed = False
+        failures = {run.id: failure for run in runs if (failure := self.failure(run))}
+        ids = {run.id for run in runs}
+        return Outcome(len(ids) - len(failures), tuple(failures.values()))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM do inside what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
+    """Return the commit of the code under `root`, and a digest of what differs from it; all None without git."""
+    if _git(root, "rev-parse", "--show-toplevel") != str(root):
+        return {"commit": None, "dirty": None, "diff": None}
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE) or ""
+    digest = hashlib.sha256((changed := _git(root, "diff", "HEAD", "--", *CODE) or "").encode())
+    for name in new.splitlines():
+        digest.update(name.encode() + (root / name).read_bytes())
+    dirty = bool(changed or new)
+    return {
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "dirty": dirty,
+        "diff": digest.hexdigest()[:16] if dirty else None,
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return what git says under `root`, None if it cannot."""
+    try:
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

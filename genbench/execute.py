@@ -1,0 +1,314 @@
+"""Where runs are performed: in this process, or as tasks of Ray. Whatever happens, a run ends in a record."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from genbench.run import Record, Resources, Run, Status
+
+Perform = Callable[[Run], Record]
+Records = Generator[Record, None, None]
+Node = Mapping[str, float]  # what a machine has to give: "CPU", "GPU", "memory" (bytes)
+
+
+class Executor(Protocol):
+    """Performs `runs` and yields their records as they come; it takes a run only when it can start one.
+
+    With `alone`, one run at a time, and each with all the cores of its machine.
+    """
+
+    def __call__(self, perform: Perform, runs: Iterable[Run], *, alone: bool = False) -> Records: ...
+
+
+def failed(run: Run, status: Status, error: object, attempts: int = 1) -> Record:
+    """Return the record of a `run` that could not make one itself."""
+    from genbench.perform import execution
+
+    line = " ".join(str(error).split())[:500]
+    return Record(run=run, execution=execution(), status=status, error=line, attempts=attempts)
+
+
+def unmet(asked: Resources, nodes: Sequence[Node]) -> str | None:
+    """Return why no single one of `nodes` can ever grant what is `asked`, None if one can."""
+    wanted = {"CPU": asked.cpus, "GPU": asked.gpus, "memory": asked.memory or 0}
+    if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in nodes):
+        return None
+    most = {key: max((node.get(key, 0) for node in nodes), default=0) for key in wanted}
+    short = [f"{wanted[k]:g} {k} asked for, {most[k]:g} there" for k in wanted if wanted[k] > most[k]]
+    return "; ".join(short) or "no one machine has all that is asked for"
+
+
+def with_cores(run: Run, nodes: Sequence[Node]) -> Run:
+    """Return `run` asking for all cores of the largest of `nodes` that can grant it."""
+    cores = max(node["CPU"] for node in nodes if not unmet(run.resources, [node]))
+    return run.model_copy(update={"resources": run.resources.model_copy(update={"cpus": cores})})
+
+
+# ------------------------------------------------------------------------------------------- in this process
+
+
+def in_process(perform: Perform, runs: Iterable[Run], *, alone: bool = False) -> Records:
+    """Yield the record of each run, performed here one after the other; Ray is not needed."""
+    for run in runs:
+        here = [_this_machine()] if not run.resources.gpus else [_this_machine() | _its_gpus()]
+        if why := unmet(run.resources, here):
+            yield failed(run, "unschedulable", why)
+        else:
+            yield _guarded(perform, with_cores(run, here) if alone else run)
+
+
+def _guarded(perform: Perform, run: Run) -> Record:
+    try:
+        return perform(run)
+    except Exception as error:
+        return failed(run, "error", f"{type(error).__name__}: {error}")
+
+
+def _this_machine() -> dict[str, float]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"CPU": cores, "memory": math.inf}
+
+
+def _its_gpus() -> dict[str, float]:
+    import torch
+
+    return {"GPU": torch.cuda.device_count()}
+
+
+# ----------------------------------------------------------------------------------------------------- on Ray
+
+
+@dataclass
+class Try:
+    """One try at a run: Ray tells of a task that died only that it did, so its history is kept here.
+
+    Attributes:
+        memory: bytes asked of Ray.
+        due: time.monotonic() at which it is ended by force; known once it is seen to have begun.
+        ended: whether it was.
+        begun: key under which the worker notes that it has begun.
+    """
+
+    run: Run
+    number: int = 1
+    memory: int | None = None
+    due: float | None = None
+    ended: bool = False
+    begun: str = field(default_factory=lambda: f"genbench/{secrets.token_hex(8)}")
+
+
+def on_ray(
+    perform: Perform,
+    runs: Iterable[Run],
+    *,
+    alone: bool = False,
+    address: str | None = None,
+    cpus: int | None = None,
+    grace: float = 30.0,
+) -> Records:
+    """Yield the records of `runs`, each a task of Ray Core, as they come.
+
+    Retries are counted here and never by Ray: a worker or node that dies is worth two more tries, which go on from
+    the checkpoint, a machine out of memory one with twice the memory, an exception none. Ray starts with the
+    first run, stays up for the next call, and is left if this one ends early.
+
+    Args:
+        address: of a cluster to join ("auto", "host:port"; "ray://..." needs ``ray[client]``), on whose nodes this
+            package must be importable (installed there, or brought by ``ray job submit --working-dir``). By
+            default a cluster of this machine alone is started.
+        cpus: cores of the cluster that is started; all by default.
+        grace: seconds after its timeout in which a run may end itself before it is ended by force.
+    """
+    queue, flying = iter(runs), dict[Any, Try]()
+    last: Run | None = None
+    try:
+        while True:
+            while _room(last, flying, alone) and (run := next(queue, None)):
+                _connect(address, cpus)
+                nodes, last = _nodes(), run
+                if why := unmet(run.resources, nodes):
+                    yield failed(run, "unschedulable", why)
+                    continue
+                run = with_cores(run, nodes) if alone else run
+                one = Try(run, memory=run.resources.memory)
+                flying[_submitted(perform, one)] = one
+            if not flying:
+                return
+            for ref in [*_finished(flying), *_overdue(flying, grace)]:
+                one = flying.pop(ref)
+                outcome = _outcome(ref, one)
+                if isinstance(outcome, Record):
+                    yield outcome
+                else:
+                    flying[_submitted(perform, outcome)] = outcome
+    except BaseException:
+        _disconnect()
+        raise
+
+
+def _room(like: Run | None, flying: Mapping[Any, Try], alone: bool) -> bool:
+    """Return whether one more run `like` the last one could start at once."""
+    if not flying or like is None or alone:
+        return not flying
+    asked = [one.run.resources for one in flying.values()] + [like.resources]
+    there = {key: sum(node.get(key, 0) for node in _nodes()) for key in ("CPU", "GPU")}
+    return sum(r.cpus for r in asked) <= there["CPU"] and sum(r.gpus for r in asked) <= there["GPU"]
+
+
+def _finished(flying: Mapping[Any, Try]) -> list[Any]:
+    import ray
+
+    done, _ = ray.wait(list(flying), timeout=1.0)
+    return list(done)
+
+
+def _overdue(flying: Mapping[Any, Try], grace: float) -> list[Any]:
+    """Return the tasks that outlived timeout and grace, after ending them; the time spent in a queue is not counted."""
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    late = []
+    for ref, one in flying.items():
+        limit = one.run.resources.timeout
+        if limit and one.due is None and _internal_kv_exists(one.begun):
+            one.due = time.monotonic() + limit + grace
+        elif one.due and time.monotonic() > one.due and not ray.wait([ref], timeout=0)[0]:
+            ray.cancel(ref, force=True)
+            one.ended = True
+            late.append(ref)
+    return late
+
+
+def _outcome(ref: Any, one: Try) -> Record | Try:
+    """Return the record of a task that is over, or the next try."""
+    import ray
+
+    try:
+        record: Record = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        if one.ended:
+            return failed(one.run, "timeout", "had not ended by itself and was killed", one.number)
+        status, worth = _verdict(error)
+        if one.number >= worth:
+            return failed(one.run, status, _said(error), one.number)
+        memory = _doubled(one) if status == "host_oom" else one.memory
+        return Try(one.run, one.number + 1, memory)
+    return record.model_copy(update={"attempts": one.number})
+
+
+def _verdict(error: Exception) -> tuple[Status, int]:
+    """Return the status that `error` comes to, and how many tries a run with it is worth."""
+    from ray import exceptions as ray
+
+    match error:
+        case ray.OutOfMemoryError():
+            return "host_oom", 2
+        case ray.TaskUnschedulableError():
+            return "unschedulable", 1
+        case ray.RayTaskError() | ray.RuntimeEnvSetupError():
+            return "error", 1
+    return "crashed", 3  # WorkerCrashedError, NodeDiedError, ObjectLostError and what else befalls a machine
+
+
+def _said(error: Exception) -> str:
+    error = getattr(error, "cause", None) or error
+    return f"{type(error).__name__}: {error}"
+
+
+def _doubled(one: Try) -> int:
+    """Return twice the memory of `one` in bytes (of its share by cores if it asked for none), at most a node's."""
+    node = max(_nodes(), key=lambda node: node["memory"])
+    share = node["memory"] * one.run.resources.cpus / node["CPU"]
+    return int(min(2 * (one.memory or share), node["memory"]))
+
+
+def _submitted(perform: Perform, one: Try) -> Any:
+    """Return the reference of a new task.
+
+    A worker that has once looked for GPUs keeps what it saw; so a run on a GPU gets a process of its own kind and
+    leaves it, and its memory, behind.
+    """
+    import ray
+
+    asked = one.run.resources
+    once: dict[str, Any] = {"max_calls": 1, "runtime_env": {"env_vars": {"GENBENCH_GPU": "1"}}} if asked.gpus else {}
+    task = ray.remote(
+        num_cpus=asked.cpus,
+        num_gpus=asked.gpus,
+        memory=one.memory,
+        max_retries=0,
+        retry_exceptions=False,
+        **once,
+    )(_performed)
+    return task.remote(perform, one.run, one.begun)
+
+
+def _performed(perform: Perform, run: Run, begun: str) -> Record:
+    """Return the record of `run`; in the worker, where Ray has set OMP_NUM_THREADS from the cores asked for."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    if not run.resources.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not run.resources.timeout:
+        return perform(run)
+    _internal_kv_put(begun, b"")
+    try:
+        return perform(run)
+    finally:
+        _internal_kv_del(begun)
+
+
+def _connect(address: str | None, cpus: int | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    with _same_signals():
+        if address is None:
+            small = 128 * 2**20  # bytes; records are small, and /dev/shm may be
+            ray.init(address="local", include_dashboard=False, object_store_memory=small, num_cpus=cpus, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+
+
+def _disconnect() -> None:
+    import ray
+
+    with _same_signals(meanwhile=signal.SIG_IGN):
+        ray.shutdown()
+
+
+@contextmanager
+def _same_signals(meanwhile: signal.Handlers | None = None) -> Iterator[None]:
+    """Give SIGINT and SIGTERM back to their handlers afterwards: Ray takes SIGTERM for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in before:
+        if meanwhile is not None:
+            signal.signal(name, meanwhile)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            with suppress(TypeError):  # a handler that was not set from Python cannot be set from it
+                signal.signal(name, handler)
+
+
+def _nodes() -> list[Node]:
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]

@@ -1,0 +1,169 @@
+"""What a driver says while it works: a live display on a terminal, plain lines elsewhere; on stderr."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Self, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from genbench.run import Record, Run
+
+Kind = tuple[str, str, tuple[str, ...]]  # row, data set, metrics: runs of a kind last about equally long
+
+
+def kind_of(run: Run) -> Kind:
+    """Return what decides how long `run` lasts."""
+    return run.name, run.data, run.metrics
+
+
+class Progress:
+    """Counts runs done, running, failed and waiting, and says nothing; its subclasses do.
+
+    Attributes:
+        running: (run, time.monotonic() at its start) by the run's id.
+        seconds: how long runs of a kind took.
+        abreast: the most runs that were seen to run at once.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[Run] = []
+        self.running: dict[str, tuple[Run, float]] = {}
+        self.seconds: dict[Kind, list[float]] = defaultdict(list)
+        self.done = self.failed = 0
+        self.abreast = 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """The last word is said."""
+
+    @property
+    def total(self) -> int:
+        """How many runs this is about."""
+        return self.done + self.failed + len(self.running) + len(self.waiting)
+
+    def expect(self, runs: Sequence[Run]) -> None:
+        """These are to be performed."""
+        self.waiting += runs
+
+    def drop(self, run: Run) -> None:
+        """There is no need of this one any more."""
+        self.waiting.remove(run)
+
+    def start(self, planned: Run, run: Run) -> None:
+        """What was `planned` begins, as `run`."""
+        self.waiting.remove(planned)
+        self.running[run.id] = run, time.monotonic()
+        self.abreast = max(self.abreast, len(self.running))
+
+    def finish(self, record: Record) -> None:
+        """This came of a run."""
+        run, began = self.running.pop(record.id)
+        self.seconds[kind_of(run)].append(time.monotonic() - began)
+        self.done += record.status == "ok"
+        self.failed += record.status != "ok"
+
+    def say(self, text: str) -> None:
+        """Something worth a line."""
+
+    def eta(self) -> float | None:
+        """Return the seconds that are left, from the mean of runs of a kind, or of all; None before the first."""
+        if not self.seconds:
+            return None
+        mean = statistics.fmean(s for kind in self.seconds.values() for s in kind)
+        means = {kind: statistics.fmean(s) for kind, s in self.seconds.items() if s}
+        waiting = sum(means.get(kind_of(run), mean) for run in self.waiting)
+        now = time.monotonic()
+        running = [max(0.0, means.get(kind_of(run), mean) - (now - t)) for run, t in self.running.values()]
+        return max([(waiting + sum(running)) / self.abreast, *running])
+
+
+class Lines(Progress):
+    """One line per run that is over."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__()
+        self.file = file
+
+    def finish(self, record: Record) -> None:
+        """Write its line."""
+        super().finish(record)
+        self.say(line(record, self.done + self.failed, self.total, self.eta()))
+
+    def say(self, text: str) -> None:
+        """Write it."""
+        print(text, file=self.file, flush=True)
+
+
+class Display(Progress):
+    """A bar, the counts, the time left and the runs under way, with the line of each run that is over above."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.live = Live(console=console, get_renderable=self._now, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        self.live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.__exit__(None, None, None)
+
+    def finish(self, record: Record) -> None:
+        """Write its line."""
+        super().finish(record)
+        self.say(line(record, self.done + self.failed, self.total, None))
+
+    def say(self, text: str) -> None:
+        """Write it above the bar."""
+        self.live.console.print(Text(text))
+
+    def _now(self) -> Group:
+        over, now = self.done + self.failed, time.monotonic()
+        counts = f"{self.done} done, {len(self.running)} running, {self.failed} failed, {len(self.waiting)} waiting"
+        left = "" if (eta := self.eta()) is None else f"; ETA {spell(eta)}"
+        under_way = [Text(f"  {run}, {spell(now - began)}", "dim") for run, began in list(self.running.values())]
+        return Group(ProgressBar(total=max(1, self.total), completed=over, width=60), Text(counts + left), *under_way)
+
+
+def progress_on(file: TextIO | None = None) -> Progress:
+    """Return a display where `file` (default: stderr) is a terminal, lines elsewhere."""
+    file = file or sys.stderr
+    console = Console(file=file)
+    return Display(console) if console.is_terminal and not console.is_dumb_terminal else Lines(file)
+
+
+def line(record: Record, over: int, total: int, eta: float | None) -> str:
+    """Return ``[ 12/54] RealNVP / digits / seed 0: ok in 31 s, 2.031 bits/dim; ETA 4 min``."""
+    took = f" in {spell(record.timings['total'])}" if "total" in record.timings else ""
+    again = f" at the {record.attempts}. try" if record.attempts > 1 else ""
+    said = headline(record)
+    left = "" if eta is None or over == total else f"; ETA {spell(eta)}"
+    return f"[{over:>{len(str(total))}}/{total}] {record.run}: {record.status}{took}{again}{said and ', '}{said}{left}"
+
+
+def headline(record: Record) -> str:
+    """Return the number to look at first, or what went wrong."""
+    if record.status != "ok":
+        return record.error or ""
+    rank = {"bits/dim": 0, "nats": 1}
+    told = sorted(record.measurements.values(), key=lambda m: (rank.get(m.unit, 2), m.value is None))
+    return f"{told[0].value:.4g} {told[0].unit}" if told and told[0].value is not None else ""
+
+
+def spell(seconds: float) -> str:
+    """Return `seconds` in the unit that suits them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
