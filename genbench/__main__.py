@@ -14,13 +14,14 @@ import yaml
 from genbench.run import (
     Record,
     Run,
+    Settings,
     UsageError,
+    checked,
     find,
     merged,
     names,
     naming,
     nearest,
-    only,
     read_suite,
     suite_path,
     suite_paths,
@@ -64,9 +65,9 @@ def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 def run(args: argparse.Namespace) -> int:
     """Run a suite and print its leaderboard."""
     path = suite_path(args.suite)
+    suite = read_suite(path)
     with naming(str(path)):
-        runs = read_suite(path).runs(args.seeds, args.change)
-    runs = only(runs, args.only) if args.only else runs
+        runs = suite.runs(args.only, args.seeds, args.change)
     if args.dry_run:
         for planned in runs:
             print(f"{planned.id}  {planned}")
@@ -250,7 +251,8 @@ def changes(pairs: Sequence[str], gpus: float | None, timeout: float | None) -> 
             nested = {part: nested}
         change = merged(change, nested)
     said = {"gpus": gpus, "timeout": timeout}
-    return merged(change, {"resources": kept} if (kept := {k: v for k, v in said.items() if v is not None}) else {})
+    kept = {key: value for key, value in said.items() if value is not None}
+    return checked(Settings, merged(change, {"resources": kept} if kept else {})).model_dump(exclude_unset=True)
 
 
 def parser() -> Parser:
@@ -271,7 +273,7 @@ def parser() -> Parser:
     command("doctor", doctor)
     p = command("run", run)
     p.add_argument("suite", metavar="SUITE", help="a name under suites/ or a path")
-    p.add_argument("--only", metavar="GLOB", help="rows, or row/data, to run")
+    p.add_argument("--only", default="*", metavar="GLOB", help="rows, or row/data, to run")
     p.add_argument("--seeds", type=str, metavar="0-4", help="instead of the suite's own")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, as optimizer.ema=0.99")
     p.add_argument("--executor", choices=("ray", "process"), default="ray", help="default: ray")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import fnmatch
 import functools
 import hashlib
 import importlib
@@ -16,8 +15,9 @@ import importlib.metadata
 import inspect
 import json
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -266,7 +266,7 @@ class ModelEntry(Settings):
 
     model: str
     data: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = None
-    on: dict[str, Settings] = {}
+    per_data: dict[str, Settings] = {}
 
 
 def _data_entry(value: Any) -> Any:
@@ -293,29 +293,38 @@ class Suite(Frozen):
     def _data_named_by_models_is_there(self) -> Self:
         here = [entry.data for entry in self.data]
         for name, entry in self.models.items():
-            for key, values in (("data", entry.data or ()), ("on", entry.on)):
+            for key, values in (("data", entry.data or ()), ("per_data", entry.per_data)):
                 for value in values:
                     if value not in here:
                         raise ValueError(f"models.{name}.{key}: no data {value!r} here{nearest(value, here)}")
         return self
 
-    def runs(self, seeds: Sequence[int] | None = None, change: Mapping[str, Any] | None = None) -> list[Run]:
-        """Return every run, by data set, model and seed; later settings win: defaults, data, model, on, `change`.
+    def runs(
+        self, only: str = "*", seeds: Sequence[int] | None = None, change: Mapping[str, Any] | None = None
+    ) -> list[Run]:
+        """Return the runs by data set, model and seed; later settings win: defaults, data, model, per_data, `change`.
+
+        Args:
+            only: a glob of rows, or of ``row/data``.
+            seeds: instead of the suite's own.
 
         Raises:
-            UsageError: a model, data set, metric or model option that does not resolve; the key is named.
+            UsageError: a model, data set, metric or model option that does not resolve (the key is named), or an
+                `only` that matches nothing.
         """
         for i, metric in enumerate(self.metrics):
             with naming(f"metrics.{i}"):
                 find("metrics", metric)
-        runs = []
-        for data in self.data:
-            with naming(f"data.{data.data}"):
-                find("datasets", data.data)
-            for name, model in self.models.items():
-                if model.data is None or data.data in model.data:
-                    runs += self._cell(name, model, data, seeds, change or {})
-        return runs
+        cells = [
+            (name, model, data)
+            for data in self.data
+            for name, model in self.models.items()
+            if model.data is None or data.data in model.data
+        ]
+        wanted = [c for c in cells if fnmatch(c[0], only) or fnmatch(f"{c[0]}/{c[2].data}", only)]
+        if not wanted:
+            raise UsageError(f"--only {only!r} matches no row{nearest(only, self.models)}")
+        return [run for cell in wanted for run in self._cell(*cell, seeds or self.defaults.seeds, change or {})]
 
     def _cell(
         self,
@@ -325,14 +334,17 @@ class Suite(Frozen):
         seeds: Sequence[int] | None,
         change: Mapping[str, Any],
     ) -> list[Run]:
-        layers = [self.defaults, data, model, model.on.get(data.data)]
+        layers = [self.defaults, data, model, model.per_data.get(data.data)]
         said = [
-            layer.model_dump(exclude_unset=True, exclude={"seeds", "data", "model", "on"}) for layer in layers if layer
+            layer.model_dump(exclude_unset=True, exclude={"seeds", "data", "model", "per_data"})
+            for layer in layers
+            if layer
         ]
         settings = functools.reduce(merged, [*said, checked(Settings, change).model_dump(exclude_unset=True)])
+        with naming(f"data.{data.data}"):
+            find("datasets", data.data)
         with naming(f"models.{name}"):
-            with naming("model"):
-                settings["options"] = options_of(find("models", model.model), settings.get("options", {}))
+            settings["options"] = options_of(find("models", model.model), settings.get("options", {}))
             row = {
                 "suite": self.suite,
                 "version": self.version,
@@ -341,7 +353,7 @@ class Suite(Frozen):
                 "data": data.data,
                 "metrics": self.metrics,
             }
-            return [checked(Run, settings | row | {"seed": seed}) for seed in seeds or self.defaults.seeds]
+            return [checked(Run, settings | row | {"seed": seed}) for seed in seeds]
 
 
 def merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
@@ -385,6 +397,8 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        if not isinstance(key, Hashable):
+            raise UsageError(f"line {line}: {key!r} cannot be a key")
         if key in seen:
             raise UsageError(f"line {line}: key {key!r} is given twice, first on line {seen[key]}")
         seen[key] = line
@@ -432,14 +446,6 @@ def read_suite(path: Path) -> Suite:
         if not isinstance(data, Mapping):
             raise UsageError(f"is not a mapping of keys, but {type(data).__name__}")
         return checked(Suite, data)
-
-
-def only(runs: Sequence[Run], pattern: str) -> list[Run]:
-    """Return the runs whose row, or ``row/data``, matches the glob `pattern`; raises UsageError if none does."""
-    kept = [r for r in runs if fnmatch.fnmatch(r.name, pattern) or fnmatch.fnmatch(f"{r.name}/{r.data}", pattern)]
-    if not kept:
-        raise UsageError(f"--only {pattern!r} matches no row{nearest(pattern, (r.name for r in runs))}")
-    return kept
 
 
 # -------------------------------------------------------------------------------------------------- records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import matplotlib
 import torch
@@ -14,11 +15,8 @@ from genbench.evaluation import Evaluation, Measurement, Metric
 
 __all__ = ["samples"]
 
-SIDE, PIXELS, GAP = (
-    8,
-    384,
-    12,
-)  # images a side of a grid; about how wide a panel is; pixels between two panels
+SIDE, PIXELS = 8, 384  # images a side of a grid; about how wide a panel is
+GAP, LINE = 12, 2  # pixels between two panels, and around an image of a grid
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -47,16 +45,18 @@ def many(evaluation: Evaluation) -> Tensor:
 
 def grid(x: Tensor, space: Space, side: int = SIDE) -> Tensor:
     """Return the first side^2 images of x (N, C, H, W) as one picture (height, width, 3), uint8."""
-    x, (_, height, width) = x[: side * side].float(), space.shape
+    side = min(side, math.isqrt(len(x)))
+    x = x[: side * side].float()
     x = x / (space.levels - 1) if space.levels else (x - x.min()) / (x.max() - x.min()).clamp_min(1e-12)
     x = (x.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    scale = max(1, PIXELS // (side * width))
+    scale = max(1, PIXELS // (side * space.shape[-1]))
     x = x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    rows = x.view(side, -1, 3, height * scale, width * scale)
-    return rows.permute(0, 3, 1, 4, 2).reshape(side * height * scale, -1, 3)
+    x = torch.nn.functional.pad(x, (LINE, LINE, LINE, LINE), value=128)
+    tiles = x.view(side, -1, 3, *x.shape[2:])
+    return tiles.permute(0, 3, 1, 4, 2).reshape(side * x.shape[2], -1, 3)
 
 
-def histogram(x: Tensor, edge: float, bins: int = 128) -> Tensor:
+def histogram(x: Tensor, edge: float, bins: int = 96) -> Tensor:
     """Return how often x (N, 2) falls in each cell of [-edge, edge]^2, coloured, (PIXELS, PIXELS, 3)."""
     inside = x[x.isfinite().all(1)].double()
     counts, _ = torch.histogramdd(inside, bins=[bins, bins], range=[-edge, edge, -edge, edge])

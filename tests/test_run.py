@@ -1,0 +1,226 @@
+"""Runs, suites and the registry: ids that stay, settings that layer, errors that name the key."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genbench.run import Run, UsageError, find, merged, names, naming, read_suite, suite_paths
+
+RUN = Run(suite="s", name="RealNVP", model="flows.realnvp:RealNVP", data="digits", seed=1, steps=2000)
+
+
+def suite(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+GOOD = """
+    suite: mine
+    defaults: {steps: 20, batch: 8, lr: 1e-3, seeds: [0, 1]}
+    data: [toys:moons, {data: digits, steps: 30, optimizer: {ema: 0.5}}]
+    metrics: [likelihood]
+    models:
+      NICE: flows.nice:NICE
+      RealNVP:
+        model: flows.realnvp:RealNVP
+        data: digits
+        batch: 16
+        per_data: {digits: {lr: 5e-4}}
+"""
+
+
+# ------------------------------------------------------------------------------------------------- the id
+
+
+def test_golden_ids() -> None:
+    """Published records are filed under these; a change here orphans every one of them."""
+    assert RUN.id == "1d09f0124aedb01b"
+    assert Run(suite="s", name="n", model="a:B", data="d").id == "059c04b522e6d7d1"
+    full = Run(**(RUN.model_dump(exclude_unset=True) | {"options": {"couplings": 4, "hidden": [64]}, "seed": 3}))
+    assert full.id == "e55d64c629a7dec2"
+
+
+def test_the_id_is_of_what_decides_the_trained_model() -> None:
+    for change in (
+        {"seed": 2},
+        {"steps": 10},
+        {"batch": 4},
+        {"optimizer": {"lr": 0.5}},
+        {"precision": "tf32"},
+        {"options": {"couplings": 3}},
+        {"data": "photos"},
+        {"model": "flows.nice:NICE"},
+        {"version": 2},
+        {"checks": 3},
+        {"selection": "last"},
+    ):
+        assert Run(**(RUN.model_dump(exclude_unset=True) | change)).id != RUN.id, change
+
+
+def test_the_id_is_not_of_metrics_resources_or_names() -> None:
+    for change in (
+        {"metrics": ("likelihood",)},
+        {"resources": {"cpus": 8, "gpus": 1, "timeout": 5}},
+        {"suite": "other"},
+        {"name": "another row"},
+    ):
+        assert Run(**(RUN.model_dump(exclude_unset=True) | change)).id == RUN.id, change
+
+
+def test_defaults_that_published_ids_leave_out() -> None:
+    said = Run(suite="s", name="n", model="m", data="d").model_dump(exclude={"suite", "name", "model", "data"})
+    assert said == {
+        "version": 1, "seed": 0, "metrics": (), "steps": 1000, "batch": 128, "precision": "float32", "checks": 20,
+        "selection": "best", "options": {},
+        "optimizer": {
+            "name": "adam", "lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 0.0, "schedule": "constant",
+            "warmup": 0, "clip": None, "ema": 0.0,
+        },
+        "resources": {"cpus": 1.0, "gpus": 0.0, "memory": None, "timeout": None},
+    }  # fmt: skip
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcd"), st.recursive(st.integers(), lambda s: st.dictionaries(st.sampled_from("abcd"), s))
+    )
+)
+def test_merging_over_oneself_changes_nothing(tree: dict) -> None:
+    assert merged(tree, tree) == tree
+    assert merged({}, tree) == merged(tree, {}) == tree
+
+
+# --------------------------------------------------------------------------------------------------- suites
+
+
+def test_later_settings_win(tmp_path: Path) -> None:
+    runs = read_suite(suite(tmp_path, GOOD)).runs()
+    assert [str(r) for r in runs] == [
+        f"{row} / {data} / seed {seed}"
+        for row, data in (("NICE", "toys:moons"), ("NICE", "digits"), ("RealNVP", "digits"))
+        for seed in (0, 1)
+    ]
+    moons, digits, realnvp = runs[0], runs[2], runs[4]
+    assert (moons.steps, moons.batch, moons.optimizer.lr, moons.optimizer.ema) == (20, 8, 1e-3, 0.0)
+    assert (digits.steps, digits.batch, digits.optimizer.lr, digits.optimizer.ema) == (30, 8, 1e-3, 0.5)
+    assert (realnvp.steps, realnvp.batch, realnvp.optimizer.lr, realnvp.optimizer.ema) == (30, 16, 5e-4, 0.5)
+
+
+def test_text_is_coerced_before_hashing(tmp_path: Path) -> None:
+    """PyYAML reads 1e-3 as text; the id must not depend on how a number was spelled."""
+    ids = {
+        tuple(r.id for r in read_suite(suite(tmp_path, GOOD.replace("lr: 1e-3", spelling))).runs())
+        for spelling in ("lr: 1e-3", "lr: 0.001", "lr: '0.001'", "optimizer: {lr: 1.0e-3}")
+    }
+    assert len(ids) == 1
+
+
+def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
+    nice = find("models", "flows.nice:NICE").__init__.__kwdefaults__
+    option = next(iter(nice))
+    text = GOOD.replace(
+        "flows.nice:NICE",
+        f"{{model: flows.nice:NICE, options: {{{option}: {nice[option]!r}}}}}".replace("(", "[").replace(")", "]"),
+    )
+    assert [r.id for r in read_suite(suite(tmp_path, text)).runs()] == [
+        r.id for r in read_suite(suite(tmp_path, GOOD)).runs()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("flows.nice:NICE", "flows.nice:NIC", "models.NICE: unknown model 'flows.nice:NIC'; did you mean 'flows.nice:NICE'?"),
+        ("toys:moons", "toys:mons", "data.toys:mons: unknown dataset 'toys:mons'; did you mean 'toys:moons'?"),
+        ("[likelihood]", "[liklihood]", "metrics.0: unknown metric 'liklihood'; did you mean 'likelihood'?"),
+        ("steps: 20", "stpes: 20", "defaults: unknown key 'stpes'; did you mean 'steps'?"),
+        ("steps: 20", "steps: many", "defaults.steps: input should be a valid integer"),
+        ("steps: 20", "steps: -5", "defaults.steps: input should be greater than or equal to 0, got -5"),
+        ("steps: 20", "steps: 20, steps: 30", "line 3: key 'steps' is given twice"),
+        ("ema: 0.5", "ema: 1.5", "optimizer.ema: input should be less than 1"),
+        ("seeds: [0, 1]", "seeds: []", "defaults.seeds"),
+        ("per_data: {digits:", "per_data: {digit:", "per_data: no data 'digit' here; did you mean 'digits'?"),
+        ("batch: 16", "options: {coupling: 3}", "models.RealNVP: unknown option 'coupling'; did you mean 'couplings'?"),
+        ("batch: 16", "options: {couplings: few}", "option 'couplings': input should be a valid integer"),
+        ("metrics: [likelihood]", "", "metrics: is missing"),
+        ("suite: mine", "suite: [", "is not YAML"),
+    ],
+)  # fmt: skip
+def test_bad_suites_are_one_line_that_names_file_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    path = suite(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(UsageError) as error:
+        found = read_suite(path)
+        with naming(str(path)):
+            found.runs()
+    message = str(error.value)
+    assert message.startswith(f"{path}: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", "is empty"), ("- a\n- b", "is not a mapping"), ("a: [", "is not YAML")]
+)
+def test_files_that_are_no_suite(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=f"mine.yaml: {expected}"):
+        read_suite(suite(tmp_path, text))
+
+
+def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_suite(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"binary\.yaml: cannot be read"):
+        read_suite(tmp_path / "binary.yaml")
+
+
+def test_only_is_a_glob_of_rows_or_cells(tmp_path: Path) -> None:
+    found = read_suite(suite(tmp_path, GOOD))
+    assert {r.name for r in found.runs(only="Real*")} == {"RealNVP"}
+    assert {(r.name, r.data) for r in found.runs(only="*/digits")} == {("NICE", "digits"), ("RealNVP", "digits")}
+    with pytest.raises(UsageError, match="matches no row; did you mean 'RealNVP'"):
+        found.runs(only="RealNVQ")
+
+
+def test_a_change_reaches_only_the_rows_asked_for(tmp_path: Path) -> None:
+    found = read_suite(suite(tmp_path, GOOD))
+    (run,) = found.runs(only="RealNVP", seeds=[7], change={"options": {"couplings": "3"}, "lr": "1e-2"})
+    assert (run.seed, run.options, run.optimizer.lr) == (7, {"couplings": 3}, 0.01)
+
+
+@pytest.mark.parametrize("name", suite_paths())
+def test_every_suite_of_the_project_resolves(name: str) -> None:
+    found = read_suite(suite_paths()[name])
+    assert found.suite == name
+    runs = found.runs()
+    assert len({run.id for run in runs}) == len(runs), "two rows are the same run"
+    assert yaml.safe_load(yaml.safe_dump(runs[0].model_dump(mode="json")))
+
+
+# -------------------------------------------------------------------------------------------------- registry
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets", "metrics"])
+def test_all_that_is_listed_is_found_and_says_what_it_is(kind: str) -> None:
+    assert names(kind)
+    for name, about in names(kind).items():
+        assert find(kind, name) is not None
+        assert about, f"{name} has no docstring"
+
+
+def test_a_path_finds_what_another_package_offers() -> None:
+    from genbench.models.flows.nice import NICE
+
+    assert find("models", "genbench.models.flows.nice:NICE") is NICE
+
+
+def test_a_plain_name_never_imports_another_package() -> None:
+    with pytest.raises(UsageError, match="unknown dataset 'random'"):
+        find("datasets", "random")
