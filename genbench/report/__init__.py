@@ -1,0 +1,59 @@
+"""Records -> tables, figures, page, exports. Nothing heavy is imported before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genbench.run import Record
+
+if TYPE_CHECKING:
+    from genbench.report.boards import Board
+    from genbench.report.tidy import Runs
+
+__all__ = ["write"]
+
+FIGURES = 24  # drawn in one call at most: those of the boards with the newest records
+
+
+def write(records: Iterable[Record], folder: Path, out: Path) -> list[Path]:
+    """Return the files written into `out`: LEADERBOARD.md, leaderboard.html, leaderboard.csv and plots/.
+
+    Args:
+        records: what is shown.
+        folder: the results folder they are from; pictures are looked for under its ``.work``.
+        out: where to write; each file is replaced whole.
+    """
+    from genbench.report.boards import boards
+    from genbench.report.markdown import markdown
+    from genbench.report.page import page
+    from genbench.report.tidy import by_run, metrics_of, tidy
+    from genbench.work import write_whole
+
+    records = list(records)
+    frame, runs = tidy(records), by_run(records)
+    tables = boards(frame, metrics_of(records))
+    files = {
+        "LEADERBOARD.md": markdown(tables, records).encode(),
+        "leaderboard.html": page(tables, runs, folder / ".work").encode(),
+        "leaderboard.csv": frame.to_csv(index=False).encode(),
+        **dict(_plots(tables, runs)),
+    }
+    (out / "plots").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_whole(out / name, content)
+    return [out / name for name in files]
+
+
+def _plots(tables: Sequence[Board], runs: Runs) -> Iterator[tuple[str, bytes]]:
+    from itertools import islice
+
+    from genbench.report.figures import figures, rendered
+    from genbench.report.page import curves_of
+
+    curves = curves_of(runs)
+    newest = sorted(tables, key=lambda board: board.newest, reverse=True)
+    for name, figure in islice((pair for board in newest for pair in figures(board, curves)), FIGURES):
+        for form in ("png", "svg"):
+            yield f"plots/{name}.{form}", rendered(figure, form)

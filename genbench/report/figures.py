@@ -1,0 +1,148 @@
+"""Plots for papers and slides: intervals, quality against speed, learning curves, one of each for a board."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from genbench.report.boards import Board, Column, Row
+from genbench.run import Point
+
+SPEED = ("train_throughput", "sample_throughput")  # the speed that quality is set against; else the first in .../s
+COLOURS = ("#3b6fb6", "#d1702b", "#2f8f6b", "#b5486b", "#7a5fb0", "#8a7326", "#4f9bb8", "#6b6f76")
+MARKERS = {"exact": "o", "bound": "v", "estimate": "s"}
+STYLE = {
+    **{"svg.fonttype": "none", "svg.hashsalt": "genbench", "font.family": "DejaVu Sans", "font.size": 9},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"},
+    **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8},
+}
+ROWS, POINTS = 40, 60  # rows a plot has at most, the first of the board; points a curve has at most
+
+Curves = Mapping[tuple[str, str], Sequence[Point]]
+
+
+def figures(board: Board, curves: Curves) -> Iterator[tuple[str, Figure]]:
+    """Yield (name, figure) for what the board has numbers for; `curves` are learning curves by (suite, run id)."""
+    with matplotlib.rc_context(STYLE):
+        for name, draw in (("intervals", intervals), ("speed", scatter)):
+            if figure := draw(board):
+                yield f"{board.key}.{name}", figure
+        if figure := learning(board, curves):
+            yield f"{board.key}.learning", figure
+
+
+def rendered(figure: Figure, form: str) -> bytes:
+    """Return the figure as a "png" or "svg" file, the same bytes for the same figure."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format=form, dpi=140, metadata={"Date": None} if form == "svg" else {"Software": None})
+    return file.getvalue()
+
+
+def _axes(title: str, height: float = 3.4) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.grid(True)
+    return figure, axes
+
+
+def speed_of(board: Board) -> Column | None:
+    """Return the column of speed that stands for the board."""
+    rates = [column for column in board.columns if column.unit.endswith("/s")]
+    preferred = [column for name in SPEED for column in rates if column.measurement == name]
+    return next(iter([*preferred, *rates]), None)
+
+
+def _valued(board: Board, *columns: Column | None) -> list[Row]:
+    wanted = [row for row in board.rows if all(c and c in row.cells and row.cells[c].mean is not None for c in columns)]
+    return wanted[:ROWS]
+
+
+def _label(column: Column) -> str:
+    return f"{column.heading}, {column.unit}" if column.shown_unit else column.heading
+
+
+def _title(board: Board) -> str:
+    return f"{board.suite} v{board.version}, {board.data}"
+
+
+def intervals(board: Board) -> Figure | None:
+    """Return the primary measurement: each seed a dot, the mean and its 95 % interval a bar, the best on top."""
+    columns = [column for column in board.columns if column.measurement == board.primary]
+    drawn = [(row, column) for column in columns for row in _valued(board, column)][:ROWS]
+    if not drawn:
+        return None
+    figure, axes = _axes(_title(board), 1.2 + 0.26 * len(drawn))
+    for y, (row, column) in enumerate(drawn):
+        cell, colour = row.cells[column], COLOURS[0] if not row.failures else COLOURS[-1]
+        seeds = [seed.value for seed in cell.seeds if seed.value is not None]
+        axes.errorbar(cell.mean, y, xerr=cell.half, fmt=MARKERS[column.kind], ms=5, capsize=3, color=colour)  # type: ignore[arg-type]
+        axes.plot(seeds, [y] * len(seeds), "|", ms=7, color=colour, alpha=0.5)
+    names = [f"{row.name}{f' ({row.failures})' if row.failures else ''}" for row, _ in drawn]
+    axes.set_yticks(range(len(drawn)), names)
+    axes.set_ylim(len(drawn) - 0.5, -0.5)
+    axes.set_xlabel(" / ".join(dict.fromkeys(map(_label, columns))))
+    return figure
+
+
+def scatter(board: Board) -> Figure | None:
+    """Return the primary measurement against speed, with intervals over seeds or the spread of repetitions."""
+    quality, speed = next(iter(board.columns), None), speed_of(board)
+    drawn = _valued(board, quality, speed)
+    if not drawn or not quality or not speed or quality == speed:
+        return None
+    figure, axes = _axes(_title(board))
+    for row, colour in zip(drawn, cycle(COLOURS)):
+        x, y = row.cells[speed], row.cells[quality]
+        axes.errorbar(x.mean, y.mean, xerr=_spread(x), yerr=y.half, fmt=MARKERS[quality.kind], ms=6, color=colour)  # type: ignore[arg-type]
+        axes.annotate(row.name, (x.mean, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)  # type: ignore[arg-type]
+    axes.set_xscale("log")
+    axes.set_xlabel(_label(speed))
+    axes.set_ylabel(_label(quality))
+    return figure
+
+
+def _spread(cell: Any) -> Any:
+    if cell.half is None and cell.p20 is not None and cell.p80 is not None:
+        return [[max(0.0, cell.mean - cell.p20)], [max(0.0, cell.p80 - cell.mean)]]
+    return cell.half
+
+
+def learning(board: Board, curves: Curves) -> Figure | None:
+    """Return validation scores by step, or training losses where there are none, on the first seed of each row."""
+    drawn = [(row.name, points) for row in board.rows if (points := curve_of(board, row, curves))][:ROWS]
+    if not drawn:
+        return None
+    validated = any(point.validation is not None for _, points in drawn for point in points)
+    figure, axes = _axes(_title(board))
+    for (name, points), colour in zip(drawn, cycle(COLOURS)):
+        values = [(p.step, p.validation if validated else p.loss) for p in points]
+        x, y = zip(*[(step, value) for step, value in values if value is not None] or [((), ())], strict=True)
+        axes.plot(x, y, color=colour, lw=1.3, label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("validation, nats" if validated else "training loss")
+    if len(drawn) <= 12:
+        axes.legend()
+    return figure
+
+
+def curve_of(board: Board, row: Row, curves: Curves) -> Sequence[Point]:
+    """Return the learning curve of the row's first seed that has one, thinned; () if none has."""
+    for run in row.ids.values():
+        if points := curves.get((board.suite, run)):
+            return thinned(points)
+    return ()
+
+
+def thinned(points: Sequence[Point], most: int = POINTS) -> Sequence[Point]:
+    """Return at most `most` of `points`, evenly spaced, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]

@@ -1,0 +1,90 @@
+"""What may be said from a few seeds: Student-t intervals, Welch's test, and ranks that ties share.
+
+The seed is the unit of replication. Everything here is a pure function of means, standard deviations (n - 1 in
+the denominator) and numbers of seeds, over arrays of any one shape.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+Array = NDArray[np.float64]
+
+
+class Sample(NamedTuple):
+    """Means, standard deviations and sizes of samples, elementwise."""
+
+    mean: Array
+    std: Array
+    n: Array
+
+
+def half_width(std: Array, n: Array, level: float = 0.95) -> Array:
+    """Return half the Student-t interval of a mean, t_{n-1} s / sqrt(n); nan where n < 2.
+
+    "The Probable Error of a Mean" (Student, 1908).
+    """
+    n = np.asarray(n, float)
+    t = stdtrit(np.maximum(n - 1, 1), (1 + level) / 2)
+    return np.where(n > 1, t * std / np.sqrt(np.maximum(n, 1)), np.nan)
+
+
+def welch(a: Sample, b: Sample) -> tuple[Array, Array, Array]:
+    """Return b - a of the means, its standard error, and its degrees of freedom (nan where n < 2).
+
+    "The Generalization of 'Student's' Problem when Several Different Population Variances are Involved"
+    (Welch, 1947), equation 28. Where one sample has no spread the freedom is the other's; where neither has, it
+    is infinite.
+    """
+    u, v = (np.where(s.n > 1, s.std**2 / np.maximum(s.n, 1), np.nan) for s in (a, b))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (u + v) ** 2 / (u**2 / (a.n - 1) + v**2 / (b.n - 1))
+    return b.mean - a.mean, np.sqrt(u + v), np.where(u + v == 0, np.inf, freedom)
+
+
+def p_value(difference: Array, stderr: Array, freedom: Array) -> Array:
+    """Return the two-sided p of `difference`; 1 where it is zero, nan where it cannot be tested."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(difference == 0, 0.0, np.abs(difference) / stderr)
+    p = 2 * stdtr(np.where(np.isinf(freedom), 1e9, freedom), -t)
+    return np.where(np.isnan(stderr), np.nan, p)
+
+
+def welch_half_width(stderr: Array, freedom: Array, level: float = 0.95) -> Array:
+    """Return half the interval of a difference of means; nan where it cannot be given."""
+    t = stdtrit(np.where(np.isinf(freedom), 1e9, freedom), (1 + level) / 2)
+    return np.where(np.isnan(stderr), np.nan, t * stderr)
+
+
+def ranks(sample: Sample, better: Literal["lower", "higher"], alpha: float = 0.05) -> NDArray[np.int64]:
+    """Return for each of R rows (R,) 1 + the number of rows that are significantly better.
+
+    Significantly: Welch's two-sided test over seeds at `alpha`, not adjusted for the number of pairs. Rows
+    that no row beats share rank 1. Rows with n < 2 beat nobody and are beaten by nobody.
+    """
+    down, across = (Sample(*(np.expand_dims(part, axis) for part in sample)) for axis in (1, 0))
+    difference, stderr, freedom = welch(down, across)  # [i, j]: row j less row i
+    wins = difference < 0 if better == "lower" else difference > 0
+    i, j = np.nonzero(wins & (np.abs(difference) > 1.95 * stderr))  # no t beats 1.95 at any freedom
+    beaten = p_value(difference[i, j], stderr[i, j], freedom[i, j]) < alpha
+    return 1 + np.bincount(i[beaten], minlength=len(sample.mean))
+
+
+def root_mean_square(x: Array) -> float:
+    """Return sqrt(mean x^2) over what is not nan: the typical standard error of a test-set mean; nan of nothing."""
+    x = np.asarray(x, float)
+    x = x[~np.isnan(x)]
+    return float(np.sqrt(np.mean(x**2))) if x.size else float("nan")
+
+
+def quantile(values: tuple[float, ...], q: float) -> float:
+    """Return the q-quantile of `values` (at least one), interpolating linearly."""
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (at - low) * (ordered[high] - ordered[low])

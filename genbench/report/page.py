@@ -1,0 +1,170 @@
+"""The leaderboard as one HTML page that needs nothing but itself: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image
+
+from genbench.report.boards import Board, Cell, Column, Row
+from genbench.report.figures import Curves, curve_of, speed_of
+from genbench.report.protocol import RULES, machines, protocol, seeds, suite_of
+from genbench.report.text import interval, mean, notes
+from genbench.report.tidy import Runs
+from genbench.run import Record
+
+HERE = Path(__file__).parent
+PICTURES, BYTES, SIDE = 240, 300_000, 800  # pictures in a page; a larger file is drawn again with this longest side
+
+
+def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
+    """Return the page for `boards`; `runs` hold what is behind each cell, `work` the pictures that metrics drew.
+
+    The text of records reaches the page only through escaping: by the template, as JSON without angle brackets,
+    and by the script as text nodes.
+    """
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(mean=mean, interval=interval, notes=notes, seeds=seeds, protocol=protocol)
+    style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))  # noqa: S704 - our own files
+    return environment.from_string(_read("page.html")).render(
+        suites=_suites(boards, runs), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
+        pictures=_pictures(boards, runs, work), data=_embedded(_data(boards, runs)),
+    )  # fmt: skip
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _embedded(data: Any) -> Markup:
+    """Return `data` as JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
+
+
+def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
+    suites = []
+    for (name, version), group in groupby(boards, key=lambda board: (board.suite, board.version)):
+        members, found = list(group), None
+        found = suite_of(members[0])
+        mine = (
+            r for executions in runs.values() for r in executions if (r.run.suite, r.run.version) == (name, version)
+        )
+        said = {"title": found and found.title or name, "question": found and found.question}
+        suites.append({"name": name, "version": version, "boards": members, "machines": machines(mine), **said})
+    return suites
+
+
+def curves_of(runs: Runs) -> Curves:
+    """Return each run's newest learning curve, by suite and run id."""
+    return {key: record.curve for key, executions in runs.items() for record in executions if record.curve}
+
+
+# ------------------------------------------------------------------------------------- what is behind the cells
+
+
+def _data(boards: Sequence[Board], runs: Runs) -> dict[str, Any]:
+    """Return what the script needs: boards, the executions they name, and the different environments of those."""
+    curves = curves_of(runs)
+    tables = [_board(board, curves, runs) for board in boards]
+    environments: dict[str, int] = {}
+    executions = {record.execution: _execution(record, environments) for record in _named(boards, runs)}
+    return {"boards": tables, "executions": executions, "environments": [json.loads(text) for text in environments]}
+
+
+def _named(boards: Sequence[Board], runs: Runs) -> Iterable[Record]:
+    """Yield the executions that a cell names, and the newest of each run."""
+    cells = (cell for board in boards for row in board.rows for cell in row.cells.values())
+    named = {seed.execution for cell in cells for seed in cell.seeds}
+    for executions in runs.values():
+        yield from (record for record in executions if record is executions[-1] or record.execution in named)
+
+
+def _execution(record: Record, environments: dict[str, int]) -> dict[str, Any]:
+    environment = environments.setdefault(json.dumps(record.environment, sort_keys=True), len(environments))
+    said = {key: getattr(record, key) for key in ("status", "attempts", "error", "command")}
+    code = {key: record.code.get(key) for key in ("commit", "dirty")}
+    return {**said, **code, "seconds": record.timings.get("total"), "environment": environment}
+
+
+def _board(board: Board, curves: Curves, runs: Runs) -> dict[str, Any]:
+    speed = speed_of(board)
+    return {
+        "suite": board.suite,
+        "data": board.data,
+        "columns": [_column(column) for column in board.columns],
+        "speed": board.columns.index(speed) if speed else None,
+        "rows": [_row(board, row, curves, runs) for row in board.rows],
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    keys = ("measurement", "kind", "unit", "better", "heading", "shown_unit")
+    return {key: getattr(column, key) for key in keys}
+
+
+def _row(board: Board, row: Row, curves: Curves, runs: Runs) -> dict[str, Any]:
+    last = {seed: runs[board.suite, run][-1].execution for seed, run in row.ids.items()}
+    points = [(point.step, point.validation, point.loss) for point in curve_of(board, row, curves)]
+    cells = [_cell(row.cells.get(column), column) for column in board.columns]
+    said = {key: getattr(row, key) for key in ("name", "model", "settings", "failures", "later")}
+    return {**said, "runs": [(seed, row.ids[seed], last[seed]) for seed in last], "curve": points, "cells": cells}
+
+
+def _cell(cell: Cell | None, column: Column) -> dict[str, Any] | None:
+    if cell is None:
+        return None
+    text = f"{mean(cell, column.unit)} {interval(cell, column.unit)}".strip()
+    return {**vars(cell), "text": text}
+
+
+# ------------------------------------------------------------------------------------------------- pictures
+
+
+def _pictures(boards: Sequence[Board], runs: Runs, work: Path) -> dict[str, list[dict[str, str]]]:
+    """Return by board its pictures, each once for a row, of its first seed that has them; at most `PICTURES`."""
+    found: dict[str, list[dict[str, str]]] = {}
+    left = PICTURES
+    for board in boards:
+        mine = [picture for row in board.rows for picture in _drawn(board, row, runs, work, left)][:left]
+        found[board.key] = sorted(mine, key=lambda picture: picture["name"])
+        left -= len(mine)
+    return found
+
+
+def _drawn(board: Board, row: Row, runs: Runs, work: Path, left: int) -> list[dict[str, str]]:
+    if left <= 0:
+        return []
+    for seed, run in row.ids.items():
+        files = next((r.files for r in reversed(runs[board.suite, run]) if r.status == "ok" and r.files), {})
+        uris = {name: uri for name, path in sorted(files.items()) if (uri := _uri(work, path))}
+        if uris:
+            return [{"row": row.name, "seed": str(seed), "name": name, "uri": uris[name]} for name in uris]
+    return []
+
+
+def _uri(work: Path, path: str) -> str | None:
+    """Return the PNG at `path` under `work` as a data URI; None if it is not there or is something else."""
+    file = (work / path).resolve()
+    if not file.is_relative_to(work.resolve()) or not file.is_file():
+        return None
+    content = file.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n"):
+        return None
+    content = _smaller(content) if len(content) > BYTES else content
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _smaller(content: bytes) -> bytes:
+    picture, file = Image.open(io.BytesIO(content)), io.BytesIO()
+    picture.thumbnail((SIDE, SIDE))
+    picture.save(file, "png", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,72 @@
+"""What stands above a leaderboard: the question, the protocol its rows share, the hardware it was measured on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from genbench.report.boards import Board
+from genbench.run import Record, Settings, Suite, UsageError, read_suite, suite_path
+
+RULES = (
+    "Each number is the mean over seeds on the test split; ± is half its 95 % Student-t interval over seeds, the unit of replication.",
+    "Each run's number comes from its newest successful execution, never its best.",
+    "Rows share a rank unless Welch's t-test over seeds tells them apart at 5 % (not adjusted for the number of"
+    " pairs): rank = 1 + how many rows are significantly better. Rank 1 is bold.",
+    "Exact values, bounds and estimates are columns of their own and never ranked together.",
+    "Rows with failed or missing runs are shown and not ranked; so are columns measured with one seed, where (a–b) is"
+    " the 20 % to 80 % spread of repetitions on one machine.",
+)
+
+
+def suite_of(board: Board) -> Suite | None:
+    """Return the suite file that the board came from; None if it is not at hand or is of another version."""
+    try:
+        suite = read_suite(suite_path(board.suite))
+    except UsageError:
+        return None
+    return suite if (suite.suite, suite.version) == (board.suite, board.version) else None
+
+
+def protocol(board: Board) -> str:
+    """Return what all rows share ("2000 steps, batch 128, adam lr=0.001, ..."), and "varies" for what they do not."""
+    said = [Settings.model_validate(_settings(row.settings)) for row in board.rows]
+    parts = (
+        f"{_shared(s.steps for s in said)} steps",
+        f"batch {_shared(s.batch for s in said)}",
+        f"{_shared(s.optimizer.name for s in said)} lr={_shared(s.optimizer.lr for s in said)}",
+        f"schedule {_shared(s.optimizer.schedule for s in said)}",
+        f"{_shared(s.precision for s in said)}",
+        f"{_shared(s.selection for s in said)} weights",
+    )
+    return ", ".join(parts)
+
+
+def _settings(text: str) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(text).items() if key != "model"}
+
+
+def _shared(values: Iterable[Any]) -> str:
+    different = list(dict.fromkeys(values))
+    return str(different[0]) if len(different) == 1 else "varying"
+
+
+def seeds(board: Board) -> str:
+    """Return how many seeds rows have: "3 seeds", "1 to 5 seeds"."""
+    counts = sorted({len(row.ids) for row in board.rows})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{many} seed{'s' if counts[-1] != 1 else ''}"
+
+
+def hardware(environment: dict[str, Any]) -> str:
+    """Return the machine in a line: its GPU or processor, cores, memory, system; "" where nothing is known."""
+    chip = environment.get("gpu") or environment.get("processor")
+    sizes = {"cores": "{} cores", "memory_gib": "{} GiB", "system": "{}", "torch": "torch {}"}
+    known = [form.format(environment[key]) for key, form in sizes.items() if environment.get(key) is not None]
+    return ", ".join([str(chip), *known] if chip else known)
+
+
+def machines(records: Iterable[Record]) -> list[str]:
+    """Return the different machines on which `records` were made."""
+    return sorted({text for record in records if (text := hardware(record.environment))})

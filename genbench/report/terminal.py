@@ -1,0 +1,120 @@
+"""The leaderboard and single runs on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from genbench.report.boards import Board, Column, Row, boards
+from genbench.report.protocol import hardware, protocol, seeds
+from genbench.report.text import interval, mean, notes, number
+from genbench.report.tidy import metrics_of, newest, tidy
+from genbench.run import Record
+
+
+def leaderboard(records: Iterable[Record], console: Console) -> None:
+    """Print a table for each suite and data set, with as many columns as fit."""
+    records = list(records)
+    for board in boards(tidy(records), metrics_of(records)):
+        _print(board, console)
+
+
+def _print(board: Board, console: Console) -> None:
+    columns = fitting(board, console.width)
+    hidden = [c.measurement.replace("_", " ") for c in board.columns if c not in columns]
+    style = box.SIMPLE_HEAD if console.is_terminal else None
+    table = Table(
+        box=style, title=f"{escape(board.suite)} v{board.version} / {escape(board.data)}", title_justify="left"
+    )
+    table.add_column("#", justify="right")
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    for column in columns:
+        table.add_column(f"{escape(column.heading)}\n{escape(column.shown_unit)}", justify="right", no_wrap=True)
+    for row in board.rows:
+        table.add_row(*_row(board, row, columns), style="dim" if row.failures else None)
+    console.print(table)
+    console.print(f"[dim]{escape(seeds(board))}; {escape(protocol(board))}[/]", highlight=False)
+    if hidden:
+        console.print(f"[dim]not shown here: {escape(', '.join(hidden))}[/]", highlight=False)
+    console.print()
+
+
+def fitting(board: Board, width: int) -> list[Column]:
+    """Return the first columns that fit in `width` characters beside the rows' names, at least one."""
+    left = width - 8 - min(30, max((len(row.name) for row in board.rows), default=0))
+    chosen: list[Column] = []
+    for column in board.columns:
+        texts = [plain(board, row, column) for row in board.rows]
+        left -= 2 + max(len(text) for text in [column.heading, column.shown_unit, *texts])
+        if left < 0 and chosen:
+            break
+        chosen.append(column)
+    return chosen
+
+
+def plain(board: Board, row: Row, column: Column) -> str:
+    """Return a cell as plain text: mean, interval, what must be said beside it, rank."""
+    cell, said = row.cells.get(column), notes(board, row, column)
+    if cell is None:
+        return said or "-"
+    rank = f"#{cell.rank}" if cell.rank and column != board.columns[0] else ""
+    parts = (mean(cell, column.unit), interval(cell, column.unit), f"({said})" if said else "", rank)
+    return " ".join(part for part in parts if part) or "no value"
+
+
+def _row(board: Board, row: Row, columns: list[Column]) -> list[str]:
+    first = row.cells.get(board.columns[0]) if board.columns else None
+    texts = [_styled(board, row, column) for column in columns]
+    rank = str(first.rank) if first and first.rank else "-"
+    return [rank, escape(row.name) + (" †" if row.dirty else ""), *(texts or [escape(row.failures)])]
+
+
+def _styled(board: Board, row: Row, column: Column) -> str:
+    cell, text = row.cells.get(column), escape(plain(board, row, column))
+    if cell is None and text != "-":
+        return f"[red]{text}[/]"
+    return f"[bold]{text}[/]" if cell and cell.rank == 1 else text
+
+
+def show(records: Iterable[Record], console: Console) -> None:
+    """Print all that the executions of one run say, the newest measurement of each name with where it is from."""
+    executions = sorted(records, key=lambda record: record.execution)
+    last = executions[-1]
+    console.print(
+        f"[bold]{escape(str(last.run))}[/]  {last.run.suite} v{last.run.version}  id {last.id}", highlight=False
+    )
+    console.print(escape(repr(last.run.model_dump(mode="json", exclude_defaults=True))), highlight=False)
+    console.print(_executions(executions))
+    console.print(_measurements(executions))
+    for record in executions:
+        for name, path in record.files.items():
+            console.print(f"{escape(name)}: {escape(path)}", highlight=False)
+
+
+def _executions(executions: list[Record]) -> Table:
+    table = Table(
+        "execution", "status", "tries", "seconds", "code", "on", title="executions", title_justify="left", box=None
+    )
+    for record in executions:
+        code = f"{str(record.code.get('commit') or '?')[:10]}{' dirty' if record.code.get('dirty') else ''}"
+        status = f"{record.status}{f': {record.error}' if record.error else ''}"
+        seconds = f"{record.timings['total']:.1f}" if "total" in record.timings else ""
+        where = hardware(record.environment)
+        table.add_row(*map(escape, (record.execution, status, str(record.attempts), seconds, code, where)))
+    return table
+
+
+def _measurements(executions: list[Record]) -> Table:
+    table = Table(
+        "measurement", "value", "unit", "kind", "n", "stderr", "by", "execution", box=None, title_justify="left"
+    )
+    for name, record in newest(executions).items():
+        m = record.measurements[name]
+        value = "none" if m.value is None else number(m.value, m.unit, m.stderr)
+        stderr = "" if m.stderr is None else f"{m.stderr:.2g}"
+        table.add_row(*map(escape, (name, value, m.unit, m.kind, str(m.n), stderr, m.impl, record.execution)))
+    return table

@@ -1,0 +1,71 @@
+"""Numbers and cells as people read them: as many digits as the interval supports, units scaled, failures in words."""
+
+from __future__ import annotations
+
+import math
+
+from genbench.report.boards import Board, Cell, Column, Row
+
+SCALES = {"bytes": ((2**40, " TiB"), (2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB"), (1, " B"))}
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+
+
+def digits(value: float, spread: float | None) -> int:
+    """Return the decimals of `value`: two significant digits of `spread`, or four of the value itself."""
+    if spread:
+        return min(4, max(0, 1 - math.floor(math.log10(abs(spread)))))
+    return min(4, max(0, 3 - math.floor(math.log10(abs(value))))) if value else 0
+
+
+def scale(value: float, unit: str) -> tuple[float, str]:
+    """Return what `value` is divided by and the letters that say so: binary for bytes, and from 10,000 by 1,000."""
+    if unit in SCALES:
+        return next(((float(s), name) for s, name in SCALES[unit] if abs(value) >= s), (1.0, " B"))
+    if abs(value) < 1e4:
+        return 1.0, ""
+    return next((s, name) for s, name in PREFIXES if abs(value) >= s)
+
+
+def number(value: float, unit: str = "", spread: float | None = None) -> str:
+    """Return `value` with the digits that `spread` supports, scaled as its unit is."""
+    by, letters = scale(value, unit)
+    if by > 1 or letters:
+        places = digits(value / by, (spread or 0) / by) if spread else max(0, 2 - int(math.log10(abs(value / by))))
+        return f"{value / by:.{min(places, 2)}f}{letters}"
+    return f"{value:.{digits(value, spread)}f}" if value % 1 or spread else f"{value:.0f}"
+
+
+def interval(cell: Cell, unit: str) -> str:
+    """Return ``± half`` over seeds, ``(p20-p80)`` of a timing's repetitions, or nothing."""
+    if cell.mean is None:
+        return ""
+    by, _ = scale(cell.mean, unit)
+    if cell.half == 0:
+        return "± 0" if cell.mean % 1 else ""  # a count that all seeds agree on needs no interval
+    if cell.half is not None:
+        places = min(digits(cell.mean / by, cell.half / by), 2 if by > 1 else 4)
+        return f"± {cell.half / by:.{places}f}"
+    if cell.p20 is not None and cell.p80 is not None:
+        return f"({number(cell.p20, unit)}–{number(cell.p80, unit)})"
+    return ""
+
+
+def mean(cell: Cell, unit: str) -> str:
+    """Return the mean with the digits that its interval supports; nothing where there is no value."""
+    return "" if cell.mean is None else number(cell.mean, unit, cell.half)
+
+
+def notes(board: Board, row: Row, column: Column) -> str:
+    """Return what must be said beside a cell: its seeds, where not as many as usual in its column, and in the first
+    column the failures of its row."""
+    cell, first = row.cells.get(column), column == board.columns[0]
+    said = [f"n={cell.n}"] if cell and cell.n != common_n(board.rows, column) else []
+    failures = [row.failures] if row.failures and first else []
+    later = [row.later] if row.later and (first or not cell) else []
+    return ", ".join([*said, *failures, *later])
+
+
+def common_n(rows: tuple[Row, ...], column: Column) -> int:
+    """Return the number of seeds that most cells of `column` have; the larger of two that are as frequent."""
+    counts = [row.cells[column].n for row in rows if column in row.cells]
+    return max(set(counts), key=lambda n: (counts.count(n), n), default=0)

@@ -1,0 +1,80 @@
+"""Records as a tidy table: one row for each run and measurement."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+
+from genbench.report.intervals import quantile
+from genbench.run import Measurement, Record, Run, Settings
+
+COLUMNS = (
+    *("suite", "version", "name", "model", "data", "seed", "id", "status"),
+    *("measurement", "value", "unit", "better", "kind", "n", "stderr", "p20", "p80", "impl"),
+    *("execution", "attempts", "seconds", "commit", "dirty", "error", "settings"),
+)
+DECIDES = {"model", *Settings.model_fields} - {"resources"}
+
+Runs = dict[tuple[str, str], list[Record]]
+
+
+def tidy(records: Iterable[Record]) -> pd.DataFrame:
+    """Return one row per (run, measurement), and one per failure, with the columns `COLUMNS`.
+
+    A run may have been executed several times, for other metrics or on another day. Each measurement is taken
+    from the newest `ok` execution that holds it, never from the best. A run whose newest execution failed has a
+    row that says so, with no measurement and no value.
+    """
+    rows = [row for executions in by_run(records).values() for row in _rows(executions)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype({"value": float, "n": "Int64", "stderr": float, "p20": float, "p80": float})
+
+
+def by_run(records: Iterable[Record]) -> Runs:
+    """Return every run's executions, oldest first, by suite and run id."""
+    runs: Runs = defaultdict(list)
+    for record in records:
+        runs[record.run.suite, record.id].append(record)
+    for executions in runs.values():
+        executions.sort(key=lambda record: record.execution)
+    return dict(runs)
+
+
+def newest(executions: list[Record]) -> dict[str, Record]:
+    """Return for each measurement the newest `ok` execution that holds it; `executions` come oldest first."""
+    return {name: record for record in executions if record.status == "ok" for name in record.measurements}
+
+
+def settings(run: Run) -> str:
+    """Return as JSON what decides the trained model, but for its seed and data: the protocol of a row."""
+    said = run.model_dump(mode="json", exclude_defaults=True, include=DECIDES)
+    return json.dumps(said, sort_keys=True)
+
+
+def _rows(executions: list[Record]) -> Iterator[tuple[Any, ...]]:
+    last = executions[-1]
+    run, protocol, held = last.run, settings(last.run), newest(executions)
+    key = (run.suite, run.version, run.name, run.model, run.data, run.seed, last.id)
+    for name, record in held.items():
+        yield (*key, record.status, name, *_numbers(record.measurements[name]), *_origin(record), protocol)
+    if last.status != "ok" or not held:
+        yield (*key, last.status, *(None,) * 10, *_origin(last), protocol)
+
+
+def _numbers(m: Measurement) -> tuple[Any, ...]:
+    spread = (quantile(m.raw, 0.2), quantile(m.raw, 0.8)) if m.raw else (None, None)
+    return (m.value, m.unit, m.better, m.kind, m.n, m.stderr, *spread, m.impl)
+
+
+def _origin(record: Record) -> tuple[Any, ...]:
+    seconds, code = record.timings.get("total"), record.code
+    return (record.execution, record.attempts, seconds, code.get("commit"), code.get("dirty"), record.error)
+
+
+def metrics_of(records: Iterable[Record]) -> tuple[str, ...]:
+    """Return the metrics asked for, in the order in which runs ask for them."""
+    return tuple(dict.fromkeys(metric for record in records for metric in record.run.metrics))
