@@ -1,0 +1,68 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""Elementary functions inside kernels, to an ulp or two in float32 and float64, on every target and interpreted.
+
+`tl.exp` of float32 is a bare `ex2.approx(x log2 e)`, whose error grows with |x|; there is no `log1p` or `tanh` in the
+language, and the vendors' libraries cannot be interpreted. Float32 is computed here by range reduction and a minimax
+polynomial; float64 by the target's own exp and log, which are exact to an ulp.
+"""
+
+from __future__ import annotations
+
+from genbench_kernels.op import jit, tl
+
+
+@jit
+def exp(x):
+    """Return e^x = 2^n e^r with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite, 1980)."""
+    if x.dtype == tl.float64:
+        value = tl.exp(x)
+    else:
+        n = tl.floor(tl.minimum(tl.maximum(x, -200.0), 200.0) * 1.4426950408889634 + 0.5)
+        r = (x - n * 0.693359375) + n * 2.12194440e-4
+        value = tl.exp2(r * 1.4426950408889634) * tl.exp2(n - 1.0) * 2.0
+    return value
+
+
+@jit
+def log1p_of_fraction(x):
+    """Return log(1 + x) for x in [0, 1], of full relative accuracy: 2 atanh(z), z = x / (2 + x)."""
+    if x.dtype == tl.float64:
+        u = 1.0 + x  # the rounding of u cancels (Kahan)
+        value = tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+    else:
+        z = x / (2.0 + x)
+        w = z * z
+        rest = 0.14296249561 + w * (0.10852265930 + w * 0.11616782450)
+        rest = 0.33333333666 + w * (0.19999851611 + w * rest)
+        value = 2.0 * (z + z * w * rest)
+    return value
+
+
+@jit
+def log_sigmoid(x):
+    """Return log(1 / (1 + e^-x)) = min(x, 0) - log(1 + e^-|x|): finite for every finite x."""
+    return tl.minimum(x, 0.0) - log1p_of_fraction(exp(-tl.abs(x)))
+
+
+@jit
+def sigmoid(x):
+    """Return 1 / (1 + e^-x), from e^-|x| so that nothing overflows."""
+    e = exp(-tl.abs(x))
+    return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
+
+
+@jit
+def tanh(x):
+    """Return tanh(x), of full relative accuracy near zero: a polynomial there, 1 - 2 / (e^2|x| + 1) beyond."""
+    a = tl.abs(x)
+    if x.dtype == tl.float64:
+        e = exp(2.0 * a)
+        near = e - 1.0  # e^2a - 1 as (u - 1) 2a / log u: the rounding of u cancels (Kahan)
+        near = tl.where(near == 0.0, 2.0 * a, near * (2.0 * a) / tl.where(near == 0.0, 1.0, tl.log(e)))
+        value = tl.where(a < 0.6, near / (near + 2.0), 1.0 - 2.0 / (e + 1.0))
+    else:
+        w = a * a
+        rest = -0.05387398158 + w * (0.02111110356 + w * -0.00626931948)
+        rest = -0.33333330335 + w * (0.13332915605 + w * rest)
+        value = tl.where(a < 0.6, a + a * w * rest, 1.0 - 2.0 / (exp(2.0 * a) + 1.0))
+    return tl.where(x < 0.0, -value, value)
