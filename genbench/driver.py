@@ -138,6 +138,7 @@ class Driver:
 
     def perform_all(self, waiting: list[Run], *, alone: bool) -> bool:
         """Perform `waiting`, also those that other drivers hold and give up; return whether to go on."""
+        self.progress.phase = "speed" if alone else ""
         while waiting:
             elsewhere: list[Run] = []
             with closing(self.executor(self.perform, self._claimed(waiting, elsewhere), alone=alone)) as records:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from genbench.cluster import Node, connect, disconnect, nodes
 from genbench.run import Record, Resources, Run, Status
 
 Perform = Callable[[Run], Record]
 Records = Generator[Record, None, None]
-Node = Mapping[str, float]  # what a machine has to give: "CPU", "GPU", "memory" (bytes)
 
 
 class Executor(Protocol):
@@ -37,19 +34,19 @@ def failed(run: Run, status: Status, error: object, attempts: int = 1) -> Record
     return Record(run=run, execution=execution(), status=status, error=line, attempts=attempts)
 
 
-def unmet(asked: Resources, nodes: Sequence[Node]) -> str | None:
-    """Return why no single one of `nodes` can ever grant what is `asked`, None if one can."""
+def unmet(asked: Resources, there: Sequence[Node]) -> str | None:
+    """Return why no single node of those `there` can ever grant what is `asked`, None if one can."""
     wanted = {"CPU": asked.cpus, "GPU": asked.gpus, "memory": asked.memory or 0}
-    if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in nodes):
+    if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in there):
         return None
-    most = {key: max((node.get(key, 0) for node in nodes), default=0) for key in wanted}
+    most = {key: max((node.get(key, 0) for node in there), default=0) for key in wanted}
     short = [f"{wanted[k]:g} {k} asked for, {most[k]:g} there" for k in wanted if wanted[k] > most[k]]
     return "; ".join(short) or "no one machine has all that is asked for"
 
 
-def with_cores(run: Run, nodes: Sequence[Node]) -> Run:
-    """Return `run` asking for all cores of the largest of `nodes` that can grant it."""
-    cores = max(node["CPU"] for node in nodes if not unmet(run.resources, [node]))
+def with_cores(run: Run, there: Sequence[Node]) -> Run:
+    """Return `run` asking for all cores of the largest node `there` that can grant it."""
+    cores = max(node["CPU"] for node in there if not unmet(run.resources, [node]))
     return run.model_copy(update={"resources": run.resources.model_copy(update={"cpus": cores})})
 
 
@@ -99,6 +96,7 @@ class Try:
     """
 
     run: Run
+    alone: bool = False
     number: int = 1
     memory: int | None = None
     due: float | None = None
@@ -132,26 +130,19 @@ def on_ray(
     last: Run | None = None
     try:
         while True:
-            while _room(last, flying, alone) and (run := next(queue, None)):
-                _connect(address, cpus)
-                nodes, last = _nodes(), run
-                if why := unmet(run.resources, nodes):
-                    yield failed(run, "unschedulable", why)
-                    continue
-                run = with_cores(run, nodes) if alone else run
-                one = Try(run, memory=run.resources.memory)
-                flying[_submitted(perform, one)] = one
+            while _room(last, flying, alone) and (last := next(queue, None)):
+                connect(address, cpus)
+                yield from _begin(perform, Try(last, alone=alone, memory=last.resources.memory), flying)
             if not flying:
                 return
             for ref in [*_finished(flying), *_overdue(flying, grace)]:
-                one = flying.pop(ref)
-                outcome = _outcome(ref, one)
+                outcome = _outcome(ref, flying.pop(ref))
                 if isinstance(outcome, Record):
                     yield outcome
                 else:
-                    flying[_submitted(perform, outcome)] = outcome
+                    yield from _begin(perform, outcome, flying)
     except BaseException:
-        _disconnect()
+        disconnect()
         raise
 
 
@@ -160,7 +151,7 @@ def _room(like: Run | None, flying: Mapping[Any, Try], alone: bool) -> bool:
     if not flying or like is None or alone:
         return not flying
     asked = [one.run.resources for one in flying.values()] + [like.resources]
-    there = {key: sum(node.get(key, 0) for node in _nodes()) for key in ("CPU", "GPU")}
+    there = {key: sum(node.get(key, 0) for node in nodes()) for key in ("CPU", "GPU")}
     return sum(r.cpus for r in asked) <= there["CPU"] and sum(r.gpus for r in asked) <= there["GPU"]
 
 
@@ -201,7 +192,7 @@ def _outcome(ref: Any, one: Try) -> Record | Try:
         if one.number >= worth:
             return failed(one.run, status, _said(error), one.number)
         memory = _doubled(one) if status == "host_oom" else one.memory
-        return Try(one.run, one.number + 1, memory)
+        return Try(one.run, one.alone, one.number + 1, memory)
     return record.model_copy(update={"attempts": one.number})
 
 
@@ -226,30 +217,32 @@ def _said(error: Exception) -> str:
 
 def _doubled(one: Try) -> int:
     """Return twice the memory of `one` in bytes (of its share by cores if it asked for none), at most a node's."""
-    node = max(_nodes(), key=lambda node: node["memory"])
+    node = max(nodes(), key=lambda node: node["memory"])
     share = node["memory"] * one.run.resources.cpus / node["CPU"]
     return int(min(2 * (one.memory or share), node["memory"]))
 
 
-def _submitted(perform: Perform, one: Try) -> Any:
-    """Return the reference of a new task.
+def _begin(perform: Perform, one: Try, flying: dict[Any, Try]) -> list[Record]:
+    """Hand `one` to Ray, which would wait for ever where no node can grant it: then return the record that says so.
 
-    A worker that has once looked for GPUs keeps what it saw; so a run on a GPU gets a process of its own kind and
-    leaves it, and its memory, behind.
+    A worker that has once looked for GPUs keeps what it saw, so a run on a GPU gets a process of its own kind,
+    and leaves it and its memory behind.
     """
     import ray
 
-    asked = one.run.resources
-    once: dict[str, Any] = {"max_calls": 1, "runtime_env": {"env_vars": {"GENBENCH_GPU": "1"}}} if asked.gpus else {}
-    task = ray.remote(
-        num_cpus=asked.cpus,
-        num_gpus=asked.gpus,
-        memory=one.memory,
-        max_retries=0,
-        retry_exceptions=False,
-        **once,
-    )(_performed)
-    return task.remote(perform, one.run, one.begun)
+    there = nodes()
+    if why := unmet(one.run.resources, there):
+        first = one.number == 1
+        return [failed(one.run, "unschedulable" if first else "crashed", why, max(1, one.number - 1))]
+    run = with_cores(one.run, there) if one.alone else one.run
+    options: dict[str, Any] = {"num_cpus": run.resources.cpus, "num_gpus": run.resources.gpus}
+    if one.memory:
+        options["memory"] = one.memory
+    if run.resources.gpus:
+        options |= {"max_calls": 1, "runtime_env": {"env_vars": {"GENBENCH_GPU": "1"}}}
+    task = ray.remote(max_retries=0, retry_exceptions=False, **options)(_performed)
+    flying[task.remote(perform, run, one.begun)] = one
+    return []
 
 
 def _performed(perform: Perform, run: Run, begun: str) -> Record:
@@ -265,50 +258,3 @@ def _performed(perform: Perform, run: Run, begun: str) -> Record:
         return perform(run)
     finally:
         _internal_kv_del(begun)
-
-
-def _connect(address: str | None, cpus: int | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    with _same_signals():
-        if address is None:
-            small = 128 * 2**20  # bytes; records are small, and /dev/shm may be
-            ray.init(address="local", include_dashboard=False, object_store_memory=small, num_cpus=cpus, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-
-
-def _disconnect() -> None:
-    import ray
-
-    with _same_signals(meanwhile=signal.SIG_IGN):
-        ray.shutdown()
-
-
-@contextmanager
-def _same_signals(meanwhile: signal.Handlers | None = None) -> Iterator[None]:
-    """Give SIGINT and SIGTERM back to their handlers afterwards: Ray takes SIGTERM for itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    for name in before:
-        if meanwhile is not None:
-            signal.signal(name, meanwhile)
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            with suppress(TypeError):  # a handler that was not set from Python cannot be set from it
-                signal.signal(name, handler)
-
-
-def _nodes() -> list[Node]:
-    import ray
-
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]

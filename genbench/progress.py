@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Self, TextIO
+from typing import Literal, Self, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -39,6 +39,7 @@ class Progress:
         self.seconds: dict[Kind, list[float]] = defaultdict(list)
         self.done = self.failed = 0
         self.abreast = 1
+        self.phase: Literal["", "speed"] = ""
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +98,7 @@ class Lines(Progress):
     def finish(self, record: Record) -> None:
         """Write its line."""
         super().finish(record)
-        self.say(line(record, self.done + self.failed, self.total, self.eta()))
+        self.say(line(record, self.phase, self.done + self.failed, self.total, self.eta()))
 
     def say(self, text: str) -> None:
         """Write it."""
@@ -121,7 +122,7 @@ class Display(Progress):
     def finish(self, record: Record) -> None:
         """Write its line."""
         super().finish(record)
-        self.say(line(record, self.done + self.failed, self.total, None))
+        self.say(line(record, self.phase, self.done + self.failed, self.total))
 
     def say(self, text: str) -> None:
         """Write it above the bar."""
@@ -142,13 +143,14 @@ def progress_on(file: TextIO | None = None) -> Progress:
     return Display(console) if console.is_terminal and not console.is_dumb_terminal else Lines(file)
 
 
-def line(record: Record, over: int, total: int, eta: float | None) -> str:
+def line(record: Record, phase: str, over: int, total: int, eta: float | None = None) -> str:
     """Return ``[ 12/54] RealNVP / digits / seed 0: ok in 31 s, 2.031 bits/dim; ETA 4 min``."""
+    what = f"{record.run}{phase and f', {phase}'}"
     took = f" in {spell(record.timings['total'])}" if "total" in record.timings else ""
-    again = f" at the {record.attempts}. try" if record.attempts > 1 else ""
+    tries = f" after {record.attempts} tries" if record.attempts > 1 else ""
     said = headline(record)
     left = "" if eta is None or over == total else f"; ETA {spell(eta)}"
-    return f"[{over:>{len(str(total))}}/{total}] {record.run}: {record.status}{took}{again}{said and ', '}{said}{left}"
+    return f"[{over:>{len(str(total))}}/{total}] {what}: {record.status}{took}{tries}{said and f', {said}'}{left}"
 
 
 def headline(record: Record) -> str:

@@ -1,0 +1,67 @@
+"""The Ray cluster that runs are performed on: joined, or started for as long as this process lives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+Node = Mapping[str, float]  # what a machine has to give: "CPU", "GPU", "memory" (bytes)
+STORE = 128 * 2**20  # bytes for objects; records are small, and /dev/shm may be
+
+
+def connect(address: str | None = None, cpus: int | None = None) -> None:
+    """Join the cluster at `address`, or start one of this machine alone, unless Ray is up already.
+
+    Args:
+        address: "auto", "host:port", or "ray://host:port", which needs ``ray[client]``.
+        cpus: cores that a started cluster offers; all by default.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    where: dict[str, Any] = {"address": address}
+    if address is None:
+        where = {"address": "local", "include_dashboard": False, "object_store_memory": STORE, "num_cpus": cpus}
+    with same_signals():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+
+
+def disconnect() -> None:
+    """Leave the cluster, or stop the one that was started; what still runs for this process is killed."""
+    import ray
+
+    with same_signals(signal.SIG_IGN):
+        ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """Return what each node that is alive has to give, busy or not."""
+    import ray
+
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in known if node["Alive"]]
+
+
+@contextmanager
+def same_signals(meanwhile: signal.Handlers | None = None) -> Iterator[None]:
+    """Give SIGINT and SIGTERM back to their handlers afterwards: Ray takes SIGTERM for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    for name in before:
+        if meanwhile is not None:
+            signal.signal(name, meanwhile)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            with suppress(TypeError):  # a handler that was not set from Python cannot be set from it
+                signal.signal(name, handler)
