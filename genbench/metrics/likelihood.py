@@ -32,7 +32,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     - nats: of a whole point.
     - bpd: bits/dim = -log2 p(x) / D, D the true dimensions, where data are integers.
     - excess_nats: E[log p*(x) - log p(x)], point by point, where the true density p* is known. It estimates
-      KL(p*, p), which is never negative, with a far smaller standard error than the nats' own.
+      KL(p*, p), which is never negative, with a standard error that vanishes as p nears p*.
     """
     kind, space, truth = evaluation.model.likelihood, evaluation.dataset.space, evaluation.dataset.log_prob
     if kind is None:

@@ -28,7 +28,8 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     space, files = evaluation.dataset.space, evaluation.files
     real = evaluation.dataset.test
     if space.is_image:
-        files["samples.png"] = png(beside(grid(evaluation.samples, space), grid(real, space)))
+        side = min(SIDE, math.isqrt(len(real)))
+        files["samples.png"] = png(beside(grid(evaluation.samples, space, side), grid(real, space, side)))
     elif space.shape == (2,):
         edge = real.abs().max().item() * 1.1
         files["samples.png"] = png(beside(histogram(many(evaluation), edge), histogram(real, edge)))
