@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from genbench.run import Record
 
 if TYPE_CHECKING:
-    from genbench.report.boards import Board
+    from rich.console import Console
+
+    from genbench.report.board import Board
     from genbench.report.tidy import Runs
 
-__all__ = ["write"]
+__all__ = ["compare", "leaderboard", "show", "write"]
 
 FIGURES = 24  # drawn in one call at most: those of the boards with the newest records
 
@@ -44,6 +46,29 @@ def write(records: Iterable[Record], folder: Path, out: Path) -> list[Path]:
     for name, content in files.items():
         write_whole(out / name, content)
     return [out / name for name in files]
+
+
+def leaderboard(records: Iterable[Record], console: Console) -> None:
+    """Print a table for each suite and data set."""
+    from genbench.report import terminal
+
+    terminal.leaderboard(records, console)
+
+
+def show(records: Iterable[Record], console: Console) -> None:
+    """Print all that the executions of one run say."""
+    from genbench.report import terminal
+
+    terminal.show(records, console)
+
+
+def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> bool:
+    """Print what changed from `a` to `b` beyond what seeds explain; return whether anything got worse."""
+    from genbench.report.comparison import compared, print_comparison, regressions
+
+    found = compared(a, b)
+    print_comparison(found, console)
+    return len(regressions(found)) > 0
 
 
 def _plots(tables: Sequence[Board], runs: Runs) -> Iterator[tuple[str, bytes]]:

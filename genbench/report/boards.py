@@ -1,121 +1,22 @@
-"""Leaderboards: one for each (suite, version, data), its columns and rows in the order they are shown."""
+"""Records folded into leaderboards: one for each (suite, version, data), rows and columns in order."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
+from genbench.report.board import Board, Cell, Column, Row, Seed
 from genbench.report.cells import BOARD, CELL, ROW, cells, labelled, rows
 
-Kind = Literal["exact", "bound", "estimate"]
 PRIMARY = ("excess_nats", "bpd")  # what ranks a board where it is measured; else the first that has a better end
 KINDS = ("exact", "bound", "estimate")
+COLUMN_FIELDS = ("measurement", "kind", "unit", "better")
 
-
-@dataclass(frozen=True)
-class Column:
-    """A measurement of one kind."""
-
-    measurement: str
-    kind: Kind
-    unit: str = field(compare=False)
-    better: Literal["lower", "higher"] | None = field(compare=False)
-
-    @property
-    def heading(self) -> str:
-        """The name, an arrow to its better end, and the kind where it is not exact."""
-        arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
-        kind = "" if self.kind == "exact" else f" ({self.kind})"
-        return f"{self.measurement.replace('_', ' ')}{kind}{arrow}"
-
-    @property
-    def shown_unit(self) -> str:
-        """The unit, where the name does not say it."""
-        return "" if self.unit in self.measurement.split("_") else self.unit
-
-    @property
-    def key(self) -> str:
-        """``measurement/kind``."""
-        return f"{self.measurement}/{self.kind}"
-
-
-class Seed(NamedTuple):
-    """What one run gave a cell, and the execution it is from."""
-
-    seed: int
-    id: str
-    value: float | None
-    stderr: float | None
-    n: int
-    impl: str
-    execution: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Mean over n seeds and half its 95 % interval (None where n < 2); None for what there is not.
-
-    Attributes:
-        stderr: of the test set, apart from the seeds.
-        p20, p80: of a timing's repetitions, where there is one seed.
-    """
-
-    n: int
-    mean: float | None
-    half: float | None
-    stderr: float | None
-    p20: float | None
-    p80: float | None
-    rank: int | None
-    unranked: str
-    seeds: tuple[Seed, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model under one protocol on one data set, over its seeds; `ids` are its runs, by seed."""
-
-    name: str
-    model: str
-    settings: str
-    ids: dict[int, str]
-    dirty: bool
-    failures: str
-    later: str
-    cells: dict[Column, Cell]
-
-
-@dataclass(frozen=True)
-class Board:
-    """One table."""
-
-    suite: str
-    version: int
-    data: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def newest(self) -> str:
-        """The newest execution on it."""
-        seeds = (seed for row in self.rows for cell in row.cells.values() for seed in cell.seeds)
-        return max((seed.execution for seed in seeds), default="")
-
-    @property
-    def primary(self) -> str | None:
-        """The measurement that orders the rows."""
-        return self.columns[0].measurement if self.columns else None
-
-    @property
-    def key(self) -> str:
-        """``suite-version-data``, fit for a file's name and an anchor."""
-        text = f"{self.suite}-v{self.version}-{self.data}"
-        return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
+Line = Mapping[Any, Any]
 
 
 def boards(frame: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Board]:
@@ -123,13 +24,14 @@ def boards(frame: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Board]:
     frame = labelled(frame)
     lines = rows(frame)
     found, single = cells(frame, lines), _seeds(frame)
-    filled: dict[Any, dict[Any, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
+    filled: dict[Any, list[Line]] = defaultdict(list)
     for line in found.to_dict("records"):
-        key = tuple(line[name] for name in CELL)
-        filled[key[:3]][key[3]][line["measurement"], line["kind"]] = line | {"seeds": single[key]}
+        seeds = single[tuple(line[key] for key in CELL)]
+        filled[tuple(line[key] for key in ROW)].append({**line, "seeds": seeds})
     ids = _ids(frame)
+    lines["hue"] = lines.groupby("suite")["row"].transform(lambda names: pd.factorize(names)[0])
     parts = [(key, part.to_dict("records")) for key, part in lines.groupby(BOARD)]
-    return [_board(key, part, filled[key], ids, metrics) for key, part in parts]
+    return [_board(key, part, filled, ids, metrics) for key, part in parts]
 
 
 def _seeds(frame: pd.DataFrame) -> dict[Any, list[Seed]]:
@@ -151,24 +53,25 @@ def _ids(frame: pd.DataFrame) -> dict[Any, dict[int, str]]:
     return found
 
 
-def _board(key: Any, lines: list[dict[str, Any]], filled: Any, ids: Any, metrics: Sequence[str]) -> Board:
+def _board(key: Any, lines: Sequence[Line], filled: Any, ids: Any, metrics: Sequence[str]) -> Board:
     impls: dict[Column, str] = {}
     table = []
     for line in lines:
-        there = {}
-        for cell in filled[line["row"]].values():
-            column = Column(*(_or_none(cell[name]) for name in ("measurement", "kind", "unit", "better")))
-            there[column], impls[column] = _cell(cell), cell["impl"]
-        table.append(_row(line, there, ids[(*key, line["row"])]))
-    columns = _ordered(impls, metrics)
-    return Board(*key, tuple(columns), tuple(sorted(table, key=lambda row: _place(row, columns))))
+        mine = filled[*key, line["row"]]
+        columns = [Column(*(_or_none(cell[name]) for name in COLUMN_FIELDS)) for cell in mine]
+        impls |= {column: cell["impl"] for column, cell in zip(columns, mine, strict=True)}
+        cells = {column: _cell(cell) for column, cell in zip(columns, mine, strict=True)}
+        table.append(_row(line, cells, ids[*key, line["row"]]))
+    ordered = _ordered(impls, metrics)
+    suite, version, data = key
+    return Board(suite, version, data, tuple(ordered), tuple(sorted(table, key=lambda row: _place(row, ordered))))
 
 
 def _or_none(value: Any) -> Any:
     return None if value is None or value != value else value
 
 
-def _cell(line: dict[str, Any]) -> Cell:
+def _cell(line: Line) -> Cell:
     n, rank = int(line["n"]), _or_none(line["rank"])
     p20, p80 = (_or_none(line[key]) if n == 1 else None for key in ("p20", "p80"))
     mean, half, stderr = (_or_none(line[key]) for key in ("mean", "half", "stderr"))
@@ -176,9 +79,9 @@ def _cell(line: dict[str, Any]) -> Cell:
     return Cell(n, mean, half, stderr, p20, p80, rank, line["unranked"], tuple(line["seeds"]))
 
 
-def _row(line: dict[str, Any], cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
+def _row(line: Line, cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
     said = {key: line[key] for key in ("model", "settings", "failures", "later")}
-    return Row(name=line["row"], ids=ids, dirty=line["dirty"] is True, cells=cells, **said)
+    return Row(name=line["row"], ids=ids, dirty=line["dirty"] is True, hue=int(line["hue"]), cells=cells, **said)
 
 
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:

@@ -60,7 +60,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
     return runs.reset_index()
 
 
-def _counted(failed: pd.DataFrame, runs: "pd.Series[int]") -> "pd.Series[str]":
+def _counted(failed: pd.DataFrame, runs: pd.Series[int]) -> pd.Series[str]:
     counts = failed.groupby([*ROW, "status"])["id"].nunique().reset_index(name="count")
     counts = counts.join(runs, on=ROW)
     counts["text"] = [f"{s} {c}/{n}" for s, c, n in zip(counts["status"], counts["count"], counts["runs"], strict=True)]
@@ -85,7 +85,7 @@ def cells(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return _ranked(found)
 
 
-def _missing(held: pd.DataFrame) -> "pd.Series[int]":
+def _missing(held: pd.DataFrame) -> pd.Series[int]:
     """Return by cell how many seeds it lacks of those that more than half of the column's rows have."""
     valued = held[held["value"].notna()]
     rows_of = valued.groupby(COLUMN)["row"].nunique().rename("rows")
@@ -97,7 +97,7 @@ def _missing(held: pd.DataFrame) -> "pd.Series[int]":
     return cast("pd.Series[int]", joined["there"].isna().groupby([joined[key] for key in CELL]).sum())
 
 
-def _unranked(found: pd.DataFrame) -> "pd.Series[str]":
+def _unranked(found: pd.DataFrame) -> pd.Series[str]:
     """Return why a cell has no rank, or ""; the first reason that holds."""
     newest = found.sort_values("execution").groupby(COLUMN)["impl"].last().rename("now")
     old = found.join(newest, on=COLUMN)["now"] != found["impl"]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from genbench.report.boards import Board, Column, Row
+from genbench.report.board import Board, Column, Row
 from genbench.run import Point
 
 SPEED = ("train_throughput", "sample_throughput")  # the speed that quality is set against; else the first in .../s
 COLOURS = ("#3b6fb6", "#d1702b", "#2f8f6b", "#b5486b", "#7a5fb0", "#8a7326", "#4f9bb8", "#6b6f76")
 MARKERS = {"exact": "o", "bound": "v", "estimate": "s"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     **{"svg.fonttype": "none", "svg.hashsalt": "genbench", "font.family": "DejaVu Sans", "font.size": 9},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"},
     **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8},
@@ -65,6 +64,10 @@ def _valued(board: Board, *columns: Column | None) -> list[Row]:
     return wanted[:ROWS]
 
 
+def _colour(row: Row) -> str:
+    return COLOURS[row.hue % len(COLOURS)]
+
+
 def _label(column: Column) -> str:
     return f"{column.heading}, {column.unit}" if column.shown_unit else column.heading
 
@@ -81,7 +84,7 @@ def intervals(board: Board) -> Figure | None:
         return None
     figure, axes = _axes(_title(board), 1.2 + 0.26 * len(drawn))
     for y, (row, column) in enumerate(drawn):
-        cell, colour = row.cells[column], COLOURS[0] if not row.failures else COLOURS[-1]
+        cell, colour = row.cells[column], _colour(row)
         seeds = [seed.value for seed in cell.seeds if seed.value is not None]
         axes.errorbar(cell.mean, y, xerr=cell.half, fmt=MARKERS[column.kind], ms=5, capsize=3, color=colour)  # type: ignore[arg-type]
         axes.plot(seeds, [y] * len(seeds), "|", ms=7, color=colour, alpha=0.5)
@@ -99,10 +102,10 @@ def scatter(board: Board) -> Figure | None:
     if not drawn or not quality or not speed or quality == speed:
         return None
     figure, axes = _axes(_title(board))
-    for row, colour in zip(drawn, cycle(COLOURS)):
+    for row in drawn:
         x, y = row.cells[speed], row.cells[quality]
-        axes.errorbar(x.mean, y.mean, xerr=_spread(x), yerr=y.half, fmt=MARKERS[quality.kind], ms=6, color=colour)  # type: ignore[arg-type]
-        axes.annotate(row.name, (x.mean, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)  # type: ignore[arg-type]
+        axes.errorbar(x.mean, y.mean, xerr=_spread(x), yerr=y.half, fmt=MARKERS[quality.kind], ms=6, color=_colour(row))  # type: ignore[arg-type]
+        axes.annotate(row.name, (x.mean, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel(_label(speed))
     axes.set_ylabel(_label(quality))
@@ -117,20 +120,30 @@ def _spread(cell: Any) -> Any:
 
 def learning(board: Board, curves: Curves) -> Figure | None:
     """Return validation scores by step, or training losses where there are none, on the first seed of each row."""
-    drawn = [(row.name, points) for row in board.rows if (points := curve_of(board, row, curves))][:ROWS]
+    drawn = [(row, points) for row in board.rows if (points := curve_of(board, row, curves))][:ROWS]
     if not drawn:
         return None
     validated = any(point.validation is not None for _, points in drawn for point in points)
     figure, axes = _axes(_title(board))
-    for (name, points), colour in zip(drawn, cycle(COLOURS)):
+    shown: list[float] = []
+    for row, points in drawn:
         values = [(p.step, p.validation if validated else p.loss) for p in points]
-        x, y = zip(*[(step, value) for step, value in values if value is not None] or [((), ())], strict=True)
-        axes.plot(x, y, color=colour, lw=1.3, label=name)
+        kept = {step: value for step, value in values if value is not None}
+        axes.plot(list(kept), list(kept.values()), color=_colour(row), lw=1.3, label=row.name)
+        shown += kept.values()
+    axes.set_ylim(*_middle(shown))
     axes.set_xlabel("step")
     axes.set_ylabel("validation, nats" if validated else "training loss")
     if len(drawn) <= 12:
         axes.legend()
     return figure
+
+
+def _middle(values: list[float]) -> tuple[float, float]:
+    """Return limits that leave out the highest twelfth: the first steps of a run tower above the rest."""
+    ordered = sorted(values) or [0.0]
+    low, high = ordered[0], ordered[int(0.92 * (len(ordered) - 1))]
+    return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
 
 
 def curve_of(board: Board, row: Row, curves: Curves) -> Sequence[Point]:

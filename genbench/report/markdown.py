@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from genbench.report.boards import Board, Column, Row
+from genbench.report.board import Board, Column, Row
 from genbench.report.protocol import RULES, machines, protocol, seeds, suite_of
 from genbench.report.text import interval, mean, notes
 from genbench.run import Record

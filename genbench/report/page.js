@@ -136,7 +136,7 @@ const spread = cell => cell.half !== null ? [cell.mean - cell.half, cell.mean + 
 const named = column => column.heading + (column.shown_unit ? ", " + column.shown_unit : "");
 
 function mark(row, column, text, ...children) {
-  return element("g", { class: `mark c${row.at % 8}`, "data-row": row.at, "data-column": column, "data-tip": text }, ...children);
+  return element("g", { class: `mark c${row.hue % 8}`, "data-row": row.at, "data-column": column, "data-tip": text }, ...children);
 }
 
 function symbol(kind, x, y, r = 4.5) {

@@ -14,10 +14,10 @@ from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
-from genbench.report.boards import Board, Cell, Column, Row
+from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.figures import Curves, curve_of, speed_of
 from genbench.report.protocol import RULES, machines, protocol, seeds, suite_of
-from genbench.report.text import interval, mean, notes
+from genbench.report.text import failed, interval, mean, seeds_beside
 from genbench.report.tidy import Runs
 from genbench.run import Record
 
@@ -32,8 +32,9 @@ def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
     and by the script as text nodes.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(mean=mean, interval=interval, notes=notes, seeds=seeds, protocol=protocol)
-    style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))  # noqa: S704 - our own files
+    functions = (mean, interval, failed, seeds_beside, seeds, protocol)
+    environment.globals.update({function.__name__: function for function in functions})
+    style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
     return environment.from_string(_read("page.html")).render(
         suites=_suites(boards, runs), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
         pictures=_pictures(boards, runs, work), data=_embedded(_data(boards, runs)),
@@ -47,7 +48,7 @@ def _read(name: str) -> str:
 def _embedded(data: Any) -> Markup:
     """Return `data` as JSON that cannot end the script element it stands in."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
@@ -58,7 +59,7 @@ def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
         mine = (
             r for executions in runs.values() for r in executions if (r.run.suite, r.run.version) == (name, version)
         )
-        said = {"title": found and found.title or name, "question": found and found.question}
+        said = {"title": (found and found.title) or name, "question": found and found.question}
         suites.append({"name": name, "version": version, "boards": members, "machines": machines(mine), **said})
     return suites
 
@@ -115,7 +116,7 @@ def _row(board: Board, row: Row, curves: Curves, runs: Runs) -> dict[str, Any]:
     last = {seed: runs[board.suite, run][-1].execution for seed, run in row.ids.items()}
     points = [(point.step, point.validation, point.loss) for point in curve_of(board, row, curves)]
     cells = [_cell(row.cells.get(column), column) for column in board.columns]
-    said = {key: getattr(row, key) for key in ("name", "model", "settings", "failures", "later")}
+    said = {key: getattr(row, key) for key in ("name", "model", "settings", "failures", "later", "hue")}
     return {**said, "runs": [(seed, row.ids[seed], last[seed]) for seed in last], "curve": points, "cells": cells}
 
 

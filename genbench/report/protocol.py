@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from genbench.report.boards import Board
+from genbench.report.board import Board
 from genbench.run import Record, Settings, Suite, UsageError, read_suite, suite_path
 
 RULES = (
-    "Each number is the mean over seeds on the test split; ± is half its 95 % Student-t interval over seeds, the unit of replication.",
+    "Each number is the mean over seeds on the test split; ± is half its 95 % Student-t interval over seeds, the"
+    " unit of replication.",
     "Each run's number comes from its newest successful execution, never its best.",
     "Rows share a rank unless Welch's t-test over seeds tells them apart at 5 % (not adjusted for the number of"
     " pairs): rank = 1 + how many rows are significantly better. Rank 1 is bold.",

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from genbench.report.boards import Board, Column, Row, boards
+from genbench.report.board import Board, Column, Row
+from genbench.report.boards import boards
 from genbench.report.protocol import hardware, protocol, seeds
 from genbench.report.text import interval, mean, notes, number
 from genbench.report.tidy import metrics_of, newest, tidy

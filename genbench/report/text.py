@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from genbench.report.boards import Board, Cell, Column, Row
+from genbench.report.board import Board, Cell, Column, Row
 
 SCALES = {"bytes": ((2**40, " TiB"), (2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB"), (1, " B"))}
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -55,14 +55,23 @@ def mean(cell: Cell, unit: str) -> str:
     return "" if cell.mean is None else number(cell.mean, unit, cell.half)
 
 
+def seeds_beside(board: Board, row: Row, column: Column) -> str:
+    """Return ``n=2`` where a cell has another number of seeds than is usual in its column."""
+    cell = row.cells.get(column)
+    return f"n={cell.n}" if cell and cell.n != common_n(board.rows, column) else ""
+
+
+def failed(board: Board, row: Row, column: Column) -> str:
+    """Return the failures of the row, in the first column, and those for which the cell may be empty."""
+    first, empty = column == board.columns[0], column not in row.cells
+    parts = [row.failures if first else "", row.later if first or empty else ""]
+    return ", ".join(part for part in parts if part)
+
+
 def notes(board: Board, row: Row, column: Column) -> str:
-    """Return what must be said beside a cell: its seeds, where not as many as usual in its column, and in the first
-    column the failures of its row."""
-    cell, first = row.cells.get(column), column == board.columns[0]
-    said = [f"n={cell.n}"] if cell and cell.n != common_n(board.rows, column) else []
-    failures = [row.failures] if row.failures and first else []
-    later = [row.later] if row.later and (first or not cell) else []
-    return ", ".join([*said, *failures, *later])
+    """Return what must be said beside a cell."""
+    parts = (seeds_beside(board, row, column), failed(board, row, column))
+    return ", ".join(part for part in parts if part)
 
 
 def common_n(rows: tuple[Row, ...], column: Column) -> int:

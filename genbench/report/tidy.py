@@ -31,7 +31,7 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     """
     rows = [row for executions in by_run(records).values() for row in _rows(executions)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({"value": float, "n": "Int64", "stderr": float, "p20": float, "p80": float})
+    return frame.astype({"value": float, "n": "Int64", "stderr": float, "p20": float, "p80": float, "dirty": "boolean"})
 
 
 def by_run(records: Iterable[Record]) -> Runs:

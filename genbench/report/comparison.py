@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from genbench.report.tidy import tidy
 from genbench.run import Record
 
 
-def compare(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> pd.DataFrame:
+def compared(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> pd.DataFrame:
     """Return one line per cell in both: its means, `difference` b - a, half of its Welch interval, p and `verdict`.
 
     Verdicts: regressed or improved (p < alpha), same, untested (fewer than two seeds, no better end, or another
@@ -42,11 +43,11 @@ def _folded(records: Iterable[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return lines, cells(frame, lines)
 
 
-def _verdicts(both: pd.DataFrame, alpha: float) -> "pd.Series[str]":
+def _verdicts(both: pd.DataFrame, alpha: float) -> pd.Series[str]:
     worse = np.where(both["better_b"] == "higher", both["difference"] < 0, both["difference"] > 0)
     testable = both["p"].notna() & both["better_b"].notna() & (both["impl_a"] == both["impl_b"])
-    conditions = [~testable, ~(both["p"] < alpha), worse]
-    return pd.Series(np.select(conditions, ["untested", "same", "regressed"], "improved"), both.index)
+    verdicts = pd.Series("improved", both.index, dtype=object).mask(worse, "regressed")
+    return verdicts.mask(~(both["p"] < alpha), "same").mask(~testable, "untested")
 
 
 def _failed(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -56,7 +57,7 @@ def _failed(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 
 def regressions(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines of `compare` that are worse: regressed or failed."""
+    """Return the lines of `compared` that are worse: regressed or failed."""
     return found[found["verdict"].isin(["regressed", "failed"])]
 
 
@@ -75,7 +76,7 @@ def print_comparison(found: pd.DataFrame, console: Console) -> None:
         console.print(table)
 
 
-def _numbers(line: dict[str, float]) -> list[str]:
+def _numbers(line: dict[Any, Any]) -> list[str]:
     unit, half = str(line["unit"]), line["half"]
     change = f"{number(line['difference'], unit, half)} ± {number(half, unit, half)}"
     return [number(line["mean_a"], unit, half), number(line["mean_b"], unit, half), change]

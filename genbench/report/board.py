@@ -1,0 +1,108 @@
+"""What a leaderboard is: one table for (suite, version, data), its columns, rows and cells in the order shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Kind = Literal["exact", "bound", "estimate"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measurement of one kind."""
+
+    measurement: str
+    kind: Kind
+    unit: str = field(compare=False)
+    better: Literal["lower", "higher"] | None = field(compare=False)
+
+    @property
+    def heading(self) -> str:
+        """The name, an arrow to its better end, and the kind where it is not exact."""
+        arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
+        kind = "" if self.kind == "exact" else f" ({self.kind})"
+        return f"{self.measurement.replace('_', ' ')}{kind}{arrow}"
+
+    @property
+    def shown_unit(self) -> str:
+        """The unit, where the name does not say it."""
+        return "" if self.unit in self.measurement.split("_") else self.unit
+
+
+class Seed(NamedTuple):
+    """What one run gave a cell, and the execution it is from."""
+
+    seed: int
+    id: str
+    value: float | None
+    stderr: float | None
+    n: int
+    impl: str
+    execution: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over n seeds and half its 95 % interval (None where n < 2); None for what there is not.
+
+    Attributes:
+        stderr: of the test set, apart from the seeds.
+        p20, p80: of a timing's repetitions, where there is one seed.
+    """
+
+    n: int
+    mean: float | None
+    half: float | None
+    stderr: float | None
+    p20: float | None
+    p80: float | None
+    rank: int | None
+    unranked: str
+    seeds: tuple[Seed, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model under one protocol on one data set, over its seeds; `ids` are its runs, by seed.
+
+    `hue` numbers the names of a suite, so that a row keeps its colour from board to board.
+    """
+
+    name: str
+    model: str
+    settings: str
+    ids: dict[int, str]
+    dirty: bool
+    hue: int
+    failures: str
+    later: str
+    cells: dict[Column, Cell]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One table."""
+
+    suite: str
+    version: int
+    data: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def newest(self) -> str:
+        """The newest execution on it."""
+        seeds = (seed for row in self.rows for cell in row.cells.values() for seed in cell.seeds)
+        return max((seed.execution for seed in seeds), default="")
+
+    @property
+    def primary(self) -> str | None:
+        """The measurement that orders the rows."""
+        return self.columns[0].measurement if self.columns else None
+
+    @property
+    def key(self) -> str:
+        """``suite-version-data``, fit for a file's name and an anchor."""
+        text = f"{self.suite}-v{self.version}-{self.data}"
+        return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
