@@ -246,10 +246,11 @@ def _begin(perform: Perform, one: Try, flying: dict[Any, Try]) -> list[Record]:
 
 
 def _performed(perform: Perform, run: Run, begun: str) -> Record:
-    """Return the record of `run`; in the worker, where Ray has set OMP_NUM_THREADS from the cores asked for."""
+    """Return the record of `run`; in the worker, which is shown the cores and GPUs asked for and no more."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    if not run.resources.gpus:
+    os.environ["OMP_NUM_THREADS"] = str(max(1, int(run.resources.cpus)))
+    if not run.resources.gpus:  # Ray hides GPUs from those that ask for some of them only
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not run.resources.timeout:
         return perform(run)

@@ -1,0 +1,141 @@
+"""Executors: what they take and when, what a run is given, and what becomes of one that cannot tell itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from genbench.cluster import disconnect
+from genbench.execute import Executor, in_process, on_ray, unmet, with_cores
+from genbench.perform import perform
+from genbench.run import Record, Resources, Run
+from genbench.work import Work
+from tests.faulty import a_run, always_killed, not_performing, sleeper, without_end
+
+
+@pytest.fixture(scope="module")
+def ray2() -> Iterator[Executor]:
+    """Ray with two cores."""
+    yield partial(on_ray, cpus=2, grace=0.5)
+    disconnect()
+
+
+def spans(folder: Path) -> list[tuple[float, float]]:
+    """Return when each sleeper began and ended, in order."""
+    texts = [path.read_text().split() for path in folder.iterdir()]
+    return sorted((float(began), float(ended)) for began, ended in texts)
+
+
+def test_a_request_is_met_by_one_node_or_not_at_all() -> None:
+    small, big = {"CPU": 4.0, "memory": 8e9}, {"CPU": 2.0, "GPU": 1.0, "memory": 64e9}
+    assert unmet(Resources(cpus=4), [small, big]) is None
+    assert unmet(Resources(cpus=0.5, gpus=0.25, memory=10**10), [small, big]) is None
+    assert unmet(Resources(cpus=8), [small, big]) == "8 CPU asked for, 4 there"
+    assert unmet(Resources(cpus=4, gpus=1), [small, big]) == "no one machine has all that is asked for"
+    assert unmet(Resources(gpus=1), []) == "1 CPU asked for, 0 there; 1 GPU asked for, 0 there"
+
+
+def test_cores_are_those_of_the_largest_node_that_has_the_rest() -> None:
+    nodes = [{"CPU": 64.0, "memory": 1e9}, {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}]
+    assert with_cores(a_run(), nodes).resources.cpus == 64
+    run = a_run(resources={"gpus": 0.5})
+    assert with_cores(run, nodes).resources == Resources(cpus=8, gpus=0.5)
+    assert with_cores(run, nodes).id == run.id
+
+
+@pytest.mark.parametrize("where", ["process", "ray"])
+def test_gpus_that_are_not_there_are_said_at_once(where: str, ray2: Executor) -> None:
+    execute = in_process if where == "process" else ray2
+    list(execute(always_ok, [a_run(1)]))  # Ray is up
+    began = time.monotonic()
+    (record,) = execute(not_performing, [a_run(resources={"gpus": 1000})])
+    assert time.monotonic() - began < 2
+    assert (record.status, record.attempts) == ("unschedulable", 1)
+    assert "1000 GPU asked for" in str(record.error)
+
+
+def always_ok(run: Run) -> Record:
+    """Return an ok record."""
+    return Record(run=run, execution="x", status="ok")
+
+
+@pytest.mark.parametrize("where", ["process", "ray"])
+def test_an_exception_that_escapes_is_an_error_and_the_rest_goes_on(where: str, ray2: Executor) -> None:
+    execute = in_process if where == "process" else ray2
+    records = sorted(execute(not_performing, [a_run(0), a_run(1)]), key=lambda r: r.run.seed)
+    assert [(r.status, r.attempts, r.run.seed) for r in records] == [("error", 1, 0), ("error", 1, 1)]
+    assert records[1].error == "LookupError: of seed 1 escapes"
+
+
+def test_runs_are_taken_only_when_they_can_start_and_get_their_cores(ray2: Executor, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def runs() -> Iterator[Run]:
+        for seed in range(6):
+            taken.append(seed)
+            yield a_run(seed)
+
+    done = 0
+    for record in ray2(partial(sleeper, folder=str(tmp_path)), runs()):
+        assert len(taken) - done <= 2
+        assert record.environment["OMP_NUM_THREADS"] == "1"
+        assert record.environment["CUDA_VISIBLE_DEVICES"] == ""
+        done += 1
+    assert sorted(taken) == list(range(6))
+    assert done == 6
+    times = spans(tmp_path)
+    assert any(b < end for (_, end), (b, _) in pairwise(times))  # two abreast
+    assert all(c > a_end or c > b_end for (_, a_end), (_, b_end), (c, _) in zip(times, times[1:], times[2:], strict=False))
+
+
+def test_parts_of_a_core_share_it(ray2: Executor, tmp_path: Path) -> None:
+    runs = [a_run(seed, resources={"cpus": 0.5}) for seed in range(4)]
+    records = list(ray2(partial(sleeper, folder=str(tmp_path)), runs))
+    assert [r.status for r in records] == ["ok"] * 4
+    assert {r.environment["OMP_NUM_THREADS"] for r in records} == {"1"}
+
+
+def test_alone_is_one_at_a_time_with_every_core(ray2: Executor, tmp_path: Path) -> None:
+    records = list(ray2(partial(sleeper, folder=str(tmp_path)), [a_run(seed) for seed in range(3)], alone=True))
+    assert [r.run.resources.cpus for r in records] == [2, 2, 2]
+    assert {r.environment["OMP_NUM_THREADS"] for r in records} == {"2"}
+    assert all(end <= began for (_, end), (began, _) in pairwise(spans(tmp_path)))
+
+
+def test_a_run_that_kills_every_worker_is_crashed_after_three_tries(ray2: Executor) -> None:
+    (record,) = ray2(always_killed, [a_run()])
+    assert (record.status, record.attempts) == ("crashed", 3)
+
+
+def test_a_run_that_minds_no_timeout_is_ended_by_force(ray2: Executor) -> None:
+    began = time.monotonic()
+    records = list(ray2(without_end, [a_run(0, resources={"timeout": 0.5}), a_run(1, resources={"timeout": 0.5})]))
+    assert [(r.status, r.attempts, r.measurements) for r in records] == [("timeout", 1, {})] * 2
+    assert time.monotonic() - began < 15
+    (record,) = ray2(always_ok, [a_run()])  # its cores are free again
+    assert record.status == "ok"
+
+
+def test_both_executors_give_the_same_bits(ray2: Executor, tmp_path: Path) -> None:
+    runs = [a_run(seed) for seed in range(3)]
+    here = {r.id: r for r in in_process(partial(perform, work=str(tmp_path / "here")), runs)}
+    there = {r.id: r for r in ray2(partial(perform, work=str(tmp_path / "there")), runs)}
+    assert {r.status for r in here.values()} == {"ok"}
+    for run in runs:
+        assert there[run.id].measurements == here[run.id].measurements
+        assert weights(tmp_path / "there", run) == weights(tmp_path / "here", run)
+
+
+def weights(work: Path, run: Run) -> dict[str, list[float]]:
+    """Return the trained weights of `run`."""
+    import io
+
+    import torch
+
+    kept = torch.load(io.BytesIO(Work(work).load(f"{run.id}/model.pt") or b""), weights_only=True)
+    return {name: value.tolist() for name, value in kept["model"].items()}
