@@ -32,7 +32,7 @@ __all__ = [
 
 SIZES = [50_000, 5_000, 20_000]  # train, validation, test
 SEED = 0
-NODES = 320  # along a curve; they lie within a standard deviation of the noise of each other
+NODES = 320  # along a curve: they lie within a standard deviation of the noise of each other
 CHUNK = 512  # points whose density is taken at once: bounds memory to a few tens of MB
 
 
@@ -232,7 +232,7 @@ def checkerboard() -> Toy:
     def density(x: Tensor) -> Tensor:
         square = (x / 2).floor()
         inside = (square.sum(-1) % 2 == 0) & (square >= -2).all(-1) & (square < 2).all(-1)
-        return torch.where(inside, -math.log(32), -math.inf).double()
+        return torch.full_like(x[:, 0], -math.log(32)).masked_fill(~inside, -math.inf)
 
     return Toy(sample, density, entropy=math.log(32))
 

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Source:
         Raises:
             UsageError: it is not under GENBENCH_DATA and cannot be downloaded.
         """
-        return loaded(self, Path(os.environ.get("GENBENCH_DATA", "data")))
+        return loaded(self, Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve())
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,11 +95,11 @@ def opened(source: Source, root: Path, part: bool | str) -> Any:
     try:
         with downloading(root):
             return make(download=True)
-    except (OSError, RuntimeError, ImportError) as error:
+    except (OSError, RuntimeError, ImportError, HTTPException) as error:
         why = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"{source.name} is not there and could not be downloaded ({why}): "
-            f"put {source.files} into {root.resolve()}, or name another folder in GENBENCH_DATA"
+            f"{source.name} is not whole in {root} and could not be downloaded ({why}); "
+            f"put {source.files} there, or name another folder in GENBENCH_DATA"
         ) from None
 
 
@@ -127,7 +128,7 @@ def _cifar(data: Any) -> Images:
 
 
 def _svhn(data: Any) -> Images:
-    return torch.from_numpy(data.data), torch.from_numpy(data.labels).long()
+    return torch.from_numpy(data.data).contiguous(), torch.from_numpy(data.labels).long()
 
 
 def _faces(data: Any) -> Images:
@@ -135,8 +136,8 @@ def _faces(data: Any) -> Images:
     from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
     x = torch.empty(len(data), 3, 64, 64, dtype=torch.uint8)
-    for i, (image, _) in enumerate(data):
-        x[i] = pil_to_tensor(resize(center_crop(image, 148), 64))
+    for i in range(len(data)):
+        x[i] = pil_to_tensor(resize(center_crop(data[i][0], 148), 64))
     return x, None
 
 

@@ -1,0 +1,293 @@
+"""Data: splits, true densities and entropies of the toys, and the files of the image sets."""
+
+import functools
+import pickle
+import socket
+import struct
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+from scipy.stats import chisquare, norm
+
+from genbench.datasets import photos as photo_patches
+from genbench.datasets.toys import Noise
+from genbench.run import UsageError, find, names
+
+EMBEDDED = [name for name in names("datasets") if not name.startswith("vision")]
+TOYS = [name for name in EMBEDDED if name.startswith("toys")]
+VISION = ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "SVHN", "CelebA"]
+SIZES = {"digits": (1437, 180, 180), "photos": (9296, 1104, 1104)} | dict.fromkeys(TOYS, (50_000, 5_000, 20_000))
+
+CELL = 0.05  # of the grid on which densities are integrated; the thinnest curve has a noise of 0.08
+SIDE = 200  # cells: [-5, 5]
+
+
+@functools.cache
+def on_grid(name):
+    """Return log p at the middle of every cell, (SIDE, SIDE)."""
+    middle = (torch.arange(SIDE, dtype=torch.float64) + 0.5) * CELL - 5
+    return find("datasets", name)().log_prob(torch.cartesian_prod(middle, middle)).reshape(SIDE, SIDE)
+
+
+def same_rows(a, b):
+    """Return whether a and b (N, ...) hold the same points, whatever their order."""
+    a, b = (sorted(row.tobytes() for row in np.ascontiguousarray(x).reshape(len(x), -1)) for x in (a, b))
+    return a == b
+
+
+# --------------------------------------------------------------------------------------------- all embedded data
+
+
+def test_every_set_that_is_promised_is_listed_with_what_it_is():
+    offered = names("datasets")
+    assert {f"vision:{name}" for name in VISION} | {"digits", "photos"} <= offered.keys()
+    assert len(TOYS) == 8
+    assert all(offered.values())
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_splits_have_the_shape_and_range_that_the_space_says(name):
+    data = find("datasets", name)()
+    splits = (data.train, data.validation, data.test)
+    assert tuple(len(x) for x in splits) == SIZES[name]
+    for x in splits:
+        assert x.shape[1:] == data.space.shape
+        if data.space.levels is None:
+            assert x.dtype == torch.float32
+            assert x.isfinite().all()
+        else:
+            assert x.dtype == torch.uint8
+            assert (x.min(), x.max()) == (0, data.space.levels - 1)
+
+
+@pytest.mark.parametrize("name", ["toys:moons", "toys:two_spirals", "toys:checkerboard", "digits", "photos"])
+def test_data_drawn_again_is_the_same(name):
+    make = find("datasets", name)
+    assert make() is make()
+    assert make.__wrapped__().sha256 == make().sha256
+
+
+# --------------------------------------------------------------------------------------------------------- toys
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_no_point_is_in_two_splits(name):
+    data = find("datasets", name)()
+    assert len(torch.cat([data.train, data.validation, data.test]).unique(dim=0)) == 75_000
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_density_integrates_to_one(name):
+    assert on_grid(name).exp().sum() * CELL**2 == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_entropy_is_that_of_the_density(name):
+    p = on_grid(name).exp()
+    entropy = -torch.special.xlogy(p, p).sum() * CELL**2
+    assert find("datasets", name)().entropy == pytest.approx(entropy.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_log_prob_of_the_test_split_averages_to_minus_the_entropy(name):
+    data = find("datasets", name)()
+    log_prob = data.log_prob(data.test)
+    assert log_prob.shape == (20_000,)
+    stderr = log_prob.std().item() / 20_000**0.5
+    assert -log_prob.mean().item() == pytest.approx(data.entropy, abs=4 * stderr + 1e-9)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_points_fall_as_the_density_says(name):
+    """Chi-square over squares of side 0.5; those in which fewer than ten points are expected are taken as one."""
+    data = find("datasets", name)()
+    x = torch.cat([data.train, data.validation, data.test]).double()
+    counts = torch.histogramdd(x, [20, 20], range=[-5.0, 5.0] * 2).hist.flatten()
+    p = on_grid(name).exp().reshape(20, 10, 20, 10).sum((1, 3)).flatten() * CELL**2
+    expected, rare = 75_000 * p / p.sum(), p < 10 / 75_000
+    observed = torch.cat([counts[~rare], 75_000 - counts[~rare].sum(0, keepdim=True)])
+    expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)])
+    kept = expected > 0  # the checkerboard has no rare squares
+    assert observed[~kept].sum() == 0
+    assert chisquare(observed[kept], expected[kept]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_log_prob_of_a_point_does_not_depend_on_its_neighbours(name):
+    data = find("datasets", name)()
+    x = data.test[:1030]  # more than two chunks
+    torch.testing.assert_close(data.log_prob(x)[1000:], data.log_prob(x[1000:]))
+
+
+def test_log_prob_far_away_is_finite_but_off_the_checkerboard():
+    far = torch.tensor([[40.0, -30.0]])
+    for name in TOYS:
+        value = find("datasets", name)().log_prob(far)
+        assert value < -50
+        assert value.isfinite() == (name != "toys:checkerboard")
+
+
+def test_noise_with_a_box_is_a_difference_of_normal_cdfs():
+    noise, x = Noise(0.1, box=0.2), torch.linspace(-0.7, 0.7, 41, dtype=torch.float64)
+    axis = (norm.cdf(x + 0.2, scale=0.1) - norm.cdf(x - 0.2, scale=0.1)) / 0.4
+    torch.testing.assert_close(
+        noise.density(torch.stack([x, x.flip(0)], -1)), torch.from_numpy(np.log(axis * axis[::-1]))
+    )
+
+
+def test_noise_has_the_variance_of_its_parts():
+    x = Noise(0.3, box=0.6).sample(100_000, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(x.var(0), torch.full((2,), 0.3**2 + 0.6**2 / 3, dtype=torch.float64), rtol=0.02, atol=0)
+
+
+# -------------------------------------------------------------------------------------------- digits and photos
+
+
+def test_digits_are_split_by_the_permutation_of_seed_0():
+    from sklearn.datasets import load_digits
+
+    source, data = load_digits(), find("datasets", "digits")()
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0)).numpy()
+    for x, y, part in zip(
+        (data.train, data.validation, data.test), data.labels, np.split(order, [1437, 1617]), strict=True
+    ):
+        np.testing.assert_array_equal(x[:, 0], source.images[part])
+        np.testing.assert_array_equal(y, source.target[part])
+
+
+def test_photo_patches_are_squares_of_both_photographs_and_share_no_pixel_across_splits():
+    height, width = 427, 640
+    pixel = torch.arange(2 * height * width).reshape(2, 1, height, width)
+    seen = []
+    for x in photo_patches.split(pixel):
+        corner = x[:, :, :1, :1]
+        offset = torch.arange(16)[:, None] * width + torch.arange(16)
+        assert (x == corner + offset).all()
+        assert set((x // (height * width)).unique().tolist()) == {0, 1}
+        assert len(corner.unique()) == len(x)
+        seen.append(x.unique())
+    assert len(torch.cat(seen).unique()) == sum(len(pixels) for pixels in seen)
+
+
+def test_photo_splits_look_alike():
+    data = find("datasets", "photos")()
+    level = [x.float().mean((0, 2, 3)) for x in (data.train, data.validation, data.test)]
+    spread = [x.float().std((0, 2, 3)) for x in (data.train, data.validation, data.test)]
+    torch.testing.assert_close(torch.stack(level[1:]), level[0].expand(2, 3), atol=5, rtol=0)
+    torch.testing.assert_close(torch.stack(spread[1:]), spread[0].expand(2, 3), atol=5, rtol=0)
+
+
+# ------------------------------------------------------------------------- torchvision's sets, as files on a disk
+
+
+def pixels(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_idx(path, array):
+    """Write unsigned bytes in the IDX format: 0, 0, type 8, number of axes, their lengths, the bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder for data, and no network."""
+
+    def nobody(*args, **kwargs):
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_idx_files_are_read_and_the_last_sixth_of_a_permutation_is_held_out(name, root):
+    x, y = pixels(80, 28, 28), np.arange(80, dtype=np.uint8) % 10
+    for part, rows in (("train", slice(60)), ("t10k", slice(60, 80))):
+        write_idx(root / name / "raw" / f"{part}-images-idx3-ubyte", x[rows])
+        write_idx(root / name / "raw" / f"{part}-labels-idx1-ubyte", y[rows])
+    data = find("datasets", f"vision:{name}")()
+    assert (data.space.shape, data.space.levels) == ((1, 28, 28), 256)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0)).numpy()
+    np.testing.assert_array_equal(data.train[:, 0], x[order[:50]])
+    np.testing.assert_array_equal(data.validation[:, 0], x[order[50:]])
+    np.testing.assert_array_equal(data.test[:, 0], x[60:])
+    np.testing.assert_array_equal(torch.cat(data.labels), y[np.concatenate([order, np.arange(60, 80)])])
+
+
+def test_cifar_batches_are_read_as_channels_first(root, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    x, y = pixels(120, 3, 32, 32), np.arange(120) % 10
+    (root / "cifar-10-batches-py").mkdir()
+    for i, batch in enumerate(batches):
+        rows = slice(20 * i, 20 * i + 20)
+        content = {"data": x[rows].reshape(20, 3072), "labels": y[rows].tolist()}
+        (root / "cifar-10-batches-py" / batch).write_bytes(pickle.dumps(content))
+    (root / "cifar-10-batches-py" / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "train_list", [[batch, None] for batch in batches[:5]])  # no checksums
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+
+    data = find("datasets", "vision:CIFAR10")()
+    assert (len(data.train), len(data.validation), len(data.test)) == (90, 10, 20)
+    assert same_rows(torch.cat([data.train, data.validation]), x[:100])
+    np.testing.assert_array_equal(data.test, x[100:])
+    np.testing.assert_array_equal(data.labels[2], y[100:])
+
+
+def test_svhn_matrices_are_read_and_ten_is_the_digit_zero(root, monkeypatch):
+    from torchvision.datasets import SVHN
+
+    x, y = {"train": pixels(40, 3, 32, 32), "test": pixels(20, 3, 32, 32)}, np.arange(40)[:, None] % 10 + 1
+    for part in x:
+        savemat(root / f"{part}_32x32.mat", {"X": x[part].transpose(2, 3, 1, 0), "y": y[: len(x[part])]})
+    monkeypatch.setattr(SVHN, "split_list", {part: ["", f"{part}_32x32.mat", None] for part in x})
+
+    data = find("datasets", "vision:SVHN")()
+    assert (len(data.train), len(data.validation)) == (36, 4)
+    assert same_rows(torch.cat([data.train, data.validation]), x["train"])
+    np.testing.assert_array_equal(data.test, x["test"])
+    np.testing.assert_array_equal(data.labels[2], np.arange(1, 21) % 10)
+
+
+def test_faces_are_cut_to_the_middle_and_keep_their_own_validation_split(root, monkeypatch):
+    from PIL import Image
+    from torchvision.datasets import CelebA
+
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    for i in range(7):
+        face = np.full((218, 178, 3), 255, dtype=np.uint8)  # a white frame around the middle 148x148
+        face[35:183, 15:163] = 10 * i
+        Image.fromarray(face).save(folder / "img_align_celeba" / f"{i}.jpg", format="png")
+    lines = {"list_eval_partition": [0, 0, 0, 1, 1, 2, 2], "identity_CelebA": [1] * 7}
+    for name, values in lines.items():
+        (folder / f"{name}.txt").write_text("".join(f"{i}.jpg {value}\n" for i, value in enumerate(values)))
+    for name in ("list_bbox_celeba", "list_landmarks_align_celeba", "list_attr_celeba"):
+        (folder / f"{name}.txt").write_text("7\na b\n" + "".join(f"{i}.jpg 1 -1\n" for i in range(7)))
+    monkeypatch.setattr(CelebA, "file_list", [("", None, path.name) for path in folder.glob("*.txt")])
+
+    data = find("datasets", "vision:CelebA")()
+    assert data.space.shape == (3, 64, 64)
+    assert data.labels is None
+    for x, level in zip((data.train, data.validation, data.test), ([0, 10, 20], [30, 40], [50, 60]), strict=True):
+        assert (x == torch.tensor(level)[:, None, None, None]).all()
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_set_that_is_missing_is_one_line_that_says_what_to_put_where(name, root):
+    before = socket.getdefaulttimeout()
+    with pytest.raises(UsageError) as error:
+        find("datasets", f"vision:{name}")()
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"{name} is not whole in {root} and could not be downloaded")
+    assert find("datasets", f"vision:{name}").files in message
+    assert "GENBENCH_DATA" in message
+    assert socket.getdefaulttimeout() == before
