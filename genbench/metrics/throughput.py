@@ -20,7 +20,7 @@ from genbench.train import Game, Shuffled
 
 __all__ = ["throughput"]
 
-REPEATS, SECONDS = 7, 0.15  # repetitions, and the shortest time of one
+REPEATS, SECONDS, PATIENCE = 7, 0.1, 2.0  # repetitions; seconds that one lasts at least; that all should not exceed
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -46,27 +46,23 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
 def speed(call: Callable[[], Any], points: int, device: torch.device, *, grad: bool = False) -> Measurement:
     """Return the median points/s of `call`, after warm-up, over repetitions long enough to time."""
     with torch.set_grad_enabled(grad):
-        seconds(call, 2, device)
-        calls = max(1, round(SECONDS / max(seconds(call, 2, device), 1e-9)))
-        rates = [points / seconds(call, calls, device) for _ in range(REPEATS)]
-    return Measurement(
-        value=statistics.median(rates),
-        unit="samples/s",
-        better="higher",
-        n=len(rates),
-        impl="throughput 1",
-        raw=tuple(rates),
-    )
+        calls = 1
+        while (took := seconds(call, calls, device)) < SECONDS:  # warms up, too
+            calls = max(2 * calls, round(calls * SECONDS / took))
+        repeats = max(3, min(REPEATS, round(PATIENCE / took)))
+        rates = tuple(points * calls / seconds(call, calls, device) for _ in range(repeats))
+    value = statistics.median(rates)
+    return Measurement(value=value, unit="samples/s", better="higher", n=repeats, impl="throughput 1", raw=rates)
 
 
 def seconds(call: Callable[[], Any], calls: int, device: torch.device) -> float:
-    """Return the mean seconds of a call, the device's work included."""
+    """Return the seconds that `calls` calls take, the device's work included."""
     _wait(device)
     began = time.perf_counter()
     for _ in range(calls):
         call()
     _wait(device)
-    return (time.perf_counter() - began) / calls
+    return time.perf_counter() - began
 
 
 def _wait(device: torch.device) -> None:
