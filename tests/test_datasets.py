@@ -12,7 +12,7 @@ from scipy.io import savemat
 from scipy.stats import chisquare, norm
 
 from genbench.datasets import photos as photo_patches
-from genbench.datasets.toys import Noise
+from genbench.datasets.plane import Noise
 from genbench.run import UsageError, find, names
 
 EMBEDDED = [name for name in names("datasets") if not name.startswith("vision")]
@@ -217,6 +217,18 @@ def test_idx_files_are_read_and_the_last_sixth_of_a_permutation_is_held_out(name
     np.testing.assert_array_equal(data.validation[:, 0], x[order[50:]])
     np.testing.assert_array_equal(data.test[:, 0], x[60:])
     np.testing.assert_array_equal(torch.cat(data.labels), y[np.concatenate([order, np.arange(60, 80)])])
+
+
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_a_damaged_file_is_said_to_be_not_whole(kept, root):
+    folder = root / "MNIST" / "raw"
+    for part in ("train", "t10k"):
+        write_idx(folder / f"{part}-images-idx3-ubyte", pixels(60, 28, 28))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.zeros(60, dtype=np.uint8))
+    images = folder / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:kept])
+    with pytest.raises(UsageError, match="MNIST is not whole"):
+        find("datasets", "vision:MNIST")()
 
 
 def test_cifar_batches_are_read_as_channels_first(root, monkeypatch):

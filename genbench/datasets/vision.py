@@ -90,12 +90,12 @@ def opened(source: Source, root: Path, part: bool | str) -> Any:
     make = functools.partial(getattr(datasets, source.name), root, **{source.argument: part})
     try:
         return make(download=False)
-    except RuntimeError:  # not there, or not whole
+    except (RuntimeError, ValueError):  # not there, or not whole
         pass
     try:
         with downloading(root):
             return make(download=True)
-    except (OSError, RuntimeError, ImportError, HTTPException) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, HTTPException) as error:
         why = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{source.name} is not whole in {root} and could not be downloaded ({why}); "
