@@ -34,7 +34,7 @@ def step_of_flow(shape: Shape, net: Net) -> list[Bijection]:
     """Return ActNorm, invertible 1x1 convolution, affine coupling (figure 2a)."""
     C, split = shape[0], (shape[0] + 1) // 2
     coupling = AffineCoupling(net(split, 2 * (C - split)), C, split, scale="sigmoid")
-    return [ActNorm(shape), LULinear(shape), coupling]
+    return [ActNorm(shape), LULinear(shape, start="identity"), coupling]
 
 
 def steps_of_flow(shape: Shape, n: int, net: Net) -> list[Bijection]:
@@ -56,7 +56,7 @@ class Glow(Flow):
     """Steps of ActNorm, an invertible 1x1 convolution and an affine coupling; multi-scale on images.
 
     Args:
-        steps: K, how many; on images at each level.
+        depth: K, how many steps; on images at each level.
         hidden: widths of a coupling's perceptron (vectors).
         levels, channels: L, and the width of a coupling's convolutions (images).
         network: "mlp" takes an image as a vector.
@@ -69,7 +69,7 @@ class Glow(Flow):
         self,
         space: Space,
         *,
-        steps: int = 8,
+        depth: int = 8,
         hidden: tuple[int, ...] = (256, 256),
         levels: int = 2,
         channels: int = 64,
@@ -82,8 +82,8 @@ class Glow(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(convnet, channels=channels, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, levels), levels, steps, net)
+            bijections = multi_scale(divisible(space.shape, levels), levels, depth, net)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
-            bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), steps, net)]
+            bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), depth, net)]
         super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
