@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,26 +16,37 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "leaderboard", "show", "write"]
 
-FIGURES = 24  # drawn in one call at most: those of the boards with the newest records
+PLOTS = 36  # files drawn in one call at most: those of the boards with the newest records
 
 
-def write(records: Iterable[Record], folder: Path, out: Path) -> list[Path]:
+def write(
+    records: Iterable[Record],
+    folder: Path,
+    out: Path,
+    console: Console | None = None,
+    suites: Container[str] | None = None,
+) -> list[Path]:
     """Return the files written into `out`: LEADERBOARD.md, leaderboard.html, leaderboard.csv and plots/.
 
     Args:
         records: what is shown.
         folder: the results folder they are from; pictures are looked for under its ``.work``.
         out: where to write; each file is replaced whole.
+        console: where to print the leaderboard too, if anywhere.
+        suites: those to print; default: all.
     """
     from genbench.report.boards import boards
     from genbench.report.markdown import markdown
     from genbench.report.page import page
+    from genbench.report.terminal import print_boards
     from genbench.report.tidy import by_run, metrics_of, tidy
     from genbench.work import write_whole
 
     records = list(records)
     frame, runs = tidy(records), by_run(records)
     tables = boards(frame, metrics_of(records))
+    if console:
+        print_boards([table for table in tables if suites is None or table.suite in suites], console)
     files = {
         "LEADERBOARD.md": markdown(tables, records).encode(),
         "leaderboard.html": page(tables, runs, folder / ".work").encode(),
@@ -74,11 +85,10 @@ def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> bool:
 def _plots(tables: Sequence[Board], runs: Runs) -> Iterator[tuple[str, bytes]]:
     from itertools import islice
 
-    from genbench.report.figures import figures, rendered
+    from genbench.report.figures import figures
     from genbench.report.page import curves_of
 
     curves = curves_of(runs)
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)
-    for name, figure in islice((pair for board in newest for pair in figures(board, curves)), FIGURES):
-        for form in ("png", "svg"):
-            yield f"plots/{name}.{form}", rendered(figure, form)
+    files = (file for board in newest for file in figures(board, curves))
+    yield from ((f"plots/{name}", content) for name, content in islice(files, PLOTS))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 Kind = Literal["exact", "bound", "estimate"]
@@ -89,6 +91,15 @@ class Board:
     data: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+
+    @cached_property
+    def usual(self) -> dict[Column, int]:
+        """By column the number of seeds that most of its cells have; the larger of two that are as frequent."""
+        counts: dict[Column, Counter[int]] = {column: Counter() for column in self.columns}
+        for row in self.rows:
+            for column, cell in row.cells.items():
+                counts[column][cell.n] += 1
+        return {column: max(found, key=lambda n: (found[n], n)) for column, found in counts.items()}
 
     @property
     def newest(self) -> str:

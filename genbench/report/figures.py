@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from genbench.report.board import Board, Column, Row
+from genbench.report.board import Board, Cell, Column, Row
 from genbench.run import Point
 
 SPEED = ("train_throughput", "sample_throughput")  # the speed that quality is set against; else the first in .../s
@@ -21,27 +23,32 @@ STYLE: dict[Any, Any] = {
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"},
     **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8},
 }
-ROWS, POINTS = 40, 60  # rows a plot has at most, the first of the board; points a curve has at most
+ROWS, POINTS = 20, 60  # rows a plot has at most, the first of the board; points a curve has at most
 
+Draw = Callable[[Board], Figure | None]
 Curves = Mapping[tuple[str, str], Sequence[Point]]
 
 
-def figures(board: Board, curves: Curves) -> Iterator[tuple[str, Figure]]:
-    """Yield (name, figure) for what the board has numbers for; `curves` are learning curves by (suite, run id)."""
-    with matplotlib.rc_context(STYLE):
-        for name, draw in (("intervals", intervals), ("speed", scatter)):
-            if figure := draw(board):
-                yield f"{board.key}.{name}", figure
-        if figure := learning(board, curves):
-            yield f"{board.key}.learning", figure
+def figures(board: Board, curves: Curves) -> Iterator[tuple[str, bytes]]:
+    """Yield (file name, content) of PNG and SVG plots of what the board has numbers for.
+
+    `curves` are learning curves by (suite, run id).
+    """
+    drawing: dict[str, Draw] = {"intervals": intervals, "speed": scatter, "learning": partial(learning, curves=curves)}
+    for name, draw in drawing.items():
+        with matplotlib.rc_context(STYLE):
+            figure = draw(board)
+            files = rendered(figure) if figure else {}
+        yield from ((f"{board.key}.{name}.{form}", content) for form, content in files.items())
 
 
-def rendered(figure: Figure, form: str) -> bytes:
-    """Return the figure as a "png" or "svg" file, the same bytes for the same figure."""
-    file = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format=form, dpi=140, metadata={"Date": None} if form == "svg" else {"Software": None})
-    return file.getvalue()
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """Return the figure as "png" and "svg", laid out once; the same bytes for the same figure."""
+    files = {"png": io.BytesIO(), "svg": io.BytesIO()}
+    figure.savefig(files["png"], format="png", dpi=140, metadata={"Software": None})
+    figure.set_layout_engine("none")
+    figure.savefig(files["svg"], format="svg", metadata={"Date": None})
+    return {form: file.getvalue() for form, file in files.items()}
 
 
 def _axes(title: str, height: float = 3.4) -> tuple[Figure, Axes]:
@@ -83,16 +90,23 @@ def intervals(board: Board) -> Figure | None:
     if not drawn:
         return None
     figure, axes = _axes(_title(board), 1.2 + 0.26 * len(drawn))
+    colours = [_colour(row) for row, _ in drawn]
+    ends = [_ends(row.cells[column]) for row, column in drawn]
+    axes.hlines(range(len(drawn)), [low for low, _ in ends], [high for _, high in ends], colours, lw=1.6)
     for y, (row, column) in enumerate(drawn):
-        cell, colour = row.cells[column], _colour(row)
-        seeds = [seed.value for seed in cell.seeds if seed.value is not None]
-        axes.errorbar(cell.mean, y, xerr=cell.half, fmt=MARKERS[column.kind], ms=5, capsize=3, color=colour)  # type: ignore[arg-type]
-        axes.plot(seeds, [y] * len(seeds), "|", ms=7, color=colour, alpha=0.5)
+        axes.plot(row.cells[column].mean, y, MARKERS[column.kind], ms=5, color=colours[y])  # type: ignore[arg-type]
+        singles = [seed.value for seed in row.cells[column].seeds if seed.value is not None]
+        axes.plot(singles, [y] * len(singles), "|", ms=7, color=colours[y], alpha=0.6)
     names = [f"{row.name}{f' ({row.failures})' if row.failures else ''}" for row, _ in drawn]
     axes.set_yticks(range(len(drawn)), names)
     axes.set_ylim(len(drawn) - 0.5, -0.5)
     axes.set_xlabel(" / ".join(dict.fromkeys(map(_label, columns))))
     return figure
+
+
+def _ends(cell: Cell) -> tuple[float, float]:
+    mean, half = cell.mean or 0.0, cell.half or 0.0
+    return mean - half, mean + half
 
 
 def scatter(board: Board) -> Figure | None:
@@ -106,14 +120,19 @@ def scatter(board: Board) -> Figure | None:
         x, y = row.cells[speed], row.cells[quality]
         axes.errorbar(x.mean, y.mean, xerr=_spread(x), yerr=y.half, fmt=MARKERS[quality.kind], ms=6, color=_colour(row))  # type: ignore[arg-type]
         axes.annotate(row.name, (x.mean, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
+    speeds = [row.cells[speed].mean or 0.0 for row in drawn]
+    if max(speeds) > 4 * min(speeds):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(_label(speed))
     axes.set_ylabel(_label(quality))
     return figure
 
 
-def _spread(cell: Any) -> Any:
-    if cell.half is None and cell.p20 is not None and cell.p80 is not None:
+def _spread(cell: Cell) -> Any:
+    if cell.mean is not None and cell.half is None and cell.p20 is not None and cell.p80 is not None:
         return [[max(0.0, cell.mean - cell.p20)], [max(0.0, cell.p80 - cell.mean)]]
     return cell.half
 

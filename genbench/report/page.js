@@ -91,7 +91,7 @@ function draw(board) {
   board.querySelector(".charts").replaceChildren(...charts.filter(Boolean));
 }
 
-function ticks(low, high, log, count = 5) {
+function ticks(low, high, log, count = 6) {
   if (log) {
     const found = [], steps = Math.log10(high / low) > 2 ? [1] : Math.log10(high / low) > 1 ? [1, 3] : [1, 2, 5];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)

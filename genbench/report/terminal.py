@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich import box
 from rich.console import Console
@@ -16,32 +16,46 @@ from genbench.report.text import interval, mean, notes, number
 from genbench.report.tidy import metrics_of, newest, tidy
 from genbench.run import Record
 
+ROWS = 20  # of a board that are printed
+
 
 def leaderboard(records: Iterable[Record], console: Console) -> None:
     """Print a table for each suite and data set, with as many columns as fit."""
     records = list(records)
-    for board in boards(tidy(records), metrics_of(records)):
+    print_boards(boards(tidy(records), metrics_of(records)), console)
+
+
+def print_boards(tables: Iterable[Board], console: Console) -> None:
+    """Print `tables`, as many rows and columns as there is room for."""
+    for board in tables:
         _print(board, console)
 
 
 def _print(board: Board, console: Console) -> None:
     columns = fitting(board, console.width)
-    hidden = [c.measurement.replace("_", " ") for c in board.columns if c not in columns]
-    style = box.SIMPLE_HEAD if console.is_terminal else None
     table = Table(
-        box=style, title=f"{escape(board.suite)} v{board.version} / {escape(board.data)}", title_justify="left"
+        box=box.SIMPLE_HEAD if console.is_terminal else None,
+        title=escape(f"{board.suite} v{board.version} / {board.data}"),
+        title_justify="left",
     )
     table.add_column("#", justify="right")
     table.add_column("model", no_wrap=True, overflow="ellipsis")
     for column in columns:
-        table.add_column(f"{escape(column.heading)}\n{escape(column.shown_unit)}", justify="right", no_wrap=True)
-    for row in board.rows:
-        table.add_row(*_row(board, row, columns), style="dim" if row.failures else None)
+        table.add_column(escape(f"{column.heading}\n{column.shown_unit}"), justify="right", no_wrap=True)
+    for row in board.rows[:ROWS]:
+        table.add_row(*_row(board, row, columns))
     console.print(table)
-    console.print(f"[dim]{escape(seeds(board))}; {escape(protocol(board))}[/]", highlight=False)
+    for line in (*_left_out(board, columns), f"{seeds(board)}; {protocol(board)}", ""):
+        console.print(line, style="dim", highlight=False, markup=False)
+
+
+def _left_out(board: Board, columns: list[Column]) -> Iterator[str]:
+    """Yield what the report has and the terminal has no room for."""
+    rows, hidden = board.rows[ROWS:], [c.measurement.replace("_", " ") for c in board.columns if c not in columns]
+    if rows:
+        yield f"and {len(rows)} more rows, {sum(bool(row.failures) for row in rows)} of them with failed runs"
     if hidden:
-        console.print(f"[dim]not shown here: {escape(', '.join(hidden))}[/]", highlight=False)
-    console.print()
+        yield f"not shown here: {', '.join(dict.fromkeys(hidden))}"
 
 
 def fitting(board: Board, width: int) -> list[Column]:
@@ -49,7 +63,7 @@ def fitting(board: Board, width: int) -> list[Column]:
     left = width - 8 - min(30, max((len(row.name) for row in board.rows), default=0))
     chosen: list[Column] = []
     for column in board.columns:
-        texts = [plain(board, row, column) for row in board.rows]
+        texts = [plain(board, row, column) for row in board.rows[:ROWS]]
         left -= 2 + max(len(text) for text in [column.heading, column.shown_unit, *texts])
         if left < 0 and chosen:
             break

@@ -58,7 +58,7 @@ def mean(cell: Cell, unit: str) -> str:
 def seeds_beside(board: Board, row: Row, column: Column) -> str:
     """Return ``n=2`` where a cell has another number of seeds than is usual in its column."""
     cell = row.cells.get(column)
-    return f"n={cell.n}" if cell and cell.n != common_n(board.rows, column) else ""
+    return f"n={cell.n}" if cell and cell.n != board.usual[column] else ""
 
 
 def failed(board: Board, row: Row, column: Column) -> str:
@@ -72,9 +72,3 @@ def notes(board: Board, row: Row, column: Column) -> str:
     """Return what must be said beside a cell."""
     parts = (seeds_beside(board, row, column), failed(board, row, column))
     return ", ".join(part for part in parts if part)
-
-
-def common_n(rows: tuple[Row, ...], column: Column) -> int:
-    """Return the number of seeds that most cells of `column` have; the larger of two that are as frequent."""
-    counts = [row.cells[column].n for row in rows if column in row.cells]
-    return max(set(counts), key=lambda n: (counts.count(n), n), default=0)
