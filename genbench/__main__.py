@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
+import importlib.util
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,6 +21,7 @@ from genbench.run import (
     Settings,
     UsageError,
     checked,
+    docs_of,
     find,
     merged,
     names,
@@ -72,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         for planned in runs:
             print(f"{planned.id}  {planned}")
         return OK
+    if args.executor == "ray" and not _importable("ray"):
+        raise UsageError("Ray is not installed here; say --executor process, or install it")
     store = Store(args.results)
     store.prepare()
 
@@ -90,6 +97,14 @@ def run(args: argparse.Namespace) -> int:
     )
     publish(store, {runs[0].suite}, args.results)
     return FAILED if outcome.failed else OK
+
+
+def _importable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def report(args: argparse.Namespace) -> int:
@@ -122,7 +137,7 @@ def publish(store: Store, suites: set[str] | None, out: Path) -> int:
 def list_(args: argparse.Namespace) -> int:
     """List suites, models, datasets, metrics and ops."""
     for kind in [args.kind] if args.kind else LISTS:
-        entries = _suites() if kind == "suites" else names(kind)
+        entries = {"suites": _suites, "ops": _ops}.get(kind, partial(names, kind))()
         width = max(map(len, entries), default=0)
         print(f"{kind}:")
         for name, about in entries.items():
@@ -138,6 +153,17 @@ def _suites() -> dict[str, str]:
         except UsageError as error:
             about[name] = f"invalid: {error}"
     return about
+
+
+def _ops() -> dict[str, str]:
+    """Return the ops of genbench_kernels with what they return; a module there that has an OP is one."""
+    found = {}
+    spec = importlib.util.find_spec("genbench_kernels")
+    for path in sorted(Path(spec.origin or "").parent.glob("*.py")) if spec else []:
+        text = path.read_text(encoding="utf-8")
+        if "\nOP = " in text:
+            found[path.stem] = docs_of(ast.parse(text)).get(path.stem, "")
+    return found
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -232,10 +258,10 @@ def seeds(text: str) -> list[int]:
     """Return the seeds that ``0-4`` or ``0,2,5-7`` says, in order."""
     chosen: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or int(last or first) < int(first):
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not span or int(span[2] or span[1]) < int(span[1]):
             raise UsageError(f"--seeds {text!r} is not like 0-4 or 0,2,5-7")
-        chosen += range(int(first), int(last or first) + 1)
+        chosen += range(int(span[1]), int(span[2] or span[1]) + 1)
     return list(dict.fromkeys(chosen))
 
 

@@ -99,7 +99,7 @@ def names(kind: str) -> dict[str, str]:
     A module offers what its ``__all__`` lists; a module without ``__all__`` is shared by its neighbours and
     offers nothing.
     """
-    folder, found = ROOT / "genbench" / kind, {}
+    folder, found = Path(__file__).parent / kind, {}
     for path in sorted(folder.rglob("*.py")):
         module = ".".join(path.relative_to(folder).with_suffix("").parts)
         found.update(_offered(module, ast.parse(path.read_text(encoding="utf-8"))))
@@ -109,18 +109,22 @@ def names(kind: str) -> dict[str, str]:
 
 
 def _offered(module: str, tree: ast.Module) -> dict[str, str]:
-    docs = {
-        node.name: (ast.get_docstring(node) or "").partition("\n")[0]
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    }
-    about = (ast.get_docstring(tree) or "").partition("\n")[0]
+    docs, about, last = docs_of(tree), first_line(tree), module.rpartition(".")[2]
     offered: list[str] = []
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+        if isinstance(node, ast.Assign) and "__all__" in map(ast.unparse, node.targets):
             offered = ast.literal_eval(node.value)
-    last = module.rpartition(".")[2]
     return {module if name == last else f"{module}:{name}": docs.get(name) or about for name in offered}
+
+
+def docs_of(tree: ast.Module) -> dict[str, str]:
+    """Return the first line of the docstring of every function and class of a module."""
+    return {node.name: first_line(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
+    """Return the first line of a docstring."""
+    return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 # ------------------------------------------------------------------------------------------ data that is checked
@@ -203,7 +207,7 @@ class Settings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _lr_is_short_for_optimizer_lr(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "lr" in data:
+        if isinstance(data, Mapping) and "lr" in data and isinstance(data.get("optimizer", {}), Mapping):
             data = dict(data)
             data["optimizer"] = {**data.get("optimizer", {}), "lr": data.pop("lr")}
         return data
@@ -331,7 +335,7 @@ class Suite(Frozen):
         name: str,
         model: ModelEntry,
         data: DataEntry,
-        seeds: Sequence[int] | None,
+        seeds: Sequence[int],
         change: Mapping[str, Any],
     ) -> list[Run]:
         layers = [self.defaults, data, model, model.per_data.get(data.data)]

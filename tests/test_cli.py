@@ -1,0 +1,186 @@
+"""The command line: what it answers, what it refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import genbench
+from genbench.__main__ import main, seeds
+from genbench.run import ROOT, UsageError
+from genbench.store import Store
+
+SUITE = """
+suite: tiny
+title: Tiny
+defaults: {steps: 5, batch: 16, checks: 1, seeds: [0, 1]}
+data: [toys:moons]
+metrics: [likelihood, samples]
+models: {Linear: flows.linear:Linear, NICE: {model: flows.nice:NICE, options: {couplings: 2, hidden: [8]}}}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+def fresh(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in an interpreter of its own, in the project's folder."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_suite_from_file_to_files(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results"
+    call = ["run", str(tiny), "--executor", "process", "--results", str(out)]
+    assert main(call) == 0
+    shown = capsys.readouterr().out
+    assert "Linear" in shown
+    assert "NICE" in shown
+    for line in shown.splitlines():
+        if line.startswith("wrote "):
+            assert Path(line.removeprefix("wrote ")).stat().st_size > 0
+    records = Store(out).records()
+    assert {r.status for r in records} == {"ok"}
+    assert len(records) == 4
+    assert main(call) == 0, "a second call finds everything done"
+    assert len(Store(out).records()) == 4
+
+    frame = genbench.results(out)
+    assert set(frame["name"]) == {"Linear", "NICE"}
+    assert {"nats", "excess_nats"} <= set(frame["measurement"])
+
+    run = records[0].id
+    assert main(["show", run[:8], "--results", str(out)]) == 0
+    assert main(["sample", run, "-n", "9", "--out", str(tmp_path / "s.png"), "--results", str(out)]) == 0
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["verify", run, "--results", str(out)]) == 0
+    assert main(["compare", str(out), str(out), "--fail-on", "regress"]) == 0
+    assert main(["report", "tiny", "--results", str(out), "--out", str(tmp_path / "report")]) == 0
+    assert (tmp_path / "report" / "LEADERBOARD.md").is_file()
+
+
+def test_a_run_that_fails_is_exit_1_and_a_row(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["run", str(tiny), "--executor", "process", "--results", str(tmp_path / "r"), "--seeds", "0"]
+    assert main([*call, "--timeout", "1e-9"]) == 1
+    assert "timeout" in capsys.readouterr().out
+    assert main(call) == 1, "it is not tried again unasked"
+    assert main([*call, "--retry-failed"]) == 0
+
+
+def test_gpus_that_are_not_there_are_unschedulable_at_once(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    code = main(["run", str(tiny), "--executor", "process", "--results", str(out), "--gpus-per-run", "64"])
+    assert code == 1
+    assert {r.status for r in Store(out).records()} == {"unschedulable"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
+        (["run"], "SUITE"),
+        (["run", "smok"], "unknown suite 'smok'; did you mean 'smoke'?"),
+        (["run", ""], "unknown suite ''"),
+        (["run", "smoke", "--sed", "1"], "unknown option '--sed'; did you mean '--seeds'?"),
+        (["run", "smoke", "--seeds", "4-1"], "--seeds '4-1' is not like"),
+        (["run", "smoke", "--set", "stpes=3"], "--set: unknown key 'stpes'; did you mean 'steps'?"),
+        (["run", "smoke", "--set", "steps=-3"], "steps: input should be greater than or equal to 0, got -3"),
+        (["run", "smoke", "--set", "steps"], "--set 'steps' is not key=value"),
+        (["run", "smoke", "--set", "optimizer.lr=fast"], "optimizer.lr: input should be a valid number"),
+        (["run", "smoke", "--set", "options.foo=3"], "unknown option 'foo'"),
+        (["run", "smoke", "--set", "options=3"], "options: input should be a valid dictionary"),
+        (["run", "smoke", "--set", "optimizer=3"], "optimizer"),
+        (["run", "smoke", "--set", "optimizer=3", "--set", "lr=1"], "optimizer"),
+        (["run", "smoke", "--only", "RealNVQ"], "--only 'RealNVQ' matches no row"),
+        (["run", "smoke", "--executor", "rya"], "invalid choice: 'rya'"),
+        (["run", "smoke", "--timeout", "-1"], "timeout: input should be greater than 0"),
+        (["run", "smoke", "--results", "/dev/null/results"], "is not writable"),
+        (["show", "zzz", "--results", "/nowhere"], "is no run"),
+        (["report", "--results", "/nowhere"], "there are no records"),
+        (["report", "flows", "--results", "/nowhere"], "no records of a suite 'flows'"),
+        (["compare", "/nowhere", "/nowhere"], "is not there"),
+        (["list", "model"], "invalid choice"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("genbench: ")
+    assert "\n" not in said
+    assert expected in said
+
+
+def test_a_dry_run_names_runs_and_trains_nothing(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(tiny), "--dry-run", "--results", str(tmp_path / "r")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0-2", [0, 1, 2]), ("3", [3]), ("0,2,5-6", [0, 2, 5, 6]), ("1,1", [1])]
+)
+def test_seeds(text: str, expected: list[int]) -> None:
+    assert seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "2-1", "1,,2"])
+def test_what_is_no_list_of_seeds(text: str) -> None:
+    with pytest.raises(UsageError):
+        seeds(text)
+
+
+def test_list_imports_nothing_heavy_and_answers_at_once() -> None:
+    began = time.monotonic()
+    done = fresh(
+        "import sys; from genbench.__main__ import main; main(['list']);"
+        "assert not {'torch', 'ray', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("suites:", "smoke", "flows.realnvp:RealNVP", "toys:moons", "digits", "likelihood", "affine_coupling"):
+        assert word in done.stdout
+    assert time.monotonic() - began < 3, "one second, and room for a busy machine"
+
+
+def test_what_is_missing_and_not_needed_is_not_imported(tiny: Path, tmp_path: Path) -> None:
+    done = fresh(
+        "import sys;"
+        "sys.modules.update(dict.fromkeys(['ray', 'torch_fidelity', 'torchvision', 'sklearn']));"
+        "from genbench.__main__ import main;"
+        f"sys.exit(main(['run', {str(tiny)!r}, '--executor', 'process', '--results', {str(tmp_path / 'r')!r}]))"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_ray_the_ray_executor_says_what_to_do(tiny: Path, tmp_path: Path) -> None:
+    done = fresh(
+        "import sys; sys.modules['ray'] = None;"
+        "from genbench.__main__ import main;"
+        f"sys.exit(main(['run', {str(tiny)!r}, '--results', {str(tmp_path / 'r')!r}]))"
+    )
+    assert done.returncode == 2
+    assert "--executor process" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_damaged_record_is_named_and_kept(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "r"
+    assert main(["run", str(tiny), "--executor", "process", "--results", str(out)]) == 0
+    damaged = next((out / "tiny").glob("*/*.json"))
+    damaged.write_text("{")
+    assert main(["report", "--results", str(out)]) == 0
+    assert f"{damaged}: skipped, damaged" in capsys.readouterr().err
+    assert damaged.read_text() == "{"
