@@ -47,7 +47,8 @@ def drive(
     """Perform what `store` lacks of `runs` and return how they stand; each record is on disk before the next.
 
     First quality, many runs at a time; then, where that is ok, speed: once per row and data set, on the lowest seed,
-    one at a time with a machine to itself. Several drivers may share a store: each run is claimed by one of them.
+    one at a time with a machine to itself. Several drivers may share a store: each run is claimed by one of them. What
+    is printed meanwhile, by Ray above all, goes to ``driver.log`` in the store's work folder.
 
     Args:
         retry_failed: perform again what has failed before; what was interrupted always is.
@@ -60,7 +61,7 @@ def drive(
     store.prepare()
     driver = Driver(store, executor, perform, retry_failed, fail_fast, progress or progress_on())
     quality, speed = phase(runs, alone=False), phase(lowest_seeds(runs), alone=True)
-    with interruptible(), redirect_stdout(sys.stderr), driver:
+    with interruptible(), (store.work / "driver.log").open("a") as log, redirect_stdout(log), driver:
         driver.before = {run.id: newest.execution for run in runs if (newest := driver.newest(run))}
         due, due_alone = driver.due(quality), driver.due(speed)
         driver.progress.expect([*due, *due_alone])

@@ -90,18 +90,18 @@ class Try:
 
     Attributes:
         memory: bytes asked of Ray.
-        due: time.monotonic() at which it is ended by force; known once it is seen to have begun.
-        ended: whether it was.
-        begun: key under which the worker notes that it has begun.
+        key: under which the worker notes that it has begun.
+        began: time.monotonic() at which that was seen.
+        lost: time.monotonic() since which no node can grant it.
     """
 
     run: Run
     alone: bool = False
     number: int = 1
     memory: int | None = None
-    due: float | None = None
-    ended: bool = False
-    begun: str = field(default_factory=lambda: f"genbench/{secrets.token_hex(8)}")
+    key: str = field(default_factory=lambda: f"genbench/{secrets.token_hex(8)}")
+    began: float | None = None
+    lost: float | None = None
 
 
 def on_ray(
@@ -124,7 +124,8 @@ def on_ray(
             package must be importable (installed there, or brought by ``ray job submit --working-dir``). By
             default a cluster of this machine alone is started.
         cpus: cores of the cluster that is started; all by default.
-        grace: seconds after its timeout in which a run may end itself before it is ended by force.
+        grace: seconds after its timeout in which a run may end itself, and for which one waits for a node to come
+            back when none is left that could perform it; then it is ended by force.
     """
     queue, flying = iter(runs), dict[Any, Try]()
     last: Run | None = None
@@ -135,12 +136,10 @@ def on_ray(
                 yield from _begin(perform, Try(last, alone=alone, memory=last.resources.memory), flying)
             if not flying:
                 return
-            for ref in [*_finished(flying), *_overdue(flying, grace)]:
+            for ref in _finished(flying):
                 outcome = _outcome(ref, flying.pop(ref))
-                if isinstance(outcome, Record):
-                    yield outcome
-                else:
-                    yield from _begin(perform, outcome, flying)
+                yield from [outcome] if isinstance(outcome, Record) else _begin(perform, outcome, flying)
+            yield from _ended(flying, grace)
     except BaseException:
         disconnect()
         raise
@@ -162,21 +161,32 @@ def _finished(flying: Mapping[Any, Try]) -> list[Any]:
     return list(done)
 
 
-def _overdue(flying: Mapping[Any, Try], grace: float) -> list[Any]:
-    """Return the tasks that outlived timeout and grace, after ending them; the time spent in a queue is not counted."""
+def _ended(flying: dict[Any, Try], grace: float) -> list[Record]:
+    """End by force what will not end by itself, and return its records."""
     import ray
+
+    there, records = nodes(), []
+    for ref, one in list(flying.items()):
+        if ending := _hopeless(one, there, grace):
+            ray.cancel(ref, force=True)
+            records.append(failed(flying.pop(ref).run, *ending, one.number))
+    return records
+
+
+def _hopeless(one: Try, there: Sequence[Node], grace: float) -> tuple[Status, str] | None:
+    """Return status and error if `one` has outlived its timeout, not counting its time in a queue, or its nodes."""
     from ray.experimental.internal_kv import _internal_kv_exists
 
-    late = []
-    for ref, one in flying.items():
-        limit = one.run.resources.timeout
-        if limit and one.due is None and _internal_kv_exists(one.begun):
-            one.due = time.monotonic() + limit + grace
-        elif one.due and time.monotonic() > one.due and not ray.wait([ref], timeout=0)[0]:
-            ray.cancel(ref, force=True)
-            one.ended = True
-            late.append(ref)
-    return late
+    now, limit = time.monotonic(), one.run.resources.timeout
+    why = unmet(one.run.resources, there)
+    one.lost = (one.lost or now) if why else None
+    if one.lost and now - one.lost > grace:
+        return "crashed", f"no node is left for it: {why}"
+    if limit and one.began is None and _internal_kv_exists(one.key):
+        one.began = now
+    if limit and one.began and now - one.began > limit + grace:
+        return "timeout", f"had not ended by itself {grace:g} s after its timeout of {limit:g} s"
+    return None
 
 
 def _outcome(ref: Any, one: Try) -> Record | Try:
@@ -186,8 +196,6 @@ def _outcome(ref: Any, one: Try) -> Record | Try:
     try:
         record: Record = ray.get(ref)
     except ray.exceptions.RayError as error:
-        if one.ended:
-            return failed(one.run, "timeout", "had not ended by itself and was killed", one.number)
         status, worth = _verdict(error)
         if one.number >= worth:
             return failed(one.run, status, _said(error), one.number)
@@ -241,11 +249,11 @@ def _begin(perform: Perform, one: Try, flying: dict[Any, Try]) -> list[Record]:
     if run.resources.gpus:
         options |= {"max_calls": 1, "runtime_env": {"env_vars": {"GENBENCH_GPU": "1"}}}
     task = ray.remote(max_retries=0, retry_exceptions=False, **options)(_performed)
-    flying[task.remote(perform, run, one.begun)] = one
+    flying[task.remote(perform, run, one.key)] = one
     return []
 
 
-def _performed(perform: Perform, run: Run, begun: str) -> Record:
+def _performed(perform: Perform, run: Run, key: str) -> Record:
     """Return the record of `run`; in the worker, which is shown the cores and GPUs asked for and no more."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
@@ -254,8 +262,8 @@ def _performed(perform: Perform, run: Run, begun: str) -> Record:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not run.resources.timeout:
         return perform(run)
-    _internal_kv_put(begun, b"")
+    _internal_kv_put(key, b"")
     try:
         return perform(run)
     finally:
-        _internal_kv_del(begun)
+        _internal_kv_del(key)

@@ -110,7 +110,9 @@ class Display(Progress):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
-        self.live = Live(console=console, get_renderable=self._now, refresh_per_second=2, transient=True)
+        self.live = Live(
+            console=console, get_renderable=self._now, refresh_per_second=2, redirect_stdout=False, transient=True
+        )
 
     def __enter__(self) -> Self:
         self.live.__enter__()
