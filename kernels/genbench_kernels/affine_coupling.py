@@ -5,7 +5,7 @@
     s = raw | gain tanh(raw) | log sigmoid(raw + 2) | -log sigmoid(raw + 2),      (raw, t) = params.
 
 Bytes, in passes over x (float32): forward reads x, raw, t and writes y, 4 passes, the least there are. Backward reads
-gy, x, raw and writes gx, graw, gt, 6: the network gets one gradient for its one output, so gt cannot be gy itself, which
+gy, x, raw and writes gx, graw, gt, 6: the network gets one gradient for its one output, so gt cannot be gy itself, as
 a count of 5 supposes; where x needs no gradient (the first coupling of a flow) it is 5. The inverse keeps y in place of
 x, and costs the same. Launches: forward 1 where a row fits a block (4096 elements) and mask and gain vary along it as
 memory does, else 2 (partial sums, and their sum in fixed order); backward 1, and 2 with a learned gain. Nothing is
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from math import gcd
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from genbench_kernels.op import Backend, Example, Op, choose, jit, launch, tl
 
 Layout = Literal["chunk", "interleave"]
 Scale = Literal["exp", "tanh", "sigmoid", "sigmoid_inv"]
-SCALES = ("exp", "tanh", "sigmoid", "sigmoid_inv")
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 def affine_coupling(
@@ -213,8 +213,8 @@ def _slope_kernel(raw, gain, SCALE: tl.constexpr):
 def forward_kernel(
     x, params, mask, gain, y, logdet,
     rows, outer, inner, splits,
-    xb, xo, xi, yb, yo, yi, pb, po, pi, pt, mb, mo, mi, go, gi,
-    SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIR: tl.constexpr,
+    xb, xo, xi, yb, yo, yi, pb, po, pi, pt, mb, mo, mi, g_step,
+    SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIR: tl.constexpr, BY_COLUMN: tl.constexpr,
     UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     block, split = tl.program_id(0) // splits, tl.program_id(0) % splits
@@ -232,8 +232,10 @@ def forward_kernel(
         raw = tl.load(p + (col * pi)[None, :], mask=live, other=0.0)
         t = tl.load(p + pt * UNIT + (col * pi)[None, :], mask=live, other=0.0)
     raw, t, g = raw.to(wide), t.to(wide), 1.0
-    if gain is not None:
-        g = tl.load(gain + (o * go)[:, None] + (col * gi)[None, :], mask=live, other=0.0).to(wide)
+    if gain is not None and BY_COLUMN:
+        g = tl.load(gain + col * g_step, mask=col < width, other=0.0)[None, :].to(wide)
+    elif gain is not None:
+        g = tl.load(gain + o * g_step)[:, None].to(wide)
     s = tl.where(live, _log_scale_kernel(raw, g, SCALE), 0.0)
     if mask is not None:
         m = tl.load(mask + ((b * mb + o * mo) * UNIT)[:, None] + (col * mi)[None, :], mask=live, other=0.0).to(wide)
@@ -251,12 +253,13 @@ def forward_kernel(
 def backward_kernel(
     gy, glogdet, v, params, mask, gain, gx, gparams, ggain,
     rows, outer, inner, splits,
-    gyb, gyo, gyi, gl, vb, vo, vi, gxb, gxo, gxi, pb, po, pi, pt, qb, qo, qi, qt, mb, mo, mi, go, gi,
+    gyb, gyo, gyi, gl, vb, vo, vi, gxb, gxo, gxi, pb, po, pi, pt, qb, qo, qi, qt, mb, mo, mi, g_step,
     SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIR: tl.constexpr, BY_COLUMN: tl.constexpr,
     UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
     block, split = tl.program_id(0) // splits, tl.program_id(0) % splits
-    col, width, wide = split * K + tl.arange(0, K), inner * UNIT, glogdet.dtype.element_ty
+    col, width = split * K + tl.arange(0, K), inner * UNIT
+    wide = glogdet.dtype.element_ty
     columns = tl.zeros((K,), wide)
     for turn in range(LOOP):
         row = (block * LOOP + turn) * R + tl.arange(0, R)
@@ -273,8 +276,10 @@ def backward_kernel(
         else:
             raw = tl.load(p + (col * pi)[None, :], mask=live, other=0.0)
         raw = raw.to(wide)
-        if gain is not None:
-            g = tl.load(gain + (o * go)[:, None] + (col * gi)[None, :], mask=live, other=0.0).to(wide)
+        if gain is not None and BY_COLUMN:
+            g = tl.load(gain + col * g_step, mask=col < width, other=0.0)[None, :].to(wide)
+        elif gain is not None:
+            g = tl.load(gain + o * g_step)[:, None].to(wide)
         s = _log_scale_kernel(raw, g, SCALE)
         if mask is not None:
             m = tl.load(mask + ((b * mb + o * mo) * UNIT)[:, None] + (col * mi)[None, :], mask=live, other=0.0).to(wide)
@@ -291,7 +296,8 @@ def backward_kernel(
             to = gx + ((b * gxb + o * gxo) * UNIT)[:, None] + (col * gxi)[None, :]
             tl.store(to, dx.to(gx.dtype.element_ty), mask=live)
         if gparams is not None:
-            q, narrow = gparams + ((b * qb + o * qo) * UNIT)[:, None], gparams.dtype.element_ty
+            q = gparams + ((b * qb + o * qo) * UNIT)[:, None]
+            narrow = gparams.dtype.element_ty
             draw, dt = (ds * _slope_kernel(raw, g, SCALE)).to(narrow), dt.to(narrow)
             if PAIR:
                 tl.store(q + both[None, :], tl.reshape(tl.join(draw, dt), (R, 2 * K)), mask=inside)
@@ -311,47 +317,65 @@ def backward_kernel(
 Strides = tuple[int, ...]
 
 
+class _Frame(NamedTuple):
+    """How tensors lie as (B, O, I), in steps of `unit`; `neighbours` where raw and t alternate along I."""
+
+    outer: int
+    inner: int
+    unit: int
+    neighbours: bool
+    strides: tuple[Strides, ...]  # (b, o, i) of each of alike, params, mask
+    steps: Strides  # from raw to t, of each of params
+    by_column: bool  # the gain varies along I, else along O
+    gain_step: int
+    tile: dict[str, int]  # of a program: K columns, the row or 4096 of it, and R rows, to make 1024 elements at least
+    splits: int  # tiles in a row
+
+
 @lru_cache(maxsize=4096)
 def _frame(
     shape: Strides, layout: Layout, alike: tuple[Strides, ...], params: tuple[Strides, ...], mask: Any, gain: int
-) -> tuple[int, int, int, bool, tuple[Strides, ...], tuple[int, ...]] | None:
-    """Return (O, I, UNIT, whether raw and t are neighbours, (b, o, i) strides of each tensor, steps from raw to t).
+) -> _Frame | None:
+    """Return the frame of tensors of these strides, or None where two dimensions do not do for all of them.
 
-    `alike` are strides of tensors shaped as x, `params` of those shaped as params, `mask` (shape, strides) or None,
-    `gain` its stride. The tensors come in this order: alike, params, mask, gain. None where two dimensions do not do.
+    `alike` are shaped as x, `params` as params, `mask` is (shape, strides) or None, `gain` the stride of the gain.
     """
     B, C, turns = shape[0], shape[1], 1 if layout == "chunk" else 2
     steps = tuple(p[1] * (C if layout == "chunk" else 1) for p in params)
     seen = [*alike, *((p[0], p[1] * turns, *p[2:]) for p in params)]
     seen.append(tuple(st if n > 1 else 0 for n, st in zip(*mask, strict=True)) if mask else (0,) * len(shape))
     seen.append((0, gain, *(0,) * (len(shape) - 2)))
-    order = sorted((d for d in range(1, len(shape)) if shape[d] != 1), key=lambda d: -seen[len(alike)][d])
+    (outer, o), (inner, i), *more = _merged(shape, seen, lead=len(alike))
+    if more:
+        return None
+    b = [t[0] if B > 1 else 0 for t in seen]
+    pairs = slice(len(alike), len(alike) + len(params))
+    neighbours = set(steps) == {1} and set(i[pairs]) == {2}
+    unit = gcd(inner, 8, *b, *o[:-1], *(() if neighbours else steps))
+    unit = unit if unit >= 4 else 1
+    strides = tuple((bb // unit, oo // unit, ii) for bb, oo, ii in zip(b[:-1], o[:-1], i[:-1], strict=True))
+    steps = tuple(st // unit for st in steps)
+    K = min(4096, 1 << (inner - 1).bit_length())
+    tile = {"R": max(1, 1024 // K), "K": K, "num_warps": 4 if K <= 1024 else 8}
+    by_column, splits = i[-1] != 0, -(-inner // K)
+    return _Frame(outer, inner // unit, unit, neighbours, strides, steps, by_column, i[-1] or o[-1], tile, splits)
+
+
+def _merged(shape: Strides, seen: list[Strides], lead: int) -> list[tuple[int, Strides]]:
+    """Return [(size, strides of each)], two dimensions at least, from those behind the batch, in memory's order."""
     merged: list[tuple[int, Strides]] = []
-    for size, strides in ((shape[d], tuple(t[d] for t in seen)) for d in order):
+    for d in sorted((d for d in range(1, len(shape)) if shape[d] != 1), key=lambda d: -seen[lead][d]):
+        size, strides = shape[d], tuple(t[d] for t in seen)
         if merged and all(a == b * size for a, b in zip(merged[-1][1], strides, strict=True)):
             size *= merged.pop()[0]
         merged.append((size, strides))
-    if len(merged) > 2:
-        return None
-    merged = [(1, (0,) * len(seen))] * (2 - max(1, len(merged))) + (merged or [(1, (1,) * len(seen))])
-    (outer, o), (inner, i) = merged
-    b = tuple(t[0] if B > 1 else 0 for t in seen)
-    pairs = slice(len(alike), len(alike) + len(params))
-    neighbours = all(st == 1 for st in steps) and all(st == 2 for st in i[pairs])
-    unit = gcd(inner, 8, *steps, *b, *o[:-1]) if not neighbours else gcd(inner, 8, *b, *o[:-1])
-    unit = unit if unit >= 4 else 1
-    divided = [(bb // unit, oo // unit, ii) for bb, oo, ii in zip(b[:-1], o[:-1], i[:-1], strict=True)]
-    strides = (*divided, (0, o[-1], i[-1]))
-    return outer, inner // unit, unit, neighbours, strides, tuple(st // unit for st in steps)
+    single = (1, (0,) * len(seen))
+    return [single] * (2 - len(merged)) + merged
 
 
-def _tile(inner: int) -> dict[str, int]:
-    """Return the tile of a program: K columns, the row or 4096 of it, and rows R to make at least 1024 elements."""
-    K = min(4096, 1 << (inner - 1).bit_length())
-    return {"R": max(1, 1024 // K), "K": K, "num_warps": 4 if K <= 1024 else 8}
-
-
-def _framed(x: Tensor, layout: Layout, alike: Any, params: Any, mask: Tensor | None, gain: Tensor | None) -> Any:
+def _framed(
+    x: Tensor, layout: Layout, alike: Any, params: Any, mask: Tensor | None, gain: Tensor | None
+) -> _Frame | None:
     strides = tuple(t.stride() for t in alike), tuple(t.stride() for t in params)
     step = 0 if gain is None or gain.numel() == 1 else gain.stride(0)
     return _frame(tuple(x.shape), layout, *strides, None if mask is None else (tuple(mask.shape), mask.stride()), step)
@@ -375,16 +399,15 @@ def _forward(
     gain = None if gain is None else gain.reshape(-1)
     frame = _framed(x, layout, (x, y), (params,), mask, gain)
     if frame is None:
-        result, logdet = _forward(*_dense(x, params), gain, _dense_mask(mask, x), layout, scale, inverse, dtype)
+        dense = x.contiguous(), params.contiguous(), gain, _dense_mask(mask, x)
+        result, logdet = _forward(*dense, layout, scale, inverse, dtype)
         return y.copy_(result), logdet
-    outer, inner, unit, pair, (xs, ys, ps, ms, gs), (pt,) = frame
-    tile, rows = _tile(inner * unit), B * outer
-    splits = -(-inner * unit // tile["K"])
-    logdet = torch.empty((B, outer * splits), dtype=wide, device=x.device)
+    (xs, ys, ps, ms), (pt,), rows = frame.strides, frame.steps, B * frame.outer
+    logdet = torch.empty((B, frame.outer * frame.splits), dtype=wide, device=x.device)
     launch(
-        forward_kernel, (-(-rows // tile["R"]) * splits,), x, params, mask, gain, y, logdet,
-        rows, outer, inner, splits, *xs, *ys, *ps, pt, *ms, *gs[1:],
-        SCALE=scale, INVERSE=inverse, PAIR=pair, UNIT=unit, **tile,
+        forward_kernel, (-(-rows // frame.tile["R"]) * frame.splits,), x, params, mask, gain, y, logdet,
+        rows, frame.outer, frame.inner, frame.splits, *xs, *ys, *ps, pt, *ms, frame.gain_step,
+        SCALE=scale, INVERSE=inverse, PAIR=frame.neighbours, BY_COLUMN=frame.by_column, UNIT=frame.unit, **frame.tile,
     )  # fmt: skip
     return y, logdet.view(B) if logdet.shape[1] == 1 else logdet.sum(1)
 
@@ -409,35 +432,30 @@ def _backward(
     if v.numel() == 0:
         return gx, gp, torch.zeros_like(gain) if wanted[2] and gain is not None else None
     flat = None if gain is None else gain.reshape(-1)
-    frame = _framed(
-        v, layout, (gy, v, gx if gx is not None else v), (params, gp if gp is not None else params), mask, flat
-    )
+    written = v if gx is None else gx, params if gp is None else gp
+    frame = _framed(v, layout, (gy, v, written[0]), (params, written[1]), mask, flat)
     if frame is None:
-        dense = *_dense(gy), glogdet, *_dense(v, params), gain, _dense_mask(mask, v)
+        dense = gy.contiguous(), glogdet, v.contiguous(), params.contiguous(), gain, _dense_mask(mask, v)
         dx, dp, dg = _backward(*dense, layout, scale, inverse, dtype, wanted)
-        return gx if dx is None else gx.copy_(dx), gp if dp is None else gp.copy_(dp), dg
-    outer, inner, unit, pair, (gys, vs, gxs, ps, qs, ms, gs), (pt, qt) = frame
-    tile, rows, by_column = _tile(inner * unit), B * outer, gs[2] != 0
-    loop = 16 if wanted[2] and by_column else 1
-    splits, blocks = -(-inner * unit // tile["K"]), -(-rows // (tile["R"] * loop))
-    parts = None
+        return gx if gx is None or dx is None else gx.copy_(dx), gp if gp is None or dp is None else gp.copy_(dp), dg
+    (gys, vs, gxs, ps, qs, ms), (pt, qt), rows = frame.strides, frame.steps, B * frame.outer
+    loop = 16 if wanted[2] and frame.by_column else 1
+    blocks, parts = -(-rows // (frame.tile["R"] * loop)), None
     if wanted[2]:
-        size = (blocks, C) if by_column else (B, outer, splits)
+        size = (blocks, C) if frame.by_column else (B, frame.outer, frame.splits)
         parts = torch.empty(size, dtype=glogdet.dtype, device=v.device)
-    unread = 0 if pair else v.numel() * params.element_size()  # t
+    unread = 0 if frame.neighbours else v.numel() * params.element_size()  # t
     launch(
-        backward_kernel, (blocks * splits,), gy, glogdet, v, params, mask, flat, gx, gp, parts,
-        rows, outer, inner, splits, *gys, glogdet.stride(0), *vs, *gxs, *ps, pt, *qs, qt, *ms, *gs[1:],
-        SCALE=scale, INVERSE=inverse, PAIR=pair, BY_COLUMN=by_column, UNIT=unit, LOOP=loop, **tile, extra=-unread,
+        backward_kernel, (blocks * frame.splits,), gy, glogdet, v, params, mask, flat, gx, gp, parts,
+        rows, frame.outer, frame.inner, frame.splits,
+        *gys, glogdet.stride(0), *vs, *gxs, *ps, pt, *qs, qt, *ms, frame.gain_step,
+        SCALE=scale, INVERSE=inverse, PAIR=frame.neighbours, BY_COLUMN=frame.by_column, UNIT=frame.unit, LOOP=loop,
+        **frame.tile, extra=-unread,
     )  # fmt: skip
     if parts is None or gain is None:
         return gx, gp, None
-    total = parts.sum() if gain.numel() == 1 else parts.sum(0) if by_column else parts.sum((0, 2))
+    total = parts.sum() if gain.numel() == 1 else parts.sum(0) if frame.by_column else parts.sum((0, 2))
     return gx, gp, total.to(gain.dtype).view(gain.shape)
-
-
-def _dense(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(t.contiguous() for t in tensors)
 
 
 def _dense_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
@@ -472,17 +490,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.dtype = x.dtype
 
 
-def _differentiate(ctx: Any, gy: Tensor, glogdet: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = tuple(ctx.needs_input_grad[:3])
+def _differentiate(ctx: Any, gy: Tensor, glogdet: Tensor, *, kernels: Any = _backward) -> tuple[Tensor | None, ...]:
+    wanted, saved = tuple(ctx.needs_input_grad[:3]), ctx.saved_tensors
     if torch.is_grad_enabled():
-        gx, gp, gg = gradients(gy, glogdet, *ctx.saved_tensors, *ctx.options)
-        gx = gx.to(ctx.dtype)
-    elif torch.compiler.is_compiling():
-        gx, gp, gg = _registered_backward(gy, glogdet, *ctx.saved_tensors, *ctx.options, ctx.dtype, wanted)
+        gx, gparams, ggain = gradients(gy, glogdet, *saved, *ctx.options)
+        found: tuple[Tensor | None, ...] = gx.to(ctx.dtype), gparams, ggain
     else:
-        gx, gp, gg = _backward(gy, glogdet, *ctx.saved_tensors, *ctx.options, ctx.dtype, wanted)
-    kept = (g if w else None for g, w in zip((gx, gp, gg), wanted, strict=True))
-    return *kept, None, None, None, None, None
+        found = kernels(gy, glogdet, *saved, *ctx.options, ctx.dtype, wanted)
+    return *(g if w else None for g, w in zip(found, wanted, strict=True)), None, None, None, None, None
 
 
 def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
@@ -511,7 +526,7 @@ def _fold(x: Tensor, dim: int | None, size: int, batch: int | None) -> Tensor:
 class _Fused(torch.autograd.Function):
     forward = staticmethod(_forward)
     setup_context = staticmethod(_save)
-    backward = staticmethod(_differentiate)
+    backward = staticmethod(_differentiate)  # type: ignore[assignment]
     vmap = staticmethod(_batched)
 
 
@@ -524,34 +539,36 @@ _registered = torch.library.custom_op(
 )
 
 
-@partial(
-    torch.library.custom_op,
+def _backward_parts(gy: Tensor, glogdet: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    """Return what `_backward` does, empty where it is None: an op returns tensors."""
+    return tuple(v.new_empty(0) if g is None else g for g in _backward(gy, glogdet, v, *args))
+
+
+_registered_backward = torch.library.custom_op(
     "genbench::affine_coupling_backward",
+    _backward_parts,
     mutates_args=(),
     schema=f"(Tensor gy, Tensor glogdet, Tensor v, Tensor params, {_OPTIONS}, bool[] wanted)"
     " -> (Tensor, Tensor, Tensor)",
 )
-def _registered_backward(gy: Tensor, glogdet: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return tuple(v.new_empty(0) if g is None else g for g in _backward(gy, glogdet, v, *args))
 
 
-@_registered.register_fake
-def _(x: Tensor, params: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+def _fake(x: Tensor, params: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
     return torch.empty_like(x, dtype=options[-1]), x.new_empty(x.shape[0], dtype=wide)
 
 
-@_registered_backward.register_fake
-def _(gy: Tensor, glogdet: Tensor, v: Tensor, params: Tensor, gain: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-    *_, dtype, wanted = rest
-    like = ((v, dtype), (params, params.dtype), (gain, None if gain is None else gain.dtype))
-    return tuple(
-        v.new_empty(0) if not w else torch.empty_like(t, dtype=d) for w, (t, d) in zip(wanted, like, strict=True)
-    )
+def _fake_backward(gy: Tensor, glogdet: Tensor, v: Tensor, params: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    gain, *_, dtype, wanted = rest
+    like = ((v, dtype), (params, params.dtype), (v if gain is None else gain, None))
+    pairs = zip(wanted, like, strict=True)
+    return tuple(torch.empty_like(t, dtype=d) if w else v.new_empty(0) for w, (t, d) in pairs)
 
 
-_registered.register_autograd(_differentiate, setup_context=_save)
+_registered.register_fake(_fake)
+_registered.register_autograd(partial(_differentiate, kernels=_registered_backward), setup_context=_save)
 _registered.register_vmap(_batched)
+_registered_backward.register_fake(_fake_backward)
 
 
 # -------------------------------------------------------------------------------------------------- examples

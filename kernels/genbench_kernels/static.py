@@ -1,0 +1,228 @@
+"""Compiles every kernel of every op for GPUs that are not there, and holds what it reads against agreed budgets.
+
+`python -m genbench_kernels.static` traces each example of each op on the meta device, compiles each kernel it starts
+just as the launch would (types, alignment, constants, warps) for each of TARGETS, and counts in the machine code. A
+figure above `kernels/budgets/triton-<version>.json` fails, as do spills, budgeted or not; `--write` agrees to the
+figures of the day by rewriting that file, which is committed with the change that costs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatch
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genbench_kernels.op import INTERPRETED, Example, Launch, Op, ops, trace, triton
+
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+TYPES = {
+    torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
+    torch.int64: "i64", torch.int32: "i32", torch.int8: "i8", torch.uint8: "u8", torch.bool: "i1",
+}  # fmt: skip
+BUDGETS = Path(__file__).parents[1] / "budgets"
+Figures = dict[str, dict[str, int]]  # "op/example/direction" or ".../kernel@target" -> figure -> value; less is better
+
+
+# ---------------------------------------------------------------------------------------------- compiling
+
+
+def specialise(launch: Launch, backend: str) -> dict[str, Any]:
+    """Return signature, constexprs and attrs as Triton's JIT derives them from a launch's arguments."""
+    names: list[str] = launch.kernel.arg_names
+    signature: dict[str, str] = {}
+    constexprs: dict[tuple[int], Any] = {}
+    attrs: dict[tuple[int], list[list[Any]]] = {}
+    for i, (name, value) in enumerate(zip(names, launch.args, strict=False)):
+        signature[name], known = _specialised(value, backend)
+        if signature[name] == "constexpr":
+            constexprs[(i,)] = value
+        elif known:
+            attrs[(i,)] = known
+    for name, value in launch.constants.items():
+        signature[name], constexprs[(names.index(name),)] = "constexpr", value
+    return {"signature": signature, "constexprs": constexprs, "attrs": attrs}
+
+
+def _specialised(value: Any, backend: str) -> tuple[str, list[list[Any]]]:
+    if isinstance(value, Tensor):
+        aligned = value.storage_offset() * value.element_size() % 16 == 0
+        known = [["tt.divisibility", 16]] if aligned else []
+        small = [["tt.pointer_range", 32]] if backend == "hip" else []
+        return "*" + TYPES[value.dtype], known + small
+    if value is None or value is True or value is False or value == 1:
+        return "constexpr", []
+    if isinstance(value, float):
+        return "fp32", []
+    width = "i32" if -(2**31) <= value < 2**31 else "i64"
+    return width, [["tt.divisibility", 16]] if value % 16 == 0 else []
+
+
+def build(launch: Launch, target: str) -> Any:
+    """Return the kernel of a launch compiled for one of TARGETS."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    backend = TARGETS[target][0]
+    source = ASTSource(fn=launch.kernel, **specialise(launch, backend))
+    options = {"num_warps": launch.num_warps, "enable_fp_fusion": True}
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+
+
+def measure(launch: Launch, target: str) -> dict[str, int]:
+    """Return the figures of one kernel for one target: registers, stack, spills, shared bytes, instructions, loads.
+
+    `narrow_loads` are the loads from global memory of less than 128 bits; `loads` are all of them.
+    """
+    compiled = build(launch, target)
+    read = _read_sass if "cubin" in compiled.asm else _read_amdgcn
+    return {"shared": compiled.metadata.shared, **read(compiled.asm)}
+
+
+def _read_sass(asm: Any) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        text = subprocess.run(
+            [tool, "-res-usage", "-sass", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    code = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text)
+    loads = [name for name in code if name.startswith("LDG")]
+    usage = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return {
+        "registers": usage["REG"],
+        "stack": usage["STACK"] + usage["LOCAL"],
+        "spilled_loads": sum(name.startswith("LDL") for name in code),
+        "instructions": len(code) - code.count("NOP"),
+        "loads": len(loads),
+        "narrow_loads": sum(".128" not in name for name in loads),
+    }
+
+
+def _read_amdgcn(asm: Any) -> dict[str, int]:
+    text = asm["amdgcn"]
+    field = {key: int(value) for key, value in re.findall(r"\.(\w+):\s+(\d+)$", text, re.MULTILINE)}
+    code = re.findall(r"^\t([a-z]\w+)(?:\s|$)", text[: text.index("s_endpgm")], re.MULTILINE)
+    loads = [name for name in code if re.match(r"(global|buffer|flat)_load", name)]
+    return {
+        "registers": field["vgpr_count"],
+        "stack": field["private_segment_fixed_size"],
+        "spilled_loads": field["vgpr_spill_count"] + field["sgpr_spill_count"],
+        "instructions": len(code),
+        "loads": len(loads),
+        "narrow_loads": sum("x4" not in name for name in loads),
+    }
+
+
+# ----------------------------------------------------------------------------------------------- the gate
+
+
+def example_figures(name: str, op: Op, example: Example) -> Figures:
+    """Return the figures of one example: launches and bytes of each direction, and those of each of its kernels."""
+    figures: Figures = {}
+    for direction, launches in zip(
+        ("forward", "backward"), trace(op.fused, *example.args, **example.options), strict=True
+    ):
+        call = f"{name}/{example.name}/{direction}"
+        figures[call] = {"launches": len(launches), "bytes": sum(launch.bytes for launch in launches)}
+        for launch in (launch for launch in launches if launch.kernel is not None):
+            for target in TARGETS:
+                figures[f"{call}/{launch.name}@{target}"] = measure(launch, target)
+    return figures
+
+
+def figures(only: str = "*", jobs: int = 2) -> Figures:
+    """Return the figures of every example "op/example" that matches `only`."""
+    wanted = [(n, e.name) for n, op in ops().items() for e in op.examples("meta") if fnmatch(f"{n}/{e.name}", only)]
+    if jobs == 1:
+        parts: Iterable[Figures] = map(_part, wanted)
+        return {key: value for part in parts for key, value in part.items()}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return {key: value for part in pool.map(_part, wanted, chunksize=4) for key, value in part.items()}
+
+
+def _part(wanted: tuple[str, str]) -> Figures:
+    op = ops()[wanted[0]]
+    example = next(e for e in op.examples("meta") if e.name == wanted[1])
+    return example_figures(wanted[0], op, example)
+
+
+def problems(measured: Figures, budget: Figures) -> Iterator[str]:
+    """Yield what fails the gate: spills, and every figure over its budget or without one."""
+    for key, figure in measured.items():
+        for spill in ("stack", "spilled_loads"):
+            if figure.get(spill):
+                yield f"{key}: spills, {spill} {figure[spill]}"
+        for what, value in figure.items():
+            agreed = budget.get(key, {}).get(what)
+            if agreed is None:
+                yield f"{key}: {what} {value} has no budget"
+            elif value > agreed and what != "loads":
+                yield f"{key}: {what} {agreed} -> {value}"
+    yield from (f"{key}: budgeted, and no longer there" for key in budget.keys() - measured.keys())
+
+
+def budget_file() -> Path:
+    """Return the file of agreed figures for the triton that is installed."""
+    return BUDGETS / f"triton-{triton.__version__.partition('+')[0]}.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the gate and return its exit code: 0 within budget, 1 over it, 2 where it cannot run."""
+    parser = argparse.ArgumentParser(prog="python -m genbench_kernels.static", description=__doc__.split("\n")[0])
+    parser.add_argument("--write", action="store_true", help="agree to the figures of now: rewrite the budget file")
+    parser.add_argument(
+        "--only", default="*", metavar="GLOB", help="examples as op/example, such as 'affine_coupling/*'"
+    )
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args(arguments)
+    if triton is None or INTERPRETED:
+        print("static gate: cannot run,", "triton is not installed" if triton is None else "unset TRITON_INTERPRET")
+        return 2
+    start, path = perf_counter(), budget_file()
+    measured = figures(options.only, options.jobs)
+    kept = {key: value for key, value in _agreed(path).items() if not _selected(key, options.only)}
+    if options.write:
+        _write(path, {**kept, **measured})
+    found = list(problems(measured, {k: v for k, v in _agreed(path).items() if k not in kept}))
+    print(*found, sep="\n", end="\n" if found else "")
+    kernels = sum("@" in key for key in measured)
+    seconds = perf_counter() - start
+    print(f"static gate: {kernels} kernels for {', '.join(TARGETS)} in {seconds:.0f} s: {len(found)} problems")
+    return 1 if found else 0
+
+
+def _selected(key: str, only: str) -> bool:
+    return fnmatch("/".join(key.split("/")[:2]), only)
+
+
+def _agreed(path: Path) -> Figures:
+    agreed: Figures = json.loads(path.read_text()) if path.exists() else {}
+    return agreed
+
+
+def _write(path: Path, agreed: Figures) -> None:
+    rows = [f'  "{key}": {json.dumps(agreed[key])}' for key in sorted(agreed)]
+    path.write_text("{\n" + ",\n".join(rows) + "\n}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
