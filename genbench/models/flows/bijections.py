@@ -137,10 +137,10 @@ class LULinear(Bijection):
 
     def inverse(self, y: Tensor) -> Tensor:
         L, U = self.factors()
-        columns = self.P.T @ y.flatten(2).transpose(0, 1).flatten(1) if y.ndim > 2 else self.P.T @ y.T
+        columns = self.P.T @ y.movedim(1, 0).flatten(1)
         columns = torch.linalg.solve_triangular(L, columns, upper=False, unitriangular=True)
-        columns = torch.linalg.solve_triangular(U, columns, upper=True)
-        return columns.T if y.ndim == 2 else columns.view(-1, len(y), *y.shape[2:]).transpose(0, 1)
+        x: Tensor = torch.linalg.solve_triangular(U, columns, upper=True)
+        return x.view(len(U), len(y), *y.shape[2:]).movedim(0, 1)
 
 
 class AffineCoupling(Bijection):
@@ -249,8 +249,9 @@ class MultiScale(Bijection):
         return torch.cat((y[:, :D].view(-1, *self.done), self.rest.inverse(y[:, D:])), 1)
 
 
-def divisible(shape: Shape, scales: int) -> Shape:
-    """Return `shape` (C, H, W); raises ValueError if its sides cannot be halved `scales` times."""
-    if any(side % 2**scales for side in shape[1:]):
-        raise ValueError(f"scales={scales} needs sides that {2**scales} divides, got {shape[1]}x{shape[2]}")
+def divisible(shape: Shape, **times: int) -> Shape:
+    """Return `shape` (C, H, W); raises ValueError if its sides cannot be halved the named number of times."""
+    [(name, n)] = times.items()
+    if any(side % 2**n for side in shape[1:]):
+        raise ValueError(f"{name}={n} needs sides that {2**n} divides, got {shape[1]}x{shape[2]}")
     return shape

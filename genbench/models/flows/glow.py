@@ -82,7 +82,7 @@ class Glow(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(convnet, channels=channels, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, levels), levels, depth, net)
+            bijections = multi_scale(divisible(space.shape, levels=levels), levels, depth, net)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), depth, net)]

@@ -111,7 +111,7 @@ class RealNVP(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, scales), scales, couplings, net, norm)
+            bijections = multi_scale(divisible(space.shape, scales=scales), scales, couplings, net, norm)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]

@@ -1,0 +1,378 @@
+"""Truths about every flow, in one table: inverses, Jacobians, mass, and what a point's likelihood may depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.nn.functional import batch_norm
+
+from genbench.dataset import Space
+from genbench.models.flows.bijections import (
+    ActNorm,
+    AffineCoupling,
+    BatchNorm,
+    Flatten,
+    LULinear,
+    Permutation,
+    Squeeze,
+    alternating,
+)
+from genbench.models.flows.dequantization import DEQUANTIZATIONS, noise_of
+from genbench.models.flows.flow import BASES, Bijection, Flow
+from genbench.models.flows.glow import Glow
+from genbench.models.flows.linear import Linear
+from genbench.models.flows.nice import NICE
+from genbench.models.flows.one_dimensional import MixtureCDF, OneDimensional
+from genbench.models.flows.realnvp import DIAGONAL_FIRST, RealNVP, couplings_of, rows_from_checkerboard
+from genbench.nets.mlp import mlp
+
+Make = Callable[..., Flow]
+SMALL = {"hidden": (16,), "activation": "silu"}
+
+FLOWS: dict[str, tuple[Make, dict[str, object]]] = {
+    "Linear": (Linear, {}),
+    "1-D uniform": (OneDimensional, {"components": 4, "base": "uniform"}),
+    "1-D beta": (OneDimensional, {"components": 4, "base": "beta"}),
+    "1-D normal": (OneDimensional, {"components": 4}),
+    "NICE": (NICE, SMALL),
+    "NICE normal": (NICE, {"base": "normal", **SMALL}),
+    "RealNVP": (RealNVP, {"couplings": 3, **SMALL}),
+    "RealNVP batch": (RealNVP, {"couplings": 3, "norm": "batch", **SMALL}),
+    "RealNVP none": (RealNVP, {"couplings": 3, "norm": "none", **SMALL}),
+    "Glow": (Glow, {"depth": 2, **SMALL}),
+}
+IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
+    "RealNVP image": (RealNVP, {"couplings": 3, "channels": 4, "blocks": 1, "activation": "silu"}),
+    "RealNVP image batch": (RealNVP, {"couplings": 4, "channels": 4, "norm": "batch", "activation": "silu"}),
+    "RealNVP image one scale": (RealNVP, {"scales": 1, "channels": 4, "activation": "silu", "dropout": 0.5}),
+    "RealNVP flat": (RealNVP, {"network": "mlp", "dropout": 0.5, **SMALL}),
+    "Glow image": (Glow, {"depth": 2, "channels": 4, "activation": "silu"}),
+    "Glow flat": (Glow, {"network": "mlp", "depth": 2, **SMALL}),
+    **{name: FLOWS[name] for name in ("Linear", "1-D normal", "NICE")},
+}
+PLANE, VECTOR, PICTURE = Space((2,)), Space((5,)), Space((3, 4, 4))
+CASES = [(row, VECTOR) for row in FLOWS.items()] + [(row, PICTURE) for row in IMAGE.items()]
+every_flow = pytest.mark.parametrize(("row", "space"), CASES, ids=[f"{row[0]}-{len(s.shape)}d" for row, s in CASES])
+
+
+def built(row: tuple[str, tuple[Make, dict[str, object]]], space: Space) -> tuple[Flow, Tensor]:
+    """Return a flow far from its start, in float64 and evaluation mode, and points x (6, *shape) of its space."""
+    torch.manual_seed(0)
+    make, options = row[1]
+    model = make(space, **options).double()
+    x = 0.5 + 1.3 * torch.randn(256, *space.shape, dtype=torch.float64)
+    model.log_prob(x)  # the first batch starts what starts from data
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.2 * torch.randn_like(p)
+    return model.eval(), x[:6]
+
+
+@every_flow
+def test_log_determinant_is_that_of_the_jacobian(row, space) -> None:
+    model, x = built(row, space)
+    for point in x[:2]:
+        J = torch.autograd.functional.jacobian(lambda v: model.encode(v.unsqueeze(0))[0], point)
+        _, logdet = model.bijection(point.unsqueeze(0))
+        expected = torch.linalg.slogdet(J.reshape(space.dims, space.dims)).logabsdet
+        torch.testing.assert_close(logdet.expand(1)[0], expected, rtol=1e-7, atol=1e-7)
+
+
+@every_flow
+def test_decoding_undoes_encoding(row, space) -> None:
+    model, x = built(row, space)
+    z = model.encode(x)
+    assert z.shape == (6, space.dims)
+    torch.testing.assert_close(model.decode(z), x, rtol=1e-6, atol=1e-6)
+
+
+@every_flow
+def test_likelihood_depends_on_the_point_alone(row, space) -> None:
+    """Not on the size of the batch, the order in it, nor on who else is in it."""
+    model, x = built(row, space)
+    together = model.log_prob(x)
+    torch.testing.assert_close(torch.cat([model.log_prob(p[None]) for p in x]), together)
+    torch.testing.assert_close(model.log_prob(x.flip(0)).flip(0), together)
+    strangers = torch.cat((x[:1], 100 * torch.randn_like(x)))
+    torch.testing.assert_close(model.log_prob(strangers)[0], together[0])
+
+
+@pytest.mark.parametrize("row", FLOWS.items(), ids=FLOWS)
+def test_density_of_the_plane_has_mass_one(row) -> None:
+    model, _ = built(row, PLANE)
+    side = torch.linspace(-30, 30, 1201, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        mass = torch.cat([model.log_prob(part).exp() for part in grid.split(200_000)]).sum() * 0.05**2
+    assert mass.item() == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("row", {**FLOWS, **IMAGE}.items(), ids={**FLOWS, **IMAGE})
+@pytest.mark.parametrize("levels", [None, 17, 256, 1000])
+def test_samples_lie_in_the_space(row, levels) -> None:
+    make, options = row[1]
+    space = Space((2, 4, 4), levels)
+    model = make(space, **options).eval()
+    x = model.sample(8)
+    assert x.shape == (8, 2, 4, 4)
+    assert x.dtype == (torch.float32 if levels is None else torch.uint8 if levels <= 256 else torch.int64)
+    assert model.likelihood == ("bound" if levels else "exact")
+    if levels:
+        assert x.min().item() >= 0
+        assert x.max().item() < levels
+        assert len(x.unique()) > 8
+
+
+@every_flow
+def test_every_parameter_is_trained(row, space) -> None:
+    model, x = built(row, space)
+    gradients = torch.autograd.grad(model.loss(x), list(model.parameters()), allow_unused=True)
+    dead = [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if g is None]
+    assert dead == []
+
+
+# ------------------------------------------------------------------------------------------ integers made real
+
+
+@pytest.mark.parametrize(("alpha", "bits"), [(0.0, 8.0), (0.05, 8 - math.log2(0.9))])
+def test_uniform_over_256_levels_is_8_bits_and_the_logit_costs_what_it_squeezes(alpha: float, bits: float) -> None:
+    space = Space((3, 8, 8), 256)
+    model = Flow(space, [Flatten(space.shape)], base="logistic", alpha=alpha)
+    log_p = model.log_prob(torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)).double()
+    torch.testing.assert_close(-log_p / math.log(2) / space.dims, torch.full((16,), bits).double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("training", [True, False])
+def test_dequantised_points_fill_their_own_cell(levels: int, training: bool) -> None:
+    noise = DEQUANTIZATIONS["uniform"](Space((1, 8, 8), levels)).train(training)
+    k = torch.randint(0, levels, (500, 1, 8, 8)).to(torch.uint8)
+    x, log_q = noise(k)
+    u = x * levels - k
+    assert log_q == pytest.approx(64 * math.log(levels))
+    assert torch.equal(noise.inverse(x), k)
+    assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_noise_in_evaluation_belongs_to_the_point() -> None:
+    k = torch.randint(0, 17, (300, 64)).to(torch.uint8)
+    u = noise_of(k)
+    torch.testing.assert_close(noise_of(k.flip(0)[:7]), u.flip(0)[:7], rtol=0, atol=0)
+    assert u.unique(dim=0).shape == k.unique(dim=0).shape
+    neighbour = k.clone()
+    neighbour[:, 5] ^= 1
+    assert torch.corrcoef(torch.stack((u.flatten(), noise_of(neighbour).flatten())))[0, 1].abs() < 0.03
+    assert torch.corrcoef(u.T).triu(1).abs().max() < 0.3
+
+
+def test_integers_outside_are_put_at_the_edge() -> None:
+    noise = DEQUANTIZATIONS["uniform"](Space((3,), 17))
+    assert noise.inverse(torch.tensor([[-0.2, 1.0, 1.3]])).tolist() == [[0, 16, 16]]
+
+
+# ----------------------------------------------------------------------------------------------- the 1-D flow
+
+CDFS = {"uniform": stats.uniform.cdf, "beta": stats.beta(5, 5).cdf, "normal": stats.norm.cdf}
+
+
+def two_bumps(base: str, dtype: torch.dtype = torch.float64) -> tuple[OneDimensional, Tensor]:
+    """Return a 1-D flow with F = 0.3 Logistic(-2, 0.5) + 0.7 Logistic(1, 0.2), and 5,000 draws of F (5000, 1)."""
+    torch.manual_seed(1)
+    model = OneDimensional(Space((1,)), components=2, base=base).to(dtype).eval()
+    w, mu, sigma = (torch.tensor(v, dtype=dtype) for v in ([0.3, 0.7], [-2.0, 1.0], [0.5, 0.2]))
+    cdf = next(f for f in model.bijection if isinstance(f, MixtureCDF))
+    with torch.no_grad():
+        for parameter, value in zip((cdf.logits, cdf.mu, cdf.log_sigma), (w.log(), mu, sigma.log()), strict=True):
+            parameter.copy_(value[None])
+    k = torch.multinomial(w, 5000, replacement=True)
+    return model, (mu[k] + sigma[k] * torch.rand(5000, dtype=dtype).logit(1e-9)).unsqueeze(-1)
+
+
+@pytest.mark.parametrize("base", CDFS)
+def test_pushforward_is_the_base(base: str) -> None:
+    model, x = two_bumps(base)
+    assert stats.kstest(model.encode(x).flatten().detach().numpy(), CDFS[base]).pvalue > 0.01
+    assert stats.ks_2samp(model.sample(5000).flatten().numpy(), x.flatten().numpy()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("base", CDFS)
+def test_one_dimensional_density_has_mass_one_and_is_the_mixture(base: str) -> None:
+    model, _ = two_bumps(base)
+    x = torch.linspace(-20, 15, 20_001, dtype=torch.float64).unsqueeze(-1)
+    p = model.log_prob(x).exp().detach()
+    assert torch.trapezoid(p, x[:, 0]).item() == pytest.approx(1, abs=1e-6)
+    expected = 0.3 * stats.logistic(-2, 0.5).pdf(x[:, 0]) + 0.7 * stats.logistic(1, 0.2).pdf(x[:, 0])
+    torch.testing.assert_close(p, torch.as_tensor(expected), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("base", CDFS)
+def test_tails_hold_in_float32(base: str) -> None:
+    model, _ = two_bumps(base, torch.float32)
+    x = torch.tensor([[-60.0], [-30.0], [-8.0], [0.0], [4.0], [8.0], [20.0]])
+    log_p = model.log_prob(x)
+    expected = two_bumps(base)[0].log_prob(x.double())
+    torch.testing.assert_close(log_p.double(), expected, rtol=1e-5, atol=1e-4)
+    (gradient,) = torch.autograd.grad(log_p.sum(), next(model.bijection.parameters()))
+    assert gradient.isfinite().all()
+    if base == "normal":
+        torch.testing.assert_close(model.decode(model.encode(x)), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_base_draws_follow_the_base_density(base: str) -> None:
+    torch.manual_seed(3)
+    z = BASES[base].sample((4000, 1)).double()
+    side = torch.linspace(*((1e-9, 1 - 1e-9) if base in ("uniform", "beta") else (-20, 20)), 20_001).double()
+    mass = torch.cumulative_trapezoid(BASES[base].log_prob(side).exp(), side)
+    assert mass[-1].item() == pytest.approx(1, abs=1e-4)
+    assert stats.kstest(z.flatten().numpy(), lambda v: np.interp(v, side[1:], mass)).pvalue > 0.01
+
+
+# --------------------------------------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 6, 6)], ids=["vector", "image"])
+def test_actnorm_starts_with_zero_mean_and_unit_variance(shape: tuple[int, ...]) -> None:
+    x = 3 + 2 * torch.randn(64, *shape, dtype=torch.float64)
+    layer = ActNorm(shape).double()
+    y, _ = layer(x)
+    var, mean = torch.var_mean(y, dim=[i for i in range(y.ndim) if i != 1], correction=0)
+    torch.testing.assert_close(mean, torch.zeros(4).double())
+    torch.testing.assert_close(var, torch.ones(4).double(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(layer(10 * x)[0], torch.addcmul(y, x, 9 * layer.s.exp().view(-1, *[1] * len(shape[1:]))))
+
+
+def test_actnorm_that_was_loaded_does_not_start_again() -> None:
+    x = torch.randn(64, 4)
+    first, second = ActNorm((4,)), ActNorm((4,))
+    y, _ = first(x)
+    second.load_state_dict(first.state_dict())
+    second(50 + x)
+    assert torch.equal(second(x)[0], y)
+
+
+def test_modified_batch_norm_is_its_formula() -> None:
+    layer, rho, eps = BatchNorm((3,), rho=0.9).double(), 0.9, 1e-4
+    first, x = 1 + torch.randn(32, 3).double(), 2 * torch.randn(32, 3).double().requires_grad_()
+    layer(first)
+    y, logdet = layer(x)
+    m = rho * first.mean(0) + (1 - rho) * x.mean(0)
+    v = rho * first.var(0, correction=0) + (1 - rho) * x.var(0, correction=0)
+    expected = (x - m) / (v + eps).sqrt()
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(logdet, -0.5 * (v + eps).log().sum())
+    torch.testing.assert_close((layer.mean, layer.var), (m.detach(), v.detach()))
+    g = torch.randn_like(y)
+    (mine,) = torch.autograd.grad((y * g).sum() + logdet, x)
+    (theirs,) = torch.autograd.grad((expected * g).sum() - 0.5 * (v + eps).log().sum(), x)
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("rho", [0.0, 1.0])
+def test_gradient_passes_through_the_batch_statistics_alone(rho: float) -> None:
+    """rho = 1: as if m and v were constants; rho = 0: ordinary batch normalisation."""
+    layer = BatchNorm((3,), rho=rho).double()
+    layer(1 + torch.randn(32, 3).double())
+    x = 2 * torch.randn(32, 3).double().requires_grad_()
+    g = torch.randn(32, 3).double()
+    (mine,) = torch.autograd.grad((layer(x)[0] * g).sum(), x)
+    if rho == 1:
+        expected = g / (layer.var + layer.eps).sqrt()
+    else:
+        (expected,) = torch.autograd.grad((batch_norm(x, None, None, training=True, eps=layer.eps) * g).sum(), x)
+    torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3, 2)], ids=["vector", "image"])
+@pytest.mark.parametrize("start", ["rotation", "identity"])
+def test_lu_log_determinant_is_that_of_the_matrix(shape: tuple[int, ...], start: str) -> None:
+    layer = LULinear(shape, start=start).double()
+    W, x = layer.weight(), torch.randn(2, *shape).double()
+    torch.testing.assert_close(W @ W.T, torch.eye(6).double(), atol=1e-5, rtol=0)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p += 0.3 * torch.randn_like(p)
+    y, logdet = layer(x)
+    torch.testing.assert_close(y, torch.einsum("ij,bj...->bi...", layer.weight(), x))
+    expected = math.prod(shape[1:]) * torch.linalg.slogdet(layer.weight()).logabsdet
+    torch.testing.assert_close(logdet, expected)
+
+
+def colours(order: tuple[int, ...], half: int) -> Tensor:
+    """Return the pixels (6, 6) of an image that end in one half of the squeezed channels, as 1."""
+    y = torch.zeros(1, 4, 3, 3)
+    y[:, 2 * half : 2 * half + 2] = 1
+    return Squeeze(order).inverse(y)[0, 0]
+
+
+def test_squeezing_the_diagonal_first_makes_halves_a_checkerboard() -> None:
+    board = (torch.arange(6)[:, None] + torch.arange(6)) % 2
+    assert torch.equal(colours(DIAGONAL_FIRST, 1), board.float())
+    assert torch.equal(colours(DIAGONAL_FIRST, 0), 1 - board.float())
+    rows = (torch.arange(6) % 2).view(6, 1).expand(6, 6)
+    assert torch.equal(colours((0, 1, 2, 3), 1), rows.float())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_rows_follow_the_checkerboard_couplings(n: int) -> None:
+    """Couplings that do nothing yet only exchange halves; the permutation then puts upper pixels first."""
+    x = torch.arange(2 * 36.0).view(1, 2, 6, 6)
+    y, _ = Squeeze(DIAGONAL_FIRST)(x)
+    for step in couplings_of((8, 3, 3), n, lambda i, o: torch.nn.Conv2d(i, o, 1), "none"):
+        torch.nn.init.zeros_(step.net.weight), torch.nn.init.zeros_(step.net.bias)
+        y, _ = step(y)
+    y, _ = Permutation(rows_from_checkerboard(2, bool(n % 2)))(y)
+    assert torch.equal(y, Squeeze()(x)[0])
+
+
+def test_checkerboard_coupling_moves_one_colour() -> None:
+    x = torch.randn(2, 1, 6, 6)
+    squeeze = Squeeze(DIAGONAL_FIRST)
+    coupling = AffineCoupling(torch.nn.Conv2d(2, 4, 3, padding=1), 4, 2)
+    y = coupling(squeeze(x)[0])[0].roll(2, dims=1)  # the halves back in their places
+    moved = squeeze.inverse(y) != x
+    assert torch.equal(moved, ((torch.arange(6)[:, None] + torch.arange(6)) % 2).bool().expand(2, 1, 6, 6))
+
+
+def test_alternating_puts_the_even_first() -> None:
+    assert alternating((5,)).tolist() == [0, 2, 4, 1, 3]
+    assert alternating((1, 2, 3)).tolist() == [0, 2, 4, 1, 3, 5]
+
+
+def test_couplings_start_as_the_identity() -> None:
+    x = torch.randn(4, 6)
+    layer: Bijection = AffineCoupling(mlp(3, 6, (8,), zero=True), 6, 3)
+    y, logdet = layer(x)
+    assert torch.equal(y, x.roll(3, dims=1))
+    assert torch.equal(logdet, torch.zeros(4))
+
+
+def test_sides_that_cannot_be_halved_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"scales=3 needs sides that 8 divides, got 28x28"):
+        RealNVP(Space((1, 28, 28), 256), scales=3)
+    with pytest.raises(ValueError, match=r"levels=3 needs sides that 8 divides, got 28x28"):
+        Glow(Space((1, 28, 28), 256), levels=3)
+
+
+def test_linear_reaches_the_gaussian_with_the_moments_of_the_data() -> None:
+    torch.manual_seed(0)
+    A = torch.tensor([[2.0, 0.0], [1.5, 0.5]])
+    x = torch.randn(2000, 2) @ A.T + torch.tensor([1.0, -3.0])
+    model = Linear(Space((2,)))
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model.loss(x)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    best = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T, correction=0)).log_prob(x)
+    assert model.loss(x).item() == pytest.approx(-best.mean().item(), abs=1e-4)
