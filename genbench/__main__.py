@@ -95,8 +95,20 @@ def run(args: argparse.Namespace) -> int:
         retry_failed=args.retry_failed,
         fail_fast=args.fail_fast,
     )
+    if args.work:
+        bring_pictures(store, args.work, runs[0].suite)
     publish(store, {runs[0].suite}, args.results)
     return FAILED if outcome.failed else OK
+
+
+def bring_pictures(store: Store, work: str, suite: str) -> None:
+    """Copy what was drawn from the work folder of the workers to the one beside the records, for the report."""
+    from genbench.work import Work
+
+    there, here = Work(work), Work(store.work)
+    for name in {name for record in store.records(suite) for name in record.files.values()}:
+        if here.load(name) is None and (content := there.load(name)) is not None:
+            here.save(name, content)
 
 
 def _importable(module: str) -> bool:

@@ -77,6 +77,14 @@ def test_a_run_that_fails_is_exit_1_and_a_row(tiny: Path, tmp_path: Path, capsys
     assert main([*call, "--retry-failed"]) == 0
 
 
+def test_pictures_drawn_behind_a_url_are_brought_to_the_report(tiny: Path, tmp_path: Path) -> None:
+    out, work = tmp_path / "r", f"file://{tmp_path}/work"
+    assert main(["run", str(tiny), "--executor", "process", "--results", str(out), "--work", work]) == 0
+    names = {name for record in Store(out).records() for name in record.files.values()}
+    assert names
+    assert all((out / ".work" / name).is_file() for name in names)
+
+
 def test_gpus_that_are_not_there_are_unschedulable_at_once(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     code = main(["run", str(tiny), "--executor", "process", "--results", str(out), "--gpus-per-run", "64"])
