@@ -37,10 +37,11 @@ def boards(frame: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Board]:
 def _seeds(frame: pd.DataFrame) -> dict[Any, list[Seed]]:
     """Return by cell what each seed gave, in the order of the seeds."""
     held = frame[frame["measurement"].notna()].sort_values("seed", kind="stable")
+    held = held.assign(**{key: held[key].astype(object).where(held[key].notna(), None) for key in ("value", "stderr")})
     fields = zip(*(held[key].tolist() for key in [*CELL, *Seed._fields]), strict=True)
     found: dict[Any, list[Seed]] = defaultdict(list)
     for line in fields:
-        found[line[: len(CELL)]].append(Seed(*map(_or_none, line[len(CELL) :])))
+        found[line[: len(CELL)]].append(Seed(*line[len(CELL) :]))
     return found
 
 

@@ -56,7 +56,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
     ok = (frame["status"] == "ok").groupby([frame["suite"], frame["id"]]).transform("max")
     failed = frame[frame["status"] != "ok"]
     for column, part in (("failures", failed[~ok[failed.index]]), ("later", failed[ok[failed.index]])):
-        runs[column] = _counted(part, runs["runs"]).reindex(runs.index).fillna("")
+        runs[column] = _counted(part, runs["runs"]).reindex(runs.index, fill_value="")
     return runs.reset_index()
 
 
@@ -64,7 +64,7 @@ def _counted(failed: pd.DataFrame, runs: pd.Series[int]) -> pd.Series[str]:
     counts = failed.groupby([*ROW, "status"])["id"].nunique().reset_index(name="count")
     counts = counts.join(runs, on=ROW)
     counts["text"] = [f"{s} {c}/{n}" for s, c, n in zip(counts["status"], counts["count"], counts["runs"], strict=True)]
-    return cast("pd.Series[str]", counts.groupby(ROW)["text"].agg(", ".join))
+    return cast("pd.Series[str]", counts.groupby(ROW)["text"].agg(", ".join).astype(object))
 
 
 def cells(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

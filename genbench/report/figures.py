@@ -23,6 +23,7 @@ STYLE: dict[Any, Any] = {
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"},
     **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8},
 }
+WIDTH = 6.5  # inches
 ROWS, POINTS = 20, 60  # rows a plot has at most, the first of the board; points a curve has at most
 
 Draw = Callable[[Board], Figure | None]
@@ -43,17 +44,17 @@ def figures(board: Board, curves: Curves) -> Iterator[tuple[str, bytes]]:
 
 
 def rendered(figure: Figure) -> dict[str, bytes]:
-    """Return the figure as "png" and "svg", laid out once; the same bytes for the same figure."""
+    """Return the figure as "png" and "svg", the same bytes for the same figure."""
     files = {"png": io.BytesIO(), "svg": io.BytesIO()}
-    figure.savefig(files["png"], format="png", dpi=140, metadata={"Software": None})
-    figure.set_layout_engine("none")
-    figure.savefig(files["svg"], format="svg", metadata={"Date": None})
+    for form, file in files.items():
+        figure.savefig(file, format=form, dpi=140, metadata={"Date": None} if form == "svg" else {"Software": None})
     return {form: file.getvalue() for form, file in files.items()}
 
 
-def _axes(title: str, height: float = 3.4) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6, height), layout="constrained")
-    axes = figure.subplots()
+def _axes(title: str, height: float = 3.4, left: float = 0.7) -> tuple[Figure, Axes]:
+    """Return a figure `WIDTH` inches wide and its axes, `left` inches from its edge: margins that need no search."""
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((left / WIDTH, 0.5 / height, 1 - (left + 0.2) / WIDTH, 1 - 0.8 / height))
     axes.set_title(title)
     axes.grid(True)
     return figure, axes
@@ -89,7 +90,8 @@ def intervals(board: Board) -> Figure | None:
     drawn = [(row, column) for column in columns for row in _valued(board, column)][:ROWS]
     if not drawn:
         return None
-    figure, axes = _axes(_title(board), 1.2 + 0.26 * len(drawn))
+    names = [f"{row.name}{f' ({row.failures})' if row.failures else ''}" for row, _ in drawn]
+    figure, axes = _axes(_title(board), 1.0 + 0.26 * len(drawn), min(3.0, 0.25 + 0.085 * max(map(len, names))))
     colours = [_colour(row) for row, _ in drawn]
     ends = [_ends(row.cells[column]) for row, column in drawn]
     axes.hlines(range(len(drawn)), [low for low, _ in ends], [high for _, high in ends], colours, lw=1.6)
@@ -97,7 +99,6 @@ def intervals(board: Board) -> Figure | None:
         axes.plot(row.cells[column].mean, y, MARKERS[column.kind], ms=5, color=colours[y])  # type: ignore[arg-type]
         singles = [seed.value for seed in row.cells[column].seeds if seed.value is not None]
         axes.plot(singles, [y] * len(singles), "|", ms=7, color=colours[y], alpha=0.6)
-    names = [f"{row.name}{f' ({row.failures})' if row.failures else ''}" for row, _ in drawn]
     axes.set_yticks(range(len(drawn)), names)
     axes.set_ylim(len(drawn) - 0.5, -0.5)
     axes.set_xlabel(" / ".join(dict.fromkeys(map(_label, columns))))

@@ -16,7 +16,7 @@ from genbench.report.text import interval, mean, notes, number
 from genbench.report.tidy import metrics_of, newest, tidy
 from genbench.run import Record
 
-ROWS = 20  # of a board that are printed
+ROWS, NAME = 20, 30  # rows of a board, and letters of a name, that are printed
 
 
 def leaderboard(records: Iterable[Record], console: Console) -> None:
@@ -39,7 +39,7 @@ def _print(board: Board, console: Console) -> None:
         title_justify="left",
     )
     table.add_column("#", justify="right")
-    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=NAME)
     for column in columns:
         table.add_column(escape(f"{column.heading}\n{column.shown_unit}"), justify="right", no_wrap=True)
     for row in board.rows[:ROWS]:
@@ -60,7 +60,7 @@ def _left_out(board: Board, columns: list[Column]) -> Iterator[str]:
 
 def fitting(board: Board, width: int) -> list[Column]:
     """Return the first columns that fit in `width` characters beside the rows' names, at least one."""
-    left = width - 8 - min(30, max((len(row.name) for row in board.rows), default=0))
+    left = width - 8 - min(NAME, max((len(row.name) for row in board.rows), default=0))
     chosen: list[Column] = []
     for column in board.columns:
         texts = [plain(board, row, column) for row in board.rows[:ROWS]]

@@ -46,13 +46,19 @@ def interval(cell: Cell, unit: str) -> str:
         places = min(digits(cell.mean / by, cell.half / by), 2 if by > 1 else 4)
         return f"± {cell.half / by:.{places}f}"
     if cell.p20 is not None and cell.p80 is not None:
-        return f"({number(cell.p20, unit)}–{number(cell.p80, unit)})"
+        return f"({number(cell.p20, unit, _spread(cell))}–{number(cell.p80, unit, _spread(cell))})"
     return ""
+
+
+def _spread(cell: Cell) -> float | None:
+    if cell.half is None and cell.p20 is not None and cell.p80 is not None:
+        return cell.p80 - cell.p20
+    return cell.half
 
 
 def mean(cell: Cell, unit: str) -> str:
     """Return the mean with the digits that its interval supports; nothing where there is no value."""
-    return "" if cell.mean is None else number(cell.mean, unit, cell.half)
+    return "" if cell.mean is None else number(cell.mean, unit, _spread(cell))
 
 
 def seeds_beside(board: Board, row: Row, column: Column) -> str:

@@ -1,0 +1,523 @@
+"""The report: what is said from seeds is what statistics say, failures are seen, and what records say is only text."""
+
+import json
+import math
+import re
+import resource
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from scipy import stats
+
+import genbench
+from genbench.report import compare, leaderboard, show, write
+from genbench.report.board import Board, Column, Row
+from genbench.report.boards import boards
+from genbench.report.comparison import compared, regressions
+from genbench.report.intervals import (
+    Sample,
+    half_width,
+    p_value,
+    quantile,
+    ranks,
+    root_mean_square,
+    welch,
+    welch_half_width,
+)
+from genbench.report.markdown import markdown
+from genbench.report.text import number
+from genbench.report.tidy import COLUMNS, metrics_of, tidy
+from genbench.run import Measurement, Point, Record, Run
+from genbench.store import Store
+
+NATS = Column("nats", "exact", "nats", "lower")
+OK = {"likelihood": 1.0}
+
+
+def measured(value: float | None, **changes) -> Measurement:
+    said = {"unit": "nats", "better": "lower", "n": 100, "stderr": 0.1, "impl": "likelihood 1"}
+    return Measurement(value=value, **(said | changes))
+
+
+def record(name="NICE", seed=0, nats: float | None = 1.0, at=0, status="ok", data="moons", **changes) -> Record:
+    """Return a record as a run would make it; `at` orders executions."""
+    options = {"model": f"flows.{name.lower()}", "steps": 100, "metrics": ("likelihood",)} | changes.pop("run", {})
+    run = Run(suite=changes.pop("suite", "flows"), name=name, data=data, seed=seed, **options)
+    measurements = changes.pop("measurements", {"nats": measured(nats)} if status == "ok" else {})
+    said = {"environment": {"processor": "Some CPU", "cores": 2}, "code": {"commit": "c" * 40, "dirty": False}}
+    execution = f"20260101T{at:06d}000000Z-abcdef01-{seed:06x}"
+    return Record(run=run, execution=execution, status=status, measurements=measurements, **(said | changes))
+
+
+def row_of(values, name="NICE", **changes) -> list[Record]:
+    return [record(name, seed, value, **changes) for seed, value in enumerate(values)]
+
+
+def board_of(records: list[Record]) -> Board:
+    (board,) = boards(tidy(records), metrics_of(records))
+    return board
+
+
+def rows_of(records: list[Record]) -> dict[str, Row]:
+    return {row.name: row for row in board_of(records).rows}
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_half_width_is_students_interval(n):
+    x = np.random.default_rng(n).normal(3, 2, n)
+    low, high = stats.t.interval(0.95, n - 1, x.mean(), stats.sem(x))
+    assert half_width(x.std(ddof=1), n) == pytest.approx((high - low) / 2, rel=1e-12)
+
+
+def test_one_seed_has_no_interval():
+    assert math.isnan(half_width(np.array(0.0), np.array(1)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_welch_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0, 1, 3 + seed), rng.normal(1, 3, 4)
+    difference, stderr, freedom = welch(sample(a), sample(b))
+    theirs = stats.ttest_ind(b, a, equal_var=False)
+    low, high = theirs.confidence_interval(0.95)
+    assert freedom == pytest.approx(theirs.df, rel=1e-12)
+    assert p_value(difference, stderr, freedom) == pytest.approx(theirs.pvalue, rel=1e-9)
+    half = welch_half_width(stderr, freedom)
+    assert (difference - half, difference + half) == pytest.approx((low, high), rel=1e-9)
+
+
+def sample(*groups) -> Sample:
+    parts = np.array([(np.mean(g), np.std(g, ddof=1) if len(g) > 1 else np.nan, len(g)) for g in groups]).T
+    return Sample(*(parts if len(groups) > 1 else parts[:, 0]))
+
+
+def test_equal_without_spread_is_equal_and_different_is_different():
+    same, other = Sample(*np.array([2.0, 0.0, 3])), Sample(*np.array([2.1, 0.0, 3]))
+    assert p_value(*welch(same, same)) == 1
+    assert p_value(*welch(same, other)) == 0
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rank_is_one_more_than_the_rows_that_are_significantly_better(better, seed):
+    rng = np.random.default_rng(seed)
+    groups = [
+        rng.normal(mean, 0.3, n) for mean, n in zip(rng.normal(0, 1, 9), [2, 3, 3, 3, 4, 5, 3, 3, 8], strict=True)
+    ]
+    sign = 1 if better == "lower" else -1
+
+    def beats(a, b) -> bool:
+        return sign * (b.mean() - a.mean()) > 0 and stats.ttest_ind(a, b, equal_var=False).pvalue < 0.05
+
+    expected = [1 + sum(beats(other, group) for other in groups) for group in groups]
+    assert ranks(sample(*groups), better).tolist() == expected
+    assert max(expected) > 1
+
+
+def test_rows_that_cannot_be_told_apart_share_a_rank():
+    tied = sample([1.0, 1.1, 1.2], [1.05, 1.1, 1.16], [9.0, 9.1, 9.2])
+    assert ranks(tied, "lower").tolist() == [1, 1, 3]
+
+
+def test_root_mean_square_of_standard_errors():
+    assert root_mean_square(np.array([3.0, 4.0, np.nan])) == pytest.approx(math.sqrt(12.5))
+    assert math.isnan(root_mean_square(np.array([])))
+
+
+@pytest.mark.parametrize("q", [0, 0.2, 0.5, 0.8, 1])
+def test_quantiles_are_numpys(q):
+    x = tuple(np.random.default_rng(0).normal(size=7))
+    assert quantile(x, q) == pytest.approx(np.quantile(x, q), rel=1e-12)
+    assert quantile((2.0,), q) == 2.0
+
+
+# -------------------------------------------------------------------------------------------------- executions
+
+
+def test_the_newest_execution_counts_and_not_the_best():
+    records = [record(nats=1.0, at=1), record(nats=2.0, at=3), record(nats=0.5, at=2)]
+    assert tidy(records)["value"].tolist() == [2.0]
+    assert tidy(records[::-1])["value"].tolist() == [2.0]
+
+
+def test_a_measurement_is_taken_from_the_newest_execution_that_holds_it():
+    speed = {"train_throughput": measured(50.0, unit="samples/s", better="higher", impl="throughput 1")}
+    frame = tidy([record(nats=1.0, at=1), record(at=2, measurements=speed)])
+    assert dict(zip(frame["measurement"], frame["value"], strict=True)) == {"nats": 1.0, "train_throughput": 50.0}
+    assert frame["id"].nunique() == 1
+
+
+def test_a_run_that_succeeded_and_then_failed_keeps_its_numbers_and_shows_the_failure():
+    frame = tidy([record(nats=1.0, at=1), record(at=2, status="timeout")])
+    assert frame["status"].tolist() == ["ok", "timeout"]
+    assert frame["value"].isna().tolist() == [False, True]
+    row = rows_of([*row_of([1.0, 1.1]), record(at=2, status="timeout")])["NICE"]
+    assert (row.failures, row.later, row.cells[NATS].n) == ("", "timeout 1/2", 2)
+
+
+def test_the_newest_name_of_a_run_names_its_row():
+    first, second = record("Old", at=1), record("New", at=2, run={"model": "flows.old"})
+    assert first.id == second.id
+    assert tidy([first, second])["name"].tolist() == ["New"]
+
+
+# -------------------------------------------------------------------------------------------------------- cells
+
+
+def test_a_cell_is_mean_and_interval_over_seeds_with_the_test_sets_error_apart():
+    values, errors = [1.0, 1.3, 1.1], [0.1, 0.2, 0.3]
+    records = [
+        record(seed=s, measurements={"nats": measured(v, stderr=e)})
+        for s, (v, e) in enumerate(zip(values, errors, strict=True))
+    ]
+    cell = rows_of(records)["NICE"].cells[NATS]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (cell.n, cell.mean, cell.half) == (3, pytest.approx(np.mean(values)), pytest.approx((high - low) / 2))
+    assert cell.stderr == pytest.approx(root_mean_square(np.array(errors)))
+    assert [seed.value for seed in cell.seeds] == values
+
+
+def test_a_failure_is_counted_shown_and_never_a_number():
+    failed = [*row_of([0.1, 0.1], "NSF"), record("NSF", 2, status="diverged")]
+    records = [*row_of([1.0, 1.1, 1.2]), *failed, record("Glow", status="crashed")]
+    rows = rows_of(records)
+    assert (rows["NSF"].failures, rows["NSF"].cells[NATS].n) == ("diverged 1/3", 2)
+    assert rows["NSF"].cells[NATS].rank is None
+    assert (rows["Glow"].failures, rows["Glow"].cells) == ("crashed 1/1", {})
+    assert list(rows) == ["NICE", "NSF", "Glow"]
+    assert "diverged 1/3" in markdown([board_of(records)], records)
+    frame = tidy(records)
+    assert frame[frame["status"] != "ok"]["value"].isna().all()
+
+
+def test_different_failures_are_counted_apart():
+    records = [record(seed=0, status="timeout"), record(seed=1, status="diverged"), record(seed=2, status="timeout")]
+    assert rows_of(records)["NICE"].failures == "diverged 1/3, timeout 2/3"
+
+
+def test_exact_values_bounds_and_estimates_share_neither_column_nor_rank():
+    bound = [
+        record("VAE", seed, measurements={"nats": measured(value, kind="bound")})
+        for seed, value in enumerate([5.0, 5.1])
+    ]
+    board = board_of([*row_of([1.0, 1.1]), *bound])
+    assert [(column.measurement, column.kind) for column in board.columns] == [("nats", "exact"), ("nats", "bound")]
+    assert [cell.rank for row in board.rows for cell in row.cells.values()] == [1, 1]
+
+
+def test_a_row_that_lacks_a_seed_of_the_others_is_shown_and_not_ranked():
+    rows = rows_of([*row_of([1.0, 1.1, 1.2], "A"), *row_of([2.0, 2.1, 2.2], "B"), *row_of([0.1, 0.1], "C")])
+    assert [rows[name].cells[NATS].rank for name in "ABC"] == [1, 2, None]
+    assert "missing" in rows["C"].cells[NATS].unranked
+
+
+def test_more_seeds_of_one_row_do_not_make_the_others_incomplete():
+    rows = rows_of([*row_of([1.0, 1.1, 1.2, 1.0, 1.1], "A"), *row_of([2.0, 2.1], "B"), *row_of([3.0, 3.1], "C")])
+    assert [rows[name].cells[NATS].rank for name in "ABC"] == [1, 2, 3]
+
+
+def test_a_value_that_is_none_is_no_value_and_no_rank():
+    cell = rows_of([record(measurements={"nats": measured(None)})])["NICE"].cells[NATS]
+    assert (cell.mean, cell.n, cell.rank) == (None, 0, None)
+
+
+def test_one_seed_is_not_ranked_and_a_timing_shows_the_spread_of_its_repetitions():
+    raw = (90.0, 100.0, 101.0, 103.0, 140.0)
+    speed = measured(101.0, unit="samples/s", better="higher", raw=raw, impl="throughput 1")
+    (cell,) = rows_of([record(measurements={"train_throughput": speed})])["NICE"].cells.values()
+    assert (cell.rank, cell.half, cell.mean) == (None, None, 101.0)
+    assert (cell.p20, cell.p80) == pytest.approx(tuple(np.quantile(raw, [0.2, 0.8])))
+
+
+def test_what_has_no_better_end_is_not_ranked():
+    size = measured(10.0, unit="parameters", better=None, impl="parameters 1")
+    rows = rows_of([record(seed=seed, measurements={"parameters": size}) for seed in range(3)])
+    assert [cell.rank for cell in rows["NICE"].cells.values()] == [None]
+
+
+def test_another_version_of_a_metric_is_not_ranked_with_the_newest():
+    old = [
+        record("Old", seed, measurements={"nats": measured(value, impl="likelihood 0")})
+        for seed, value in enumerate([0.1, 0.2])
+    ]
+    rows = rows_of([*old, *row_of([1.0, 1.1], at=5)])
+    assert rows["NICE"].cells[NATS].rank == 1
+    assert "version" in rows["Old"].cells[NATS].unranked
+
+
+def test_one_name_under_two_protocols_is_two_rows():
+    short = [record(seed=seed, nats=9.0, at=3, run={"model": "flows.nice", "steps": 10}) for seed in (0, 1)]
+    rows = rows_of([*row_of([1.0, 1.2]), *short])
+    assert {name: row.cells[NATS].mean for name, row in rows.items()} == {
+        "NICE (steps=100)": pytest.approx(1.1),
+        "NICE (steps=10)": 9.0,
+    }
+
+
+def test_suites_versions_and_data_have_boards_of_their_own():
+    records = [record(), record(data="rings"), record(suite="other"), record(run={"version": 2, "model": "flows.nice"})]
+    found = [(board.suite, board.version, board.data) for board in boards(tidy(records))]
+    assert found == [("flows", 1, "moons"), ("flows", 1, "rings"), ("flows", 2, "moons"), ("other", 1, "moons")]
+
+
+@pytest.mark.parametrize(
+    ("names", "primary"),
+    [
+        (("nats", "excess_nats", "bpd"), "excess_nats"),
+        (("nats", "bpd"), "bpd"),
+        (("parameters", "fid"), "fid"),
+    ],
+)
+def test_the_primary_measurement_comes_first(names, primary):
+    found = {name: measured(1.0, better=None if name == "parameters" else "lower") for name in names}
+    assert board_of([record(measurements=found)]).primary == primary
+
+
+# ----------------------------------------------------------------------------------------------------- outputs
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "spread", "text"),
+    [
+        (2.16342, "bits/dim", 0.0123, "2.163"),
+        (2.16342, "bits/dim", None, "2.163"),
+        (0.00012, "nats", None, "0.0001"),
+        (101.94, "nats", 2.3, "101.9"),
+        (1577984, "parameters", None, "1.58M"),
+        (48_000_000, "bytes", None, "45.8 MiB"),
+        (29_941.0, "samples/s", None, "29.9k"),
+        (0.0, "nats", None, "0"),
+        (-0.0031, "nats", 0.0042, "-0.0031"),
+        (999_999.0, "samples/s", None, "1000k"),
+    ],
+)
+def test_numbers_have_the_digits_their_spread_supports(value, unit, spread, text):
+    assert number(value, unit, spread) == text
+
+
+HOSTILE = '</script><script>alert("1|2")</script><img src=x onerror=alert(1)>`*_[a](b)'
+
+
+def hostile() -> list[Record]:
+    bad = {"error": HOSTILE, "command": HOSTILE, "environment": {HOSTILE: HOSTILE}, "code": {"commit": HOSTILE}}
+    values = [record(HOSTILE, seed, 1.0 + seed, run={"model": HOSTILE}, **bad) for seed in (0, 1)]
+    return [*values, record("Bad", status="error", **bad)]
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and the text of its scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.scripts += [""] if tag == "script" else []
+
+    def handle_data(self, text):
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts[-1] += text
+
+
+def written(records: list[Record], folder: Path) -> Tags:
+    write(records, folder, folder / "out")
+    return Tags((folder / "out" / "leaderboard.html").read_text(encoding="utf-8"))
+
+
+def test_what_records_say_never_becomes_markup(tmp_path):
+    page = written(hostile(), tmp_path)
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    assert "img" not in [tag for tag, _ in page.tags]
+    data = json.loads(page.scripts[0])
+    assert data["boards"][0]["rows"][0]["name"] == HOSTILE
+    text = (tmp_path / "out" / "LEADERBOARD.md").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<img" not in text
+    tables = [re.sub(r"\\\|", "", line) for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in tables}) == 1
+
+
+def test_the_page_asks_for_nothing_but_itself(tmp_path):
+    page = written([*row_of([1.0, 1.1]), *row_of([2.0, 2.1], "Glow")], tmp_path)
+    links = [attributes[key] for _, attributes in page.tags for key in ("src", "href") if key in attributes]
+    assert all(link.startswith(("data:", "#")) for link in links)
+    text = (tmp_path / "out" / "leaderboard.html").read_text(encoding="utf-8")
+    assert not re.findall(r"url\((?!#|\$)|@import|fetch\(|XMLHttpRequest", text)
+    assert "default-src 'none'" in text
+
+
+def test_behind_every_cell_are_commit_environment_command_and_single_values(tmp_path):
+    records = row_of([1.0, 1.5], command="genbench run flows")
+    data = json.loads(written(records, tmp_path).scripts[0])
+    (cell,) = data["boards"][0]["rows"][0]["cells"]
+    for (seed, run, value, *_, name), made in zip(cell["seeds"], records, strict=True):
+        execution = data["executions"][name]
+        assert (seed, run, value) == (made.run.seed, made.id, made.measurements["nats"].value)
+        assert (execution["commit"], execution["command"]) == ("c" * 40, "genbench run flows")
+        assert data["environments"][execution["environment"]] == made.environment
+
+
+def test_pictures_are_embedded_once_a_row_and_only_from_the_work_folder(tmp_path):
+    files = tmp_path / ".work" / "files"
+    files.mkdir(parents=True)
+    for path in (files / "a.png", tmp_path / "secret.png"):
+        Image.new("RGB", (8, 8), "red").save(path)
+    (files / "fake.png").write_bytes(b"<svg onload=alert(1)>")
+    rows = [
+        *row_of([1.0, 1.1], "A", files={"samples.png": "files/a.png"}),
+        *row_of([1.0, 1.1], "Missing", files={"samples.png": "files/none.png"}),
+        *row_of([1.0, 1.1], "Outside", files={"samples.png": "../secret.png"}),
+        *row_of([1.0, 1.1], "Fake", files={"samples.png": "files/fake.png"}),
+    ]
+    images = [attributes["alt"] for tag, attributes in written(rows, tmp_path).tags if tag == "img"]
+    assert images == ["samples.png of A on moons, seed 0"]
+
+
+def suite_records() -> list[Record]:
+    curve = tuple(Point(step=step, seconds=1.0, loss=10 / step, validation=11 / step) for step in range(1, 90))
+    speeds = [
+        record(
+            name,
+            0,
+            at=9,
+            measurements={"train_throughput": measured(v, unit="samples/s", better="higher", raw=(v - 2, v, v + 9))},
+        )
+        for name, v in (("A", 90.0), ("B", 500.0), ("A very long name of a row that goes on and on", 100.0))
+    ]
+    rows = [row_of([i + 1.0, i + 1.1, i + 1.2], s.run.name, curve=curve) for i, s in enumerate(speeds)]
+    return [*speeds, *(made for row in rows for made in row), record("A", 2, at=1, data="rings", status="cuda_oom")]
+
+
+def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
+    records = suite_records()
+    first, second = (write(records, tmp_path, tmp_path / name) for name in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert {path for path in (tmp_path / "one").rglob("*") if path.is_file()} == set(first)
+    names = {path.name for path in first}
+    assert {"LEADERBOARD.md", "leaderboard.html", "leaderboard.csv"} < names
+    assert {
+        f"flows-v1-moons.{plot}.{form}" for plot in ("intervals", "speed", "learning") for form in ("png", "svg")
+    } < names
+
+
+def test_curves_are_thinned_and_keep_their_ends(tmp_path):
+    data = json.loads(written(suite_records(), tmp_path).scripts[0])
+    curve = data["boards"][0]["rows"][0]["curve"]
+    assert len(curve) == 60
+    assert (curve[0][0], curve[-1][0]) == (1, 89)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_the_terminal_table_never_wraps(width, capsys):
+    console = Console(width=width)
+    leaderboard(suite_records(), console)
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(" 1 "))
+    assert [line[:3] for line in lines[start : start + 3]] == [" 1 ", " 2 ", " 3 "]
+    assert max(map(len, lines)) <= width
+    assert "\x1b" not in "".join(lines)
+
+
+def test_no_records_give_an_empty_report(tmp_path):
+    paths = write([], tmp_path, tmp_path / "out")
+    assert sorted(path.name for path in paths) == ["LEADERBOARD.md", "leaderboard.csv", "leaderboard.html"]
+    assert len(tidy([])) == 0
+
+
+def test_show_says_each_execution_and_measurement(capsys):
+    show([record(nats=1.0, at=1), record(at=2, status="error", error="ValueError: bad [red]")], Console(width=200))
+    out = capsys.readouterr().out
+    assert "ValueError: bad [red]" in out
+    assert re.search(r"nats +1\.00 +nats +exact +100 +0\.1", out)
+
+
+def test_results_is_the_tidy_table_of_a_folder(tmp_path):
+    store = Store(tmp_path)
+    for made in row_of([1.0, 2.0]):
+        store.write(made)
+    frame = genbench.results(tmp_path)
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["value"].tolist() == [1.0, 2.0]
+
+
+# -------------------------------------------------------------------------------------------------- comparison
+
+
+def test_equal_results_have_not_changed():
+    records = [*row_of([1.0, 1.1, 1.3]), *row_of([2.0, 2.1, 2.4], "B")]
+    assert set(compared(records, records)["verdict"]) == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("better", "shift", "verdict"),
+    [
+        ("lower", 1.0, "regressed"),
+        ("lower", -1.0, "improved"),
+        ("higher", 1.0, "improved"),
+        ("higher", -1.0, "regressed"),
+    ],
+)
+def test_a_change_beyond_what_seeds_explain_is_named_and_has_welchs_interval(better, shift, verdict):
+    values = np.array([1.0, 1.1, 1.3])
+    a, b = (
+        [record(seed=i, measurements={"m": measured(v, better=better)}) for i, v in enumerate(x)]
+        for x in (values, values + shift)
+    )
+    (line,) = compared(a, b).to_dict("records")
+    half = stats.ttest_ind(values + shift, values, equal_var=False).confidence_interval(0.95).high - shift
+    assert (line["verdict"], line["difference"], line["half"]) == (verdict, pytest.approx(shift), pytest.approx(half))
+
+
+def test_one_seed_is_untested_and_a_new_failure_is_worse():
+    assert compared(row_of([1.0]), row_of([9.0]))["verdict"].tolist() == ["untested"]
+    worse = compared(row_of([1.0, 1.1]), [record(seed=0, nats=1.0), record(seed=1, status="diverged")])
+    assert regressions(worse)["measurement"].tolist() == ["diverged 1/2"]
+
+
+def test_compare_says_whether_anything_got_worse(capsys):
+    a, b = row_of([1.0, 1.1, 1.2]), row_of([2.0, 2.1, 2.2])
+    assert compare(a, b, Console(width=200)) is True
+    assert re.search(r"regressed +flows +moons +NICE +nats", capsys.readouterr().out)
+    assert compare(b, a, Console(width=200)) is False
+
+
+# ------------------------------------------------------------------------------------------------------- speed
+
+
+@pytest.mark.slow
+def test_ten_thousand_records_are_reported_in_ten_seconds(tmp_path):
+    store, curve = (
+        tmp_path / "results",
+        tuple(Point(step=s, seconds=s, loss=1.0, validation=1.0 / s) for s in range(1, 21)),
+    )
+    rng, speed = np.random.default_rng(0), {"unit": "samples/s", "better": "higher", "impl": "throughput 1"}
+    for suite, data, row, seed in np.ndindex(5, 8, 50, 5):
+        noise = rng.normal(0, 0.05, 8)
+        found = {f"m{i}": measured(row / 10 + i + noise[i]) for i in range(5)}
+        found |= {f"s{i}": measured(100.0 + noise[i], raw=tuple(100 + noise), **speed) for i in range(3)}
+        status = "diverged" if row == 49 and seed == 1 else "ok"
+        made = record(
+            f"R{row}", seed, data=f"d{data}", suite=f"s{suite}", measurements=found, curve=curve, status=status
+        )
+        folder = store / made.run.suite / made.id
+        folder.mkdir(parents=True)
+        (folder / f"{made.execution}.json").write_text(made.model_dump_json())
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "genbench", "report", "--results", str(store)]
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of one core, whatever else the machine does
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    assert (store / "leaderboard.html").stat().st_size < 20e6
