@@ -127,6 +127,7 @@ def scatter(board: Board) -> Figure | None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.margins(x=0.12)
     axes.set_xlabel(_label(speed))
     axes.set_ylabel(_label(quality))
     return figure

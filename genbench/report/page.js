@@ -71,7 +71,8 @@ function sort(board, button, direction) {
   body.append(...all("tr", body).sort(compare));
   for (const other of all("thead th", board)) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", direction);
-  state.set("sort." + board.id, by + "," + direction);
+  const usual = by === "rank" && direction === "ascending";
+  usual ? state.delete("sort." + board.id) : state.set("sort." + board.id, by + "," + direction);
   remember();
 }
 
@@ -238,7 +239,7 @@ function behind(board, at, c) {
     seeds.length ? element("h4", {}, "single values") : null,
     seeds.length ? grid(["seed", "value", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, id, value, stderr, n, impl, execution]) => [seed, value === null ? "none" : +value.toPrecision(7), stderr === null ? "" : short(stderr, ""), n, impl, id, execution])) : null,
     failed.length ? element("h4", {}, "runs that did not end well") : null,
-    failed.length ? grid(["seed", "status", "tries", "error", "run"], failed.map(([seed, id, last]) => { const e = DATA.executions[last]; return [seed, e.status, e.attempts, e.error, id]; })) : null,
+    failed.length ? grid(["seed", "status", "tries", "run", "error"], failed.map(([seed, id, last]) => { const e = DATA.executions[last]; return [seed, e.status, e.attempts, id, e.error]; })) : null,
     element("h4", {}, "command"), ...(distinct("command").length ? distinct("command").map(command => element("pre", {}, command)) : [element("p", { class: "quiet" }, "not recorded")]),
     element("h4", {}, "code"), list([...new Set(executions.map(commit))].map(text => ["commit", text])),
     list([["seconds", executions.map(e => e.seconds === null || e.seconds === undefined ? "?" : e.seconds.toFixed(1)).join(", ")], ["attempts", executions.map(e => e.attempts).join(", ")]]),
