@@ -296,6 +296,8 @@ class Suite(Frozen):
     @model_validator(mode="after")
     def _data_named_by_models_is_there(self) -> Self:
         here = [entry.data for entry in self.data]
+        for again in (name for i, name in enumerate(here) if name in here[:i]):
+            raise ValueError(f"data: {again!r} is given twice")
         for name, entry in self.models.items():
             for key, values in (("data", entry.data or ()), ("per_data", entry.per_data)):
                 for value in values:
@@ -313,8 +315,8 @@ class Suite(Frozen):
             seeds: instead of the suite's own.
 
         Raises:
-            UsageError: a model, data set, metric or model option that does not resolve (the key is named), or an
-                `only` that matches nothing.
+            UsageError: a model, data set, metric or model option that does not resolve (the key is named), two rows
+                that are the same, or an `only` that matches nothing.
         """
         for i, metric in enumerate(self.metrics):
             with naming(f"metrics.{i}"):
@@ -328,7 +330,12 @@ class Suite(Frozen):
         wanted = [c for c in cells if fnmatch(c[0], only) or fnmatch(f"{c[0]}/{c[2].data}", only)]
         if not wanted:
             raise UsageError(f"--only {only!r} matches no row{nearest(only, self.models)}")
-        return [run for cell in wanted for run in self._cell(*cell, seeds or self.defaults.seeds, change or {})]
+        runs = [run for cell in wanted for run in self._cell(*cell, seeds or self.defaults.seeds, change or {})]
+        seen: dict[str, Run] = {}
+        for run in runs:
+            if (twin := seen.setdefault(run.id, run)) is not run:
+                raise UsageError(f"models.{run.name}: on {run.data} it is the same run as {twin.name!r}")
+        return runs
 
     def _cell(
         self,

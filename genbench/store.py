@@ -78,5 +78,6 @@ class Store:
         return sorted((r for r in read if r is not None), key=lambda r: r.execution)
 
     def held(self, run: Run) -> set[str]:
-        """Return the metrics that an ok record of `run` holds."""
-        return {metric for record in self.of(run) if record.status == "ok" for metric in record.run.metrics}
+        """Return the metrics that ok records of `run` hold, under the name it has now: a row may be renamed."""
+        good = (record.run for record in self.of(run) if record.status == "ok")
+        return {metric for held in good if held.name == run.name for metric in held.metrics}

@@ -21,6 +21,13 @@ def suite(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def planned(path: Path) -> list[Run]:
+    """Return the runs of a suite file as the command line does."""
+    found = read_suite(path)
+    with naming(str(path)):
+        return found.runs()
+
+
 GOOD = """
     suite: mine
     defaults: {steps: 20, batch: 8, lr: 1e-3, seeds: [0, 1]}
@@ -137,7 +144,7 @@ def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("flows.nice:NICE", "flows.nice:NIC", "models.NICE: unknown model 'flows.nice:NIC'; did you mean 'flows.nice:NICE'?"),
+        ("flows.nice:NICE", "flows.nice:NIC", "NICE: unknown model 'flows.nice:NIC'; did you mean 'flows.nice:NICE'?"),
         ("toys:moons", "toys:mons", "data.toys:mons: unknown dataset 'toys:mons'; did you mean 'toys:moons'?"),
         ("[likelihood]", "[liklihood]", "metrics.0: unknown metric 'liklihood'; did you mean 'likelihood'?"),
         ("steps: 20", "stpes: 20", "defaults: unknown key 'stpes'; did you mean 'steps'?"),
@@ -150,15 +157,15 @@ def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
         ("batch: 16", "options: {coupling: 3}", "models.RealNVP: unknown option 'coupling'; did you mean 'couplings'?"),
         ("batch: 16", "options: {couplings: few}", "option 'couplings': input should be a valid integer"),
         ("metrics: [likelihood]", "", "metrics: is missing"),
+        ("{data: digits, steps: 30, optimizer: {ema: 0.5}}", "digits, digits", "'digits' is given twice"),
+        ("NICE: flows.nice:NICE", "NICE: flows.nice:NICE\n      Same: flows.nice:NICE", "it is the same run as 'NICE'"),
         ("suite: mine", "suite: [", "is not YAML"),
     ],
 )  # fmt: skip
 def test_bad_suites_are_one_line_that_names_file_and_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
     path = suite(tmp_path, GOOD.replace(old, new, 1))
     with pytest.raises(UsageError) as error:
-        found = read_suite(path)
-        with naming(str(path)):
-            found.runs()
+        planned(path)
     message = str(error.value)
     assert message.startswith(f"{path}: ")
     assert expected in message

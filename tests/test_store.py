@@ -68,6 +68,7 @@ def test_what_is_held_is_what_ok_records_were_asked_for(tmp_path: Path) -> None:
     speed = RUN.model_copy(update={"metrics": ("throughput",)})
     store.write(record("3-a-z", run=speed))
     assert store.held(RUN) == {"likelihood", "throughput"}
+    assert store.held(RUN.model_copy(update={"name": "renamed"})) == set()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
