@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from genbench_kernels.affine_coupling import Scale, affine_coupling
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
 
 from genbench.models.flows.flow import Bijection, Chain
 
@@ -18,6 +17,17 @@ Shape = tuple[int, ...]  # of one point: (D,) or (C, H, W)
 def over(v: Tensor, x: Tensor) -> Tensor:
     """Return v (C,) as it broadcasts over the channels of x (B, C, ...)."""
     return v if x.ndim == 2 else v.view(-1, *[1] * (x.ndim - 2))
+
+
+def columns(x: Tensor) -> Tensor:
+    """Return the channels of every position as a column, x (B, C, ...) -> (C, B ...)."""
+    return x.movedim(1, 0).flatten(1)
+
+
+def from_columns(columns: Tensor, like: Tensor) -> Tensor:
+    """Return columns (C, B ...) in the shape of `like` (B, C, ...)."""
+    B, C, *rest = like.shape
+    return columns.view(C, B, *rest).movedim(0, 1)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,16 +141,12 @@ class LULinear(Bijection):
         return W
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        W = self.weight()
-        y = linear(x, W) if x.ndim == 2 else conv2d(x, W[:, :, None, None])
-        return y, self.positions * self.s.sum()
+        return from_columns(self.weight() @ columns(x), x), self.positions * self.s.sum()
 
     def inverse(self, y: Tensor) -> Tensor:
         L, U = self.factors()
-        columns = self.P.T @ y.movedim(1, 0).flatten(1)
-        columns = torch.linalg.solve_triangular(L, columns, upper=False, unitriangular=True)
-        x: Tensor = torch.linalg.solve_triangular(U, columns, upper=True)
-        return x.view(len(U), len(y), *y.shape[2:]).movedim(0, 1)
+        x = torch.linalg.solve_triangular(L, self.P.T @ columns(y), upper=False, unitriangular=True)
+        return from_columns(torch.linalg.solve_triangular(U, x, upper=True), y)
 
 
 class AffineCoupling(Bijection):

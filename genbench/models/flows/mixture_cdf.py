@@ -17,7 +17,8 @@ def log_cdf(x: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor) -> tuple[Te
     and log_sigma (..., K), which broadcast with x (..., 1). Both tails are exact in the logarithm.
     """
     z = (x.unsqueeze(-1) - mu) * (-log_sigma).exp()
-    below, above = logsigmoid(z), logsigmoid(-z)
+    below = logsigmoid(z)
+    above = below - z  # log sigmoid(-z)
     parts = (log_w + below, log_w + above, log_w + below + above - log_sigma)
     lower, upper, density = (part.logsumexp(-1) for part in parts)
     return lower, upper, density
