@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,6 +41,13 @@ def disconnect() -> None:
 
     with same_signals(signal.SIG_IGN):
         ray.shutdown()
+
+
+def die_with_parent() -> None:
+    """Have the system kill this worker once its parent, the node's daemon, is gone: nobody would want its record."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def nodes() -> list[Node]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from genbench.cluster import Node, connect, disconnect, nodes
+from genbench.cluster import Node, connect, die_with_parent, disconnect, nodes
 from genbench.run import Record, Resources, Run, Status
 
 Perform = Callable[[Run], Record]
@@ -48,6 +48,14 @@ def with_cores(run: Run, there: Sequence[Node]) -> Run:
     """Return `run` asking for all cores of the largest node `there` that can grant it."""
     cores = max(node["CPU"] for node in there if not unmet(run.resources, [node]))
     return run.model_copy(update={"resources": run.resources.model_copy(update={"cpus": cores})})
+
+
+def with_twice_the_memory(run: Run, there: Sequence[Node]) -> Run:
+    """Return `run` asking for twice its memory (its share by cores where it asked for none), at most a node's."""
+    node = max(there, key=lambda node: node["memory"])
+    bytes_ = run.resources.memory or node["memory"] * run.resources.cpus / node["CPU"]
+    memory = int(min(2 * bytes_, node["memory"]))
+    return run.model_copy(update={"resources": run.resources.model_copy(update={"memory": memory})})
 
 
 # ------------------------------------------------------------------------------------------- in this process
@@ -89,7 +97,6 @@ class Try:
     """One try at a run: Ray tells of a task that died only that it did, so its history is kept here.
 
     Attributes:
-        memory: bytes asked of Ray.
         key: under which the worker notes that it has begun.
         began: time.monotonic() at which that was seen.
         lost: time.monotonic() since which no node can grant it.
@@ -98,7 +105,6 @@ class Try:
     run: Run
     alone: bool = False
     number: int = 1
-    memory: int | None = None
     key: str = field(default_factory=lambda: f"genbench/{secrets.token_hex(8)}")
     began: float | None = None
     lost: float | None = None
@@ -133,7 +139,7 @@ def on_ray(
         while True:
             while _room(last, flying, alone) and (last := next(queue, None)):
                 connect(address, cpus)
-                yield from _begin(perform, Try(last, alone=alone, memory=last.resources.memory), flying)
+                yield from _begin(perform, Try(last, alone), flying)
             if not flying:
                 return
             for ref in _finished(flying):
@@ -199,8 +205,8 @@ def _outcome(ref: Any, one: Try) -> Record | Try:
         status, worth = _verdict(error)
         if one.number >= worth:
             return failed(one.run, status, _said(error), one.number)
-        memory = _doubled(one) if status == "host_oom" else one.memory
-        return Try(one.run, one.alone, one.number + 1, memory)
+        again = with_twice_the_memory(one.run, nodes()) if status == "host_oom" else one.run
+        return Try(again, one.alone, one.number + 1)
     return record.model_copy(update={"attempts": one.number})
 
 
@@ -223,13 +229,6 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _doubled(one: Try) -> int:
-    """Return twice the memory of `one` in bytes (of its share by cores if it asked for none), at most a node's."""
-    node = max(nodes(), key=lambda node: node["memory"])
-    share = node["memory"] * one.run.resources.cpus / node["CPU"]
-    return int(min(2 * (one.memory or share), node["memory"]))
-
-
 def _begin(perform: Perform, one: Try, flying: dict[Any, Try]) -> list[Record]:
     """Hand `one` to Ray, which would wait for ever where no node can grant it: then return the record that says so.
 
@@ -244,8 +243,8 @@ def _begin(perform: Perform, one: Try, flying: dict[Any, Try]) -> list[Record]:
         return [failed(one.run, "unschedulable" if first else "crashed", why, max(1, one.number - 1))]
     run = with_cores(one.run, there) if one.alone else one.run
     options: dict[str, Any] = {"num_cpus": run.resources.cpus, "num_gpus": run.resources.gpus}
-    if one.memory:
-        options["memory"] = one.memory
+    if run.resources.memory:
+        options["memory"] = run.resources.memory
     if run.resources.gpus:
         options |= {"max_calls": 1, "runtime_env": {"env_vars": {"GENBENCH_GPU": "1"}}}
     task = ray.remote(max_retries=0, retry_exceptions=False, **options)(_performed)
@@ -257,6 +256,7 @@ def _performed(perform: Perform, run: Run, key: str) -> Record:
     """Return the record of `run`; in the worker, which is shown the cores and GPUs asked for and no more."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
+    die_with_parent()
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(run.resources.cpus)))
     if not run.resources.gpus:  # Ray hides GPUs from those that ask for some of them only
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -104,6 +104,12 @@ nats = Metric(_nats)
 span = Metric(_span, alone=True)  # when it was taken, and with how many threads
 
 
+def weights(work: Path, run: Run) -> dict[str, list[float]]:
+    """Return the trained weights of `run` that are kept under `work`."""
+    kept = torch.load(work / run.id / "model.pt", weights_only=True)
+    return {name: value.tolist() for name, value in kept["model"].items()}
+
+
 def a_run(seed: int = 0, **settings: object) -> Run:
     """Return a short run of the Gaussian."""
     defaults = {"suite": "faulty", "name": "Gaussian", "steps": 40, "batch": 50, "checks": 4}

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from genbench.cluster import disconnect
-from genbench.execute import Executor, in_process, on_ray, unmet, with_cores
+from genbench.execute import Executor, in_process, on_ray, unmet, with_cores, with_twice_the_memory
 from genbench.perform import perform
 from genbench.run import Record, Resources, Run
-from genbench.work import Work
-from tests.faulty import a_run, always_killed, not_performing, sleeper, without_end
+from tests.faulty import a_run, always_killed, not_performing, sleeper, weights, without_end
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +45,12 @@ def test_cores_are_those_of_the_largest_node_that_has_the_rest() -> None:
     run = a_run(resources={"gpus": 0.5})
     assert with_cores(run, nodes).resources == Resources(cpus=8, gpus=0.5)
     assert with_cores(run, nodes).id == run.id
+
+
+def test_memory_is_doubled_up_to_what_a_node_has() -> None:
+    nodes = [{"CPU": 8.0, "memory": 64e9}]
+    asked = [with_twice_the_memory(a_run(resources={"cpus": 2, "memory": m}), nodes) for m in (None, 10**9, 10**11)]
+    assert [run.resources.memory for run in asked] == [32 * 10**9, 2 * 10**9, 64 * 10**9]
 
 
 @pytest.mark.parametrize("where", ["process", "ray"])
@@ -90,7 +95,9 @@ def test_runs_are_taken_only_when_they_can_start_and_get_their_cores(ray2: Execu
     assert done == 6
     times = spans(tmp_path)
     assert any(b < end for (_, end), (b, _) in pairwise(times))  # two abreast
-    assert all(c > a_end or c > b_end for (_, a_end), (_, b_end), (c, _) in zip(times, times[1:], times[2:], strict=False))
+    assert all(
+        c > a_end or c > b_end for (_, a_end), (_, b_end), (c, _) in zip(times, times[1:], times[2:], strict=False)
+    )
 
 
 def test_parts_of_a_core_share_it(ray2: Executor, tmp_path: Path) -> None:
@@ -129,13 +136,3 @@ def test_both_executors_give_the_same_bits(ray2: Executor, tmp_path: Path) -> No
     for run in runs:
         assert there[run.id].measurements == here[run.id].measurements
         assert weights(tmp_path / "there", run) == weights(tmp_path / "here", run)
-
-
-def weights(work: Path, run: Run) -> dict[str, list[float]]:
-    """Return the trained weights of `run`."""
-    import io
-
-    import torch
-
-    kept = torch.load(io.BytesIO(Work(work).load(f"{run.id}/model.pt") or b""), weights_only=True)
-    return {name: value.tolist() for name, value in kept["model"].items()}
