@@ -179,9 +179,9 @@ class Driver:
     def outcome(self, runs: Sequence[Run]) -> Outcome:
         """Return how `runs` stand now."""
         self.retry_failed = False
-        failures = {run.id: failure for run in runs if (failure := self.failure(run))}
-        ids = {run.id for run in runs}
-        return Outcome(len(ids) - len(failures), tuple(failures.values()))
+        lacking = {run.id: run for run in runs if not set(run.metrics) <= self.store.held(run)}
+        failures = tuple(failure for run in lacking.values() if (failure := self.failure(run)))
+        return Outcome(len({run.id for run in runs} - set(lacking)), failures)
 
 
 @contextmanager
