@@ -13,23 +13,17 @@ from torch import Tensor
 from torch.nn.functional import batch_norm
 
 from genbench.dataset import Space
-from genbench.models.flows.bijections import (
-    ActNorm,
-    AffineCoupling,
-    BatchNorm,
-    Flatten,
-    LULinear,
-    Permutation,
-    Squeeze,
-    alternating,
-)
+from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.dequantization import DEQUANTIZATIONS, noise_of
 from genbench.models.flows.flow import BASES, Bijection, Flow
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.linear import Linear
+from genbench.models.flows.lu import LULinear
 from genbench.models.flows.nice import NICE
+from genbench.models.flows.normalization import ActNorm, BatchNorm
 from genbench.models.flows.one_dimensional import MixtureCDF, OneDimensional
 from genbench.models.flows.realnvp import DIAGONAL_FIRST, RealNVP, couplings_of, rows_from_checkerboard
+from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.nets.mlp import mlp
 
 Make = Callable[..., Flow]

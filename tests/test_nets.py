@@ -44,6 +44,8 @@ def test_zero_nets_start_as_the_zero_function_and_can_leave_it(net: str) -> None
 def test_dropout_acts_in_training_only(net: str) -> None:
     make, shape, _ = NETS[net]
     model, x = make(dropout=0.5), torch.randn(3, *shape)
+    for p in model.parameters():
+        torch.nn.init.normal_(p)
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))

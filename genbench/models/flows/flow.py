@@ -19,6 +19,8 @@ from genbench.dataset import Space
 from genbench.model import Model
 from genbench.models.flows.dequantization import DEQUANTIZATIONS, Dequantization
 
+Shape = tuple[int, ...]  # of one point: (D,) or (C, H, W)
+
 
 class Bijection(nn.Module, ABC):
     """An invertible map from data to base, and back."""

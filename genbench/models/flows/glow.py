@@ -9,18 +9,12 @@ from typing import Literal
 from torch import nn
 
 from genbench.dataset import Space
-from genbench.models.flows.bijections import (
-    ActNorm,
-    AffineCoupling,
-    Flatten,
-    LULinear,
-    MultiScale,
-    Shape,
-    Squeeze,
-    divisible,
-)
+from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.dequantization import Dequantization
-from genbench.models.flows.flow import Bijection, Chain, Flow
+from genbench.models.flows.flow import Bijection, Chain, Flow, Shape
+from genbench.models.flows.lu import LULinear
+from genbench.models.flows.normalization import ActNorm
+from genbench.models.flows.reshaping import Flatten, MultiScale, Squeeze, divisible
 from genbench.nets.activations import Activation
 from genbench.nets.convnet import convnet
 from genbench.nets.mlp import mlp

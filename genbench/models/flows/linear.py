@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from genbench.dataset import Space
-from genbench.models.flows.bijections import ActNorm, Flatten, LULinear
 from genbench.models.flows.dequantization import Dequantization
 from genbench.models.flows.flow import Flow
+from genbench.models.flows.lu import LULinear
+from genbench.models.flows.normalization import ActNorm
+from genbench.models.flows.reshaping import Flatten
 
 __all__ = ["Linear"]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.special import log_ndtr, ndtri
 
 from genbench.dataset import Space
-from genbench.models.flows.bijections import Flatten
 from genbench.models.flows.dequantization import Dequantization
 from genbench.models.flows.flow import BASES, Bijection, Flow
 from genbench.models.flows.mixture_cdf import log_cdf, quantile
+from genbench.models.flows.reshaping import Flatten
 
 __all__ = ["OneDimensional"]
 

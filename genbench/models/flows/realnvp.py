@@ -10,20 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.flows.bijections import (
-    ActNorm,
-    AffineCoupling,
-    BatchNorm,
-    Flatten,
-    MultiScale,
-    Permutation,
-    Shape,
-    Squeeze,
-    alternating,
-    divisible,
-)
+from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.dequantization import Dequantization
-from genbench.models.flows.flow import Bijection, Chain, Flow
+from genbench.models.flows.flow import Bijection, Chain, Flow, Shape
+from genbench.models.flows.normalization import ActNorm, BatchNorm
+from genbench.models.flows.reshaping import Flatten, MultiScale, Permutation, Squeeze, alternating, divisible
 from genbench.nets.activations import Activation
 from genbench.nets.mlp import mlp
 from genbench.nets.resnet import resnet

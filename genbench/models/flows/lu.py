@@ -1,0 +1,62 @@
+"""The invertible 1x1 convolution: a full matrix by its LU factors (Glow, 2018, section 3.2)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genbench.models.flows.flow import Bijection, Shape
+
+
+def columns(x: Tensor) -> Tensor:
+    """Return the channels of every position as a column, x (B, C, ...) -> (C, B ...)."""
+    return x.movedim(1, 0).flatten(1)
+
+
+def from_columns(columns: Tensor, like: Tensor) -> Tensor:
+    """Return columns (C, B ...) in the shape of `like` (B, C, ...)."""
+    B, C, *rest = like.shape
+    return columns.view(C, B, *rest).movedim(0, 1)
+
+
+class LULinear(Bijection):
+    """y = W x with W = P L (U + diag(sign e^s)), on images at every position (Glow, 2018, section 3.2).
+
+    P is fixed; log|det| = H W sum s. W starts as a random rotation, or as the identity.
+    """
+
+    P: Tensor
+    sign: Tensor
+
+    def __init__(self, shape: Shape, *, start: Literal["rotation", "identity"] = "rotation") -> None:
+        super().__init__()
+        self.positions = math.prod(shape[1:])
+        W = torch.linalg.qr(torch.randn(shape[0], shape[0]))[0] if start == "rotation" else torch.eye(shape[0])
+        P, L, U = torch.linalg.lu(W)
+        self.register_buffer("P", P)
+        self.register_buffer("sign", U.diagonal().sign())
+        self.L = nn.Parameter(L.tril(-1))
+        self.U = nn.Parameter(U.triu(1))
+        self.s = nn.Parameter(U.diagonal().abs().log())
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return L, unit lower triangular, and U, upper triangular, (C, C)."""
+        L = self.L.tril(-1) + torch.eye(len(self.L), dtype=self.L.dtype, device=self.L.device)
+        return L, self.U.triu(1) + torch.diag(self.sign * self.s.exp())
+
+    def weight(self) -> Tensor:
+        """Return W (C, C)."""
+        L, U = self.factors()
+        W: Tensor = self.P @ (L @ U)
+        return W
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return from_columns(self.weight() @ columns(x), x), self.positions * self.s.sum()
+
+    def inverse(self, y: Tensor) -> Tensor:
+        L, U = self.factors()
+        x = torch.linalg.solve_triangular(L, self.P.T @ columns(y), upper=False, unitriangular=True)
+        return from_columns(torch.linalg.solve_triangular(U, x, upper=True), y)
