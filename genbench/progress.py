@@ -12,6 +12,7 @@ from typing import Literal, Self, TextIO
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from genbench.run import Record, Run
@@ -135,7 +136,9 @@ class Display(Progress):
         counts = f"{self.done} done, {len(self.running)} running, {self.failed} failed, {len(self.waiting)} waiting"
         left = "" if (eta := self.eta()) is None else f"; ETA {spell(eta)}"
         under_way = [Text(f"  {run}, {spell(now - began)}", "dim") for run, began in list(self.running.values())]
-        return Group(ProgressBar(total=max(1, self.total), completed=over, width=60), Text(counts + left), *under_way)
+        head = Table.grid(padding=(0, 1))
+        head.add_row(ProgressBar(total=max(1, self.total), completed=over, width=24), Text(counts + left))
+        return Group(head, *under_way)
 
 
 def progress_on(file: TextIO | None = None) -> Progress:

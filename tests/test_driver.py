@@ -6,15 +6,17 @@ import os
 import subprocess
 from collections.abc import Sequence
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from rich.console import Console
 
 from genbench.driver import Outcome, code_version, drive
 from genbench.execute import in_process
 from genbench.perform import execution
-from genbench.progress import Lines, Progress, spell
+from genbench.progress import Display, Lines, Progress, spell
 from genbench.run import Measurement, Record, Run, Status
 from genbench.store import Store
 from tests.faulty import a_run
@@ -165,8 +167,6 @@ def test_code_is_told_by_commit_and_digest_of_what_differs(tmp_path: Path) -> No
 
 
 def test_lines_count_tell_the_headline_and_the_time_left(tmp_path: Path) -> None:
-    from io import StringIO
-
     progress = Lines(file := StringIO())
     planned = runs(3, NATS)
     progress.expect(planned)
@@ -182,6 +182,20 @@ def test_lines_count_tell_the_headline_and_the_time_left(tmp_path: Path) -> None
         f"[2/3] {where} 1: diverged in 31 s, the loss is nan; ETA 0.0 s",
         f"[3/3] {where} 2: ok in 31 s, 2.031 bits/dim",
     ]
+
+
+def test_a_terminal_shows_counts_and_what_is_under_way() -> None:
+    console = Console(file=(file := StringIO()), width=100, force_terminal=True, color_system=None)
+    with Display(console) as display:
+        display.expect(planned := runs(4, NATS))
+        for run in planned[:3]:
+            display.start(run, run)
+        display.finish(Record(run=planned[0], execution="x", status="ok"))
+        display.finish(Record(run=planned[1], execution="x", status="error", error="no"))
+    last = file.getvalue().splitlines()[-3:]
+    assert any("1 done, 1 running, 1 failed, 1 waiting; ETA 0.0 s" in line for line in last)
+    assert any(f"  {planned[2]}, 0.0 s" in line for line in last)
+    assert "[2/4] Gaussian / tests.faulty:normal / seed 1: error, no" in file.getvalue()
 
 
 def test_eta_is_from_runs_of_a_kind_and_shared_by_those_abreast(monkeypatch: pytest.MonkeyPatch) -> None:
