@@ -133,15 +133,15 @@ def publish(store: Store, suites: set[str] | None, out: Path) -> int:
     """Write the report of every record to `out`, print the leaderboard of `suites`, name what is damaged."""
     from rich.console import Console
 
-    from genbench.report import leaderboard, write
+    from genbench.report import uncollected, write
 
-    records = store.records()
+    with uncollected():
+        records = store.records()
     for path, why in store.damaged:
         print(f"genbench: {path}: skipped, damaged: {why}", file=sys.stderr)
     if not records:
         raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
-    leaderboard([r for r in records if suites is None or r.run.suite in suites], Console())
-    for path in write(records, store.folder, out):
+    for path in write(records, store.folder, out, Console(), suites):
         print(f"wrote {path}")
     return OK
 

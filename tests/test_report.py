@@ -4,6 +4,7 @@ import json
 import math
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -263,6 +264,19 @@ def test_one_name_under_two_protocols_is_two_rows():
     }
 
 
+@pytest.mark.parametrize(("dirty", "marked"), [(True, True), (False, False), (None, False)])
+def test_uncommitted_code_is_marked(dirty, marked):
+    records = [record(seed=0), record(seed=1, code={"commit": "c" * 40, "dirty": dirty})]
+    assert rows_of(records)["NICE"].dirty is marked
+    assert ("†" in markdown([board_of(records)], records)) is marked
+
+
+def test_several_machines_are_named():
+    records = [record(), record(seed=1, environment={"gpu": "Some GPU", "processor": "Some CPU"})]
+    text = markdown([board_of(records)], records)
+    assert "Measured on Some CPU, 2 cores; Some GPU. Speeds from different machines are not comparable." in text
+
+
 def test_suites_versions_and_data_have_boards_of_their_own():
     records = [record(), record(data="rings"), record(suite="other"), record(run={"version": 2, "model": "flows.nice"})]
     found = [(board.suite, board.version, board.data) for board in boards(tidy(records))]
@@ -418,6 +432,35 @@ def test_curves_are_thinned_and_keep_their_ends(tmp_path):
     curve = data["boards"][0]["rows"][0]["curve"]
     assert len(curve) == 60
     assert (curve[0][0], curve[-1][0]) == (1, 89)
+
+
+CLICKS = """
+const board = document.querySelector(".board"), heads = all("thead button", board), said = [];
+const rows = () => all("tbody tr:not([hidden])").map(row => row.dataset.name[0]).join("");
+for (const head of [heads[1], heads[2], heads[2], heads[3], heads[0]]) { head.click(); said.push(rows()); }
+form.q.value = "b moons"; filter(); said.push(rows(), location.hash);
+board.querySelector("tr:not([hidden]) .cell").click(); said.push(dialog.open, dialog.querySelector("h3").textContent);
+document.body.replaceChildren(JSON.stringify(said));
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+def test_a_browser_sorts_filters_and_shows_what_is_behind_a_cell(tmp_path):
+    records = [made for made in suite_records() if made.run.data == "moons"]
+    (tmp_path / "page.html").write_text(
+        write(records, tmp_path, tmp_path / "out")[1]
+        .read_text()
+        .replace("</body>", f"<script>{CLICKS}</script></body>")
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--dump-dom"]
+    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = ["chromium", *options, f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'page.html'}"]
+    page = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    said = json.loads(re.search(r"<body>(\[.*\])", page).group(1))
+    by_name, by_nats, by_nats_again, by_speed, as_reported = said[:5]
+    assert (by_name, by_nats, by_nats_again, by_speed, as_reported) == ("AAB", "ABA", "ABA", "BAA", "ABA")
+    assert said[5:] == ["B", "#q=b+moons", True, "B, nats ↓ on moons"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,24 @@ if TYPE_CHECKING:
     from genbench.report.board import Board
     from genbench.report.tidy import Runs
 
-__all__ = ["compare", "leaderboard", "show", "write"]
+__all__ = ["compare", "leaderboard", "show", "uncollected", "write"]
 
 PLOTS = 36  # files drawn in one call at most: those of the boards with the newest records
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector from looking through thousands of records, which are all needed, again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@uncollected()
 def write(
     records: Iterable[Record],
     folder: Path,

@@ -82,7 +82,7 @@ def _cell(line: Line) -> Cell:
 
 def _row(line: Line, cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
     said = {key: line[key] for key in ("model", "settings", "failures", "later")}
-    return Row(name=line["row"], ids=ids, dirty=line["dirty"] is True, hue=int(line["hue"]), cells=cells, **said)
+    return Row(name=line["row"], ids=ids, dirty=bool(line["dirty"]), hue=int(line["hue"]), cells=cells, **said)
 
 
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:

@@ -55,6 +55,7 @@ def rows(frame: pd.DataFrame) -> pd.DataFrame:
     )
     ok = (frame["status"] == "ok").groupby([frame["suite"], frame["id"]]).transform("max")
     failed = frame[frame["status"] != "ok"]
+    runs["dirty"] = runs["dirty"].fillna(False).astype(bool)
     for column, part in (("failures", failed[~ok[failed.index]]), ("later", failed[ok[failed.index]])):
         runs[column] = _counted(part, runs["runs"]).reindex(runs.index, fill_value="")
     return runs.reset_index()
@@ -75,13 +76,13 @@ def cells(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     found = held.assign(square=held["stderr"] ** 2).groupby(CELL, sort=False).agg(
         unit=("unit", "last"), better=("better", "last"), impl=("impl", "last"), impls=("impl", "nunique"),
         n=("value", "count"), mean=("value", "mean"), std=("value", "std"), square=("square", "mean"),
-        p20=("p20", "last"), p80=("p80", "last"), execution=("execution", "max"),
+        p20=("p20", "last"), p80=("p80", "last"),
     )  # fmt: skip
     found["half"] = half_width(found["std"].to_numpy(), found["n"].to_numpy())
     found["stderr"] = np.sqrt(found.pop("square"))
     found["missing"] = _missing(held).reindex(found.index).fillna(0)
     found = found.reset_index().merge(rows[[*ROW, "failures"]], on=ROW)
-    found["unranked"] = _unranked(found)
+    found["unranked"] = _unranked(found, held.sort_values("execution").groupby(COLUMN)["impl"].last())
     return _ranked(found)
 
 
@@ -97,10 +98,9 @@ def _missing(held: pd.DataFrame) -> pd.Series[int]:
     return cast("pd.Series[int]", joined["there"].isna().groupby([joined[key] for key in CELL]).sum())
 
 
-def _unranked(found: pd.DataFrame) -> pd.Series[str]:
-    """Return why a cell has no rank, or ""; the first reason that holds."""
-    newest = found.sort_values("execution").groupby(COLUMN)["impl"].last().rename("now")
-    old = found.join(newest, on=COLUMN)["now"] != found["impl"]
+def _unranked(found: pd.DataFrame, impls: pd.Series[str]) -> pd.Series[str]:
+    """Return why a cell has no rank, or ""; the first reason that holds. `impls` are the columns' newest."""
+    old = found.join(impls.rename("now"), on=COLUMN)["now"] != found["impl"]
     reasons = {
         "has no better or worse": found["better"].isna(),
         "has no value": found["n"] == 0,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from genbench.report.board import Board, Column, Row
-from genbench.report.protocol import RULES, machines, protocol, seeds, suite_of
+from genbench.report.protocol import RULES, measured_on, protocol, seeds, suite_of
 from genbench.report.text import interval, mean, notes
 from genbench.run import Record
 
@@ -25,7 +25,7 @@ def _suite(boards: list[Board], records: list[Record]) -> list[str]:
     title = suite.title if suite and suite.title else first.suite
     text = [f"## {escaped(title)}", "", f"Suite `{first.suite}`, version {first.version}.", ""]
     text += [f"*{escaped(suite.question)}*", ""] if suite and suite.question else []
-    text += [f"Measured on: {escaped('; '.join(machines(records)) or 'not recorded')}.", ""]
+    text += [escaped(measured_on(records)), ""]
     return text + [line for board in boards for line in table(board)]
 
 

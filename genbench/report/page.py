@@ -16,7 +16,7 @@ from PIL import Image
 
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.figures import Curves, curve_of, speed_of
-from genbench.report.protocol import RULES, machines, protocol, seeds, suite_of
+from genbench.report.protocol import RULES, measured_on, protocol, seeds, suite_of
 from genbench.report.text import failed, interval, mean, seeds_beside
 from genbench.report.tidy import Runs
 from genbench.run import Record
@@ -60,7 +60,7 @@ def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
             r for executions in runs.values() for r in executions if (r.run.suite, r.run.version) == (name, version)
         )
         said = {"title": (found and found.title) or name, "question": found and found.question}
-        suites.append({"name": name, "version": version, "boards": members, "machines": machines(mine), **said})
+        suites.append({"name": name, "version": version, "boards": members, "measured_on": measured_on(mine), **said})
     return suites
 
 

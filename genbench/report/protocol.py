@@ -39,7 +39,7 @@ def protocol(board: Board) -> str:
         f"{_shared(s.optimizer.name for s in said)} lr={_shared(s.optimizer.lr for s in said)}",
         f"schedule {_shared(s.optimizer.schedule for s in said)}",
         f"{_shared(s.precision for s in said)}",
-        f"{_shared(s.selection for s in said)} weights",
+        f"{_shared({'best': 'best-validation', 'last': 'last'}[s.selection] for s in said)} weights",
     )
     return ", ".join(parts)
 
@@ -68,6 +68,8 @@ def hardware(environment: dict[str, Any]) -> str:
     return ", ".join([str(chip), *known] if chip else known)
 
 
-def machines(records: Iterable[Record]) -> list[str]:
-    """Return the different machines on which `records` were made."""
-    return sorted({text for record in records if (text := hardware(record.environment))})
+def measured_on(records: Iterable[Record]) -> str:
+    """Return a sentence that names the machines on which `records` were made."""
+    machines = sorted({text for record in records if (text := hardware(record.environment))})
+    said = f"Measured on {'; '.join(machines) or 'hardware that is not recorded'}."
+    return f"{said} Speeds from different machines are not comparable." if len(machines) > 1 else said

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
+from genbench.report.figures import speed_of
 from genbench.report.protocol import hardware, protocol, seeds
 from genbench.report.text import interval, mean, notes, number
-from genbench.report.tidy import metrics_of, newest, tidy
+from genbench.report.tidy import metrics_of, newest, settings, tidy
 from genbench.run import Record
 
 ROWS, NAME = 20, 30  # rows of a board, and letters of a name, that are printed
@@ -59,10 +60,11 @@ def _left_out(board: Board, columns: list[Column]) -> Iterator[str]:
 
 
 def fitting(board: Board, width: int) -> list[Column]:
-    """Return the first columns that fit in `width` characters beside the rows' names, at least one."""
+    """Return the columns that fit in `width` characters beside the rows' names: the primary, the speed, the others."""
     left = width - 8 - min(NAME, max((len(row.name) for row in board.rows), default=0))
     chosen: list[Column] = []
-    for column in board.columns:
+    speed = speed_of(board)
+    for column in sorted(board.columns, key=lambda c: (c.measurement != board.primary, c != speed)):
         texts = [plain(board, row, column) for row in board.rows[:ROWS]]
         left -= 2 + max(len(text) for text in [column.heading, column.shown_unit, *texts])
         if left < 0 and chosen:
@@ -98,38 +100,34 @@ def _styled(board: Board, row: Row, column: Column) -> str:
 def show(records: Iterable[Record], console: Console) -> None:
     """Print all that the executions of one run say, the newest measurement of each name with where it is from."""
     executions = sorted(records, key=lambda record: record.execution)
-    last = executions[-1]
-    console.print(
-        f"[bold]{escape(str(last.run))}[/]  {last.run.suite} v{last.run.version}  id {last.id}", highlight=False
-    )
-    console.print(escape(repr(last.run.model_dump(mode="json", exclude_defaults=True))), highlight=False)
-    console.print(_executions(executions))
-    console.print(_measurements(executions))
+    run = executions[-1].run
+    lines = [f"{run}, {run.suite} v{run.version}, id {run.id}", settings(run)]
+    lines += [f"on {place}" for place in dict.fromkeys(hardware(record.environment) for record in executions)]
+    lines += [record.command for record in executions[-1:] if record.command]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    console.print(_executions(executions), _measurements(executions), sep="\n")
     for record in executions:
         for name, path in record.files.items():
-            console.print(f"{escape(name)}: {escape(path)}", highlight=False)
+            console.print(f"{name}: {path}", markup=False, highlight=False)
 
 
 def _executions(executions: list[Record]) -> Table:
-    table = Table(
-        "execution", "status", "tries", "seconds", "code", "on", title="executions", title_justify="left", box=None
-    )
-    for record in executions:
-        code = f"{str(record.code.get('commit') or '?')[:10]}{' dirty' if record.code.get('dirty') else ''}"
+    table = Table("", "execution", "status", "tries", "seconds", "code", box=None)
+    for i, record in enumerate(executions):
+        code = f"{str(record.code.get('commit') or '?')[:10]}{' †' if record.code.get('dirty') else ''}"
         status = f"{record.status}{f': {record.error}' if record.error else ''}"
         seconds = f"{record.timings['total']:.1f}" if "total" in record.timings else ""
-        where = hardware(record.environment)
-        table.add_row(*map(escape, (record.execution, status, str(record.attempts), seconds, code, where)))
+        table.add_row(*map(escape, (str(i), record.execution, status, str(record.attempts), seconds, code)))
     return table
 
 
 def _measurements(executions: list[Record]) -> Table:
-    table = Table(
-        "measurement", "value", "unit", "kind", "n", "stderr", "by", "execution", box=None, title_justify="left"
-    )
+    table = Table("measurement", "value", "unit", "kind", "n", "stderr", "by", "execution", box=None)
     for name, record in newest(executions).items():
         m = record.measurements[name]
         value = "none" if m.value is None else number(m.value, m.unit, m.stderr)
         stderr = "" if m.stderr is None else f"{m.stderr:.2g}"
-        table.add_row(*map(escape, (name, value, m.unit, m.kind, str(m.n), stderr, m.impl, record.execution)))
+        texts = (name, value, m.unit, m.kind, str(m.n), stderr, m.impl, str(executions.index(record)))
+        table.add_row(*map(escape, texts))
     return table
