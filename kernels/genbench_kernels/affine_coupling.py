@@ -110,7 +110,7 @@ def reference(
     s = _log_scale(raw, None if gain is None else _per_channel(gain.to(wide), x), scale)
     if mask is not None:
         s, t = s * mask, t * mask
-    y = (x - t) * torch.exp(-s) if inverse else torch.addcmul(t, x, torch.exp(s))
+    y = (x - t) * torch.exp(-s) if inverse else x * torch.exp(s) + t
     logdet = s.sum(tuple(range(1, s.ndim)))
     return y.to(dtype), -logdet if inverse else logdet
 
@@ -439,7 +439,9 @@ def _backward(
         dx, dp, dg = _backward(*dense, layout, scale, inverse, dtype, wanted)
         return gx if gx is None or dx is None else gx.copy_(dx), gp if gp is None or dp is None else gp.copy_(dp), dg
     (gys, vs, gxs, ps, qs, ms), (pt, qt), rows = frame.strides, frame.steps, B * frame.outer
-    loop = 16 if wanted[2] and frame.by_column else 1
+    loop = 1  # else as many turns as make parts of 16 rows, so that parts add little to the bytes
+    if wanted[2] and frame.by_column:
+        loop = max(1, min(16 // frame.tile["R"], 1 << (rows - 1).bit_length()))
     blocks, parts = -(-rows // (frame.tile["R"] * loop)), None
     if wanted[2]:
         size = (blocks, C) if frame.by_column else (B, frame.outer, frame.splits)

@@ -13,19 +13,36 @@ from genbench_kernels.op import jit, tl
 
 @jit
 def exp(x):
-    """Return e^x = 2^n e^r with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite, 1980)."""
+    """Return e^x = 2^n e^r with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite, 1980).
+
+    2^n is made of its bits, in two factors: neither the largest nor the subnormal results are lost.
+    """
     if x.dtype == tl.float64:
         value = tl.exp(x)
     else:
-        n = tl.floor(tl.minimum(tl.maximum(x, -200.0), 200.0) * 1.4426950408889634 + 0.5)
-        r = (x - n * 0.693359375) + n * 2.12194440e-4
-        value = tl.exp2(r * 1.4426950408889634) * tl.exp2(n - 1.0) * 2.0
+        x = tl.clamp(x, -170.0, 170.0, propagate_nan=tl.PropagateNan.ALL)
+        n = tl.floor(x * 1.4426950408889634 + 0.5)
+        high = x - n * 0.693359375
+        low = n * 2.12194440e-4
+        r = high + low
+        rest = 0.041668387886 + r * (0.0083687152082 + r * 0.0013814601954)
+        rest = 0.49999993449 + r * (0.16666520645 + r * rest)
+        near = 1.0 + high
+        near += (1.0 - near + high) + (low + r * r * rest)  # what the first sum lost, and the small terms
+        whole = n.to(tl.int32)
+        half = whole >> 1
+        first = ((half + 127) << 23).to(tl.float32, bitcast=True)
+        second = ((whole - half + 127) << 23).to(tl.float32, bitcast=True)
+        value = near * first * second
     return value
 
 
 @jit
 def log1p_of_fraction(x):
-    """Return log(1 + x) for x in [0, 1], of full relative accuracy: 2 atanh(z), z = x / (2 + x)."""
+    """Return log(1 + x) for x in [0, 1], of full relative accuracy.
+
+    It is 2 atanh(z) with z = x / (2 + x), written x - z (x - 2 z^2 (...)): so most of it is x itself, unrounded.
+    """
     if x.dtype == tl.float64:
         u = 1.0 + x  # the rounding of u cancels (Kahan)
         value = tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
@@ -34,7 +51,7 @@ def log1p_of_fraction(x):
         w = z * z
         rest = 0.14296249561 + w * (0.10852265930 + w * 0.11616782450)
         rest = 0.33333333666 + w * (0.19999851611 + w * rest)
-        value = 2.0 * (z + z * w * rest)
+        value = x - z * (x - 2.0 * w * rest)
     return value
 
 
