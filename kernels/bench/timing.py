@@ -107,10 +107,11 @@ def _queued(
         end.record()
         passed = start.query()
         torch.cuda.synchronize()
-        if passed and cycles < LONGEST_WAIT:
+        if passed and 0 < cycles < LONGEST_WAIT:
             cycles *= 2
             continue
-        late += passed
+        if passed:  # the call itself waits for the device: no wait of ours helps
+            late, cycles = late + 1, 0
         device.append(start.elapsed_time(end) / 1e3)
         host.append(spent)
     return device, host, late
@@ -149,13 +150,16 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated() - before
 
 
-def launches(call: Callable[[], Any], device: torch.device) -> int | None:
-    """Return how many kernels, copies and fills the device runs in a call, by the profiler; None where it has none."""
+def launches(call: Callable[[], Any], prepare: Callable[[], Any], device: torch.device) -> int | None:
+    """Return how many kernels, copies and fills the device runs in a call, by the profiler; None where it has none.
+
+    The profiler slows what is launched after it, too: count when all times are taken.
+    """
     if device.type != "cuda":
         return None
     from torch.profiler import ProfilerActivity, profile
 
-    call()
+    prepare()
     torch.cuda.synchronize()
     try:
         with profile(activities=[ProfilerActivity.CUDA]) as recorded:

@@ -1,0 +1,104 @@
+"""The timed gate, `make gpu-check`: right on the device first, then how fast, in ten minutes, without a network.
+
+Exit code 0: right (or nothing run, where there is no GPU); 1: wrong or broken, or no GPU with REQUIRE_GPU=1, or a goal
+missed with REQUIRE_GOALS=1. Results go to results/kernels/<gpu>-torch<version>-triton<version>.{json,md,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import time
+
+import torch
+from genbench_kernels.op import INTERPRETED, triton
+
+from bench.report import read, write
+
+BENCH = Path(__file__).parent
+MINUTES = 10
+CORRECTNESS, REPORT = 200, 45  # seconds of these: at most for correctness, kept for what ends a run
+
+
+def obstacle() -> str | None:
+    """Return why kernels cannot run here, or None where they can."""
+    if not torch.cuda.is_available():
+        return f"no GPU that torch {torch.__version__} can use"
+    if triton is None:
+        return "triton is not installed"
+    return "TRITON_INTERPRET is set: unset it" if INTERPRETED else None
+
+
+def stem(gpu: str, versions: dict[str, str]) -> str:
+    """Return the name of a results file: hardware and versions."""
+    text = f"{gpu}-torch{versions['torch']}-triton{versions['triton']}".lower()
+    return re.sub(r"[^a-z0-9.+-]+", "-", text)
+
+
+def run_tests(file: str, *options: str, until: float, ends: float) -> int:
+    """Return pytest's exit code for a file of this folder; tests begun after `until` are skipped, `ends` is the end."""
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-rfEs", "--tb=short"]
+    paths = [str(BENCH.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    try:
+        return subprocess.run(
+            [*command, str(BENCH / file), f"--deadline={until}", *options],
+            env=environment,
+            timeout=max(1, ends - time()),
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        print(f"gpu-check: {file} was stopped at its time limit", flush=True)
+        return 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the gate and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=BENCH.parents[1] / "results" / "kernels")
+    parser.add_argument("-k", default="", metavar="EXPR", help="only the speed tests that match, as in pytest")
+    options = parser.parse_args(arguments)
+    reason = obstacle()
+    if reason is not None:
+        print(f"gpu-check: did not run: {reason}. Nothing was checked or timed.")
+        return int(os.environ.get("REQUIRE_GPU", "0") not in ("", "0"))
+    return _check(options.results, options.k)
+
+
+def _check(folder: Path, only: str) -> int:
+    start = time()
+    ends = start + MINUTES * 60
+    print(
+        f"gpu-check: {torch.cuda.get_device_name()}, torch {torch.__version__}, at most {MINUTES} minutes", flush=True
+    )
+    right = run_tests("test_device.py", until=start + CORRECTNESS, ends=start + CORRECTNESS + 60) == 0
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "speed.json"
+        quiet = (f"--benchmark-json={path}", "--benchmark-quiet", *(("-k", only) if only else ()))
+        timed = run_tests("test_speed.py", *quiet, until=ends - REPORT - 30, ends=ends - 5) == 0
+        if not path.exists():
+            print("gpu-check: nothing was timed")
+            return 1
+        machine = read(path)[0]["machine_info"]
+        kept = folder / f"{stem(machine['gpu']['name'], machine['versions'])}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(path.read_bytes())
+    checked = (
+        "All correctness checks on the device passed." if right else "**Correctness checks on the device FAILED.**"
+    )
+    goals = write(kept, [checked])
+    for goal in goals:
+        verdict = {True: "met", False: "MISSED", None: ""}[goal.met]
+        print(f"{goal.what:62} asked {goal.asked:8} {goal.measured} {verdict}")
+    print(f"gpu-check: {checked} {kept.with_suffix('.md')} written, {time() - start:.0f} s", flush=True)
+    missed = os.environ.get("REQUIRE_GOALS", "0") not in ("", "0") and not all(goal.met for goal in goals)
+    return int(not right or not timed or missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

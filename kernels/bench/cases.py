@@ -1,0 +1,352 @@
+"""What is timed: calls at sizes of real use, what a user would otherwise write, and the forms either can take.
+
+A baseline is the plain torch a user would write, not the package's reference, whose checks would slow its host time.
+`least` is the ledger's least number of bytes; a copy that moves as many is the floor of every case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.nn.utils import parametrizations
+
+from bench.timing import Cache, Call, without_collection
+
+Direction = Literal["forward", "backward", "both"]
+Form = Literal["plain", "compiled", "max-autotune", "graph"]
+Function = Callable[..., tuple[Tensor, ...]]
+COMPILED: dict[str, dict[str, Any]] = {
+    "compiled": {"fullgraph": True, "dynamic": False},
+    "max-autotune": {"fullgraph": True, "dynamic": False, "mode": "max-autotune-no-cudagraphs"},
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments of a function, the tensors whose gradients are wanted, and the cotangents of its results."""
+
+    args: tuple[Any, ...]
+    wanted: tuple[Tensor, ...]
+    cotangents: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A function in one form; `arrange` brings a case's inputs into the arguments it takes."""
+
+    function: Function
+    form: Form = "plain"
+    arrange: Callable[[Inputs], Inputs] = lambda inputs: inputs
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op: fresh random inputs on a device, contenders by name, least bytes of each direction."""
+
+    name: str
+    inputs: Callable[[torch.device], Inputs]
+    contenders: dict[str, Contender]
+    least: dict[str, int]
+
+
+class Unavailable(RuntimeError):
+    """A contender that this machine cannot run."""
+
+
+# ------------------------------------------------------------------------------------------------- the cases
+
+SIZES: dict[str, dict[str, Any]] = {  # those of "What must be shown" first: time may run out
+    "coupling-64MB": {"shape": (256, 64, 32, 32)},
+    "coupling-256MB": {"shape": (1024, 64, 32, 32)},
+    "reparameterize-16M": {"shape": (8192, 2048)},
+    "spectral-dcgan64": {"channels": (3, 64, 128, 256, 512, 1)},
+    "coupling-64MB-glow": {"shape": (256, 64, 32, 32), "layout": "interleave", "scale": "sigmoid"},
+    "coupling-cifar": {"shape": (128, 6, 16, 16)},
+    "reparameterize-head": {"shape": (128, 128)},
+}
+TINY: dict[str, dict[str, Any]] = {"shape": (2, 4, 3, 3), "channels": (3, 4, 8, 1)}
+
+
+def cases(package: ModuleType, *, backend: str = "auto", tiny: bool = False) -> list[Case]:
+    """Return the cases of the ops that `package` (a version of genbench_kernels) has; `tiny` ones try the code."""
+    made = []
+    for name, sizes in SIZES.items():
+        op, make = OPS[name.partition("-")[0]]
+        shrunk = {key: TINY[key][: len(value)] for key, value in sizes.items() if key in TINY} if tiny else {}
+        if hasattr(package, op):
+            made.append(make(name, getattr(package, op), backend, **{**sizes, **shrunk}))
+    return made
+
+
+def _forms(ours: Function, eager: Function, arrange: Callable[[Inputs], Inputs]) -> dict[str, Contender]:
+    """Return the columns that every case has: the plain torch and the op, each in its forms."""
+    theirs, mine = Contender(eager), Contender(ours, arrange=arrange)
+    return {
+        "eager": theirs,
+        "eager, graph": replace(theirs, form="graph"),
+        "compile": replace(theirs, form="compiled"),
+        "max-autotune": replace(theirs, form="max-autotune"),
+        "ours": mine,
+        "ours, compiled": replace(mine, form="compiled"),
+        "ours, graph": replace(mine, form="graph"),
+    }
+
+
+def _unchanged(inputs: Inputs) -> Inputs:
+    return inputs
+
+
+def _least(unit: int, forward: float, backward: float) -> dict[str, int]:
+    return {
+        "forward": int(forward * unit),
+        "backward": int(backward * unit),
+        "both": int((forward + backward) * unit),
+    }
+
+
+def _coupling(
+    name: str, op: Any, backend: str, *, shape: tuple[int, ...], layout: str = "chunk", scale: str = "tanh"
+) -> Case:
+    def inputs(device: torch.device) -> Inputs:
+        x, gy = (torch.randn(shape, device=device) for _ in range(2))
+        params = torch.randn(shape[0], 2 * shape[1], *shape[2:], device=device)
+        gain = (torch.randn(shape[1], device=device),) if scale == "tanh" else ()
+        args = tuple(t.requires_grad_() for t in (x, params, *gain))
+        return Inputs(args, args, (gy, torch.randn(shape[0], device=device)))
+
+    def ours(x: Tensor, params: Tensor, gain: Tensor | None = None) -> tuple[Tensor, ...]:
+        return op(x, params, layout=layout, scale=scale, gain=gain, backend=backend)
+
+    def realnvp(x: Tensor, params: Tensor, gain: Tensor) -> tuple[Tensor, ...]:
+        raw, t = params.chunk(2, 1)
+        s = gain.view(-1, 1, 1) * torch.tanh(raw)
+        return x * torch.exp(s) + t, s.flatten(1).sum(1)
+
+    def glow(x: Tensor, params: Tensor) -> tuple[Tensor, ...]:
+        s = torch.sigmoid(params[:, 0::2] + 2)
+        return x * s + params[:, 1::2], torch.log(s).flatten(1).sum(1)
+
+    unit = 4 * torch.Size(shape).numel()
+    contenders = _forms(ours, realnvp if scale == "tanh" else glow, _unchanged)
+    return Case(name, inputs, contenders, _least(unit, 4, 5))
+
+
+def _reparameterize(name: str, op: Any, backend: str, *, shape: tuple[int, ...]) -> Case:
+    shape = shape[:2]
+
+    def inputs(device: torch.device) -> Inputs:
+        mu, logvar, gz = (torch.randn(shape, device=device) for _ in range(3))
+        args = mu.requires_grad_(), logvar.requires_grad_()
+        return Inputs(args, args, (gz, torch.randn(shape[0], device=device)))
+
+    def ours(mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:  # a fresh key for each step is part of the price
+        key = torch.randint(2**63 - 1, (1,), device=mu.device)
+        z, kl = op(mu, logvar, key, backend=backend)
+        return z.squeeze(0), kl
+
+    def plain(mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+        return z, 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
+
+    def distributions(mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+        normal = torch.distributions.Normal  # validation would wait for the device: off, to its favour
+        prior = normal(torch.zeros_like(mu), torch.ones_like(mu), validate_args=False)
+        posterior = normal(mu, torch.exp(0.5 * logvar), validate_args=False)
+        return posterior.rsample(), torch.distributions.kl_divergence(posterior, prior).sum(1)
+
+    contenders = {**_forms(ours, plain, _unchanged), "torch.distributions": Contender(distributions)}
+    return Case(name, inputs, contenders, _least(4 * torch.Size(shape).numel(), 3, 5))
+
+
+def _spectral(name: str, op: Any, backend: str, *, channels: tuple[int, ...]) -> Case:
+    shapes = [(after, before, 4, 4) for before, after in zip(channels, channels[1:], strict=False)]
+
+    def inputs(device: torch.device) -> Inputs:
+        weights = tuple(torch.randn(shape, device=device).mul_(0.02).requires_grad_() for shape in shapes)
+        us = tuple(normalize(torch.randn(shape[0], device=device), dim=0) for shape in shapes)
+        vs = tuple(normalize(torch.randn(torch.Size(shape[1:]).numel(), device=device), dim=0) for shape in shapes)
+        return Inputs((*weights, *us, *vs), weights, tuple(torch.randn_like(w) for w in weights))
+
+    def plain(*args: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_normalized(*layer) for layer in zip(*_thirds(args), strict=True))
+
+    def ours(*modules: torch.nn.Module) -> tuple[Tensor, ...]:
+        return tuple(m.weight for m in modules)
+
+    def wrapped(inputs: Inputs) -> Inputs:
+        return _modules(inputs, lambda modules: op(modules))
+
+    def parametrized(inputs: Inputs) -> Inputs:
+        return _modules(inputs, lambda modules: [parametrizations.spectral_norm(m) for m in modules])
+
+    contenders = {
+        **_forms(ours, plain, wrapped),
+        "foreach": Contender(_foreach_normalized),
+        "foreach, graph": Contender(_foreach_normalized, "graph"),
+        "torch parametrization": Contender(ours, arrange=parametrized),
+    }
+    unit = 4 * sum(torch.Size(shape).numel() for shape in shapes)
+    return Case(name, inputs, contenders, _least(unit, 3.25, 4))
+
+
+def _thirds(args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
+    n = len(args) // 3
+    return args[:n], args[n : 2 * n], args[2 * n :]
+
+
+def _normalized(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Return W / (u^T W v) after one power step, which moves u and v in place."""
+    matrix = weight.flatten(1)
+    with torch.no_grad():
+        u.copy_(normalize(matrix @ v, dim=0))
+        v.copy_(normalize(matrix.T @ u, dim=0))
+        kept_u, kept_v = u.clone(), v.clone()
+    return weight / torch.dot(kept_u, matrix @ kept_v)
+
+
+def _foreach_normalized(*args: Tensor) -> tuple[Tensor, ...]:
+    """Return all W / (u^T W v) after one power step: what is alike between layers in grouped launches."""
+    weights, us, vs = _thirds(args)
+    matrices = [w.flatten(1) for w in weights]
+    with torch.no_grad():
+        kept_u = _unit([m @ v for m, v in zip(matrices, vs, strict=True)])
+        kept_v = _unit([m.T @ u for m, u in zip(matrices, kept_u, strict=True)])
+        torch._foreach_copy_(us, kept_u)
+        torch._foreach_copy_(vs, kept_v)
+    sigmas = [torch.dot(u, m @ v) for m, u, v in zip(matrices, kept_u, kept_v, strict=True)]
+    return tuple(torch._foreach_div(weights, sigmas))
+
+
+def _unit(vectors: list[Tensor]) -> list[Tensor]:
+    norms = torch._foreach_norm(vectors)
+    torch._foreach_clamp_min_(norms, 1e-12)
+    return list(torch._foreach_div(vectors, norms))
+
+
+def _modules(inputs: Inputs, normalise: Callable[[list[torch.nn.Module]], Any]) -> Inputs:
+    """Return the inputs as convolutions whose weights `normalise` has made spectrally normal, by their accessors."""
+    weights = _thirds(inputs.args)[0]
+    modules = [torch.nn.Conv2d(w.shape[1], w.shape[0], 4, bias=False, device=w.device) for w in weights]
+    for module, weight in zip(modules, weights, strict=True):
+        module.weight = torch.nn.Parameter(weight.detach().clone())
+    normalise(modules)
+    return Inputs(tuple(modules), tuple(p for m in modules for p in m.parameters()), inputs.cotangents)
+
+
+OPS: dict[str, tuple[str, Callable[..., Case]]] = {
+    "coupling": ("affine_coupling", _coupling),
+    "reparameterize": ("reparameterize", _reparameterize),
+    "spectral": ("spectral_norm_", _spectral),
+}
+
+
+# ------------------------------------------------------------------------------------------------- the forms
+
+
+class Calls:
+    """Forward and backward of a function on several sets of inputs; backward follows the forward of its set."""
+
+    def __init__(self, function: Function, sets: list[Inputs]) -> None:
+        self.function, self.sets = function, sets
+        self.results: dict[int, tuple[Tensor, ...]] = {}
+
+    def forward(self, k: int) -> None:
+        self.results[k] = self.function(*self.sets[k].args)
+
+    def backward(self, k: int) -> None:
+        torch.autograd.grad(self.results.pop(k), self.sets[k].wanted, self.sets[k].cotangents)
+
+    def both(self, k: int) -> None:
+        self.forward(k)
+        self.backward(k)
+
+
+class Graphs(Calls):
+    """The same from CUDA graphs, two for each set, so that nothing is copied into static inputs."""
+
+    def __init__(self, function: Function, sets: list[Inputs]) -> None:
+        if not torch.cuda.is_available():
+            raise Unavailable("CUDA graphs need a GPU")
+        super().__init__(function, sets)
+        self.captured = [self._capture(k) for k in range(len(sets))]
+
+    def _capture(self, k: int) -> tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph, Any]:
+        eager, stream = Calls(self.function, self.sets), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                eager.both(k)
+        torch.cuda.current_stream().wait_stream(stream)
+        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        inputs = self.sets[k]
+        with without_collection():
+            with torch.cuda.graph(forward):
+                results = self.function(*inputs.args)
+            with torch.cuda.graph(backward, pool=forward.pool()):
+                gradients = torch.autograd.grad(results, inputs.wanted, inputs.cotangents)
+        return forward, backward, (results, gradients)
+
+    def forward(self, k: int) -> None:
+        self.captured[k][0].replay()
+
+    def backward(self, k: int) -> None:
+        self.captured[k][1].replay()
+
+
+class Copies(Calls):
+    """The floor: copies that move (read and write together) the least bytes of each direction."""
+
+    def __init__(self, least: dict[str, int], device: torch.device, sets: int) -> None:
+        size = {direction: max(1, moved // 8) for direction, moved in least.items()}
+        make = torch.randn
+        self.pairs = {
+            d: [(make(n, device=device), make(n, device=device)) for _ in range(sets)] for d, n in size.items()
+        }
+
+    def _copy(self, direction: str, k: int) -> None:
+        target, source = self.pairs[direction][k]
+        target.copy_(source)
+
+    def forward(self, k: int) -> None:
+        self._copy("forward", k)
+
+    def backward(self, k: int) -> None:
+        self._copy("backward", k)
+
+    def both(self, k: int) -> None:
+        self._copy("both", k)
+
+
+def build(case: Case, name: str, device: torch.device, sets: int = 3) -> Calls:
+    """Return the calls of a contender, compiled or captured as its form says, or of "copy".
+
+    Raises Unavailable where the form needs a GPU and there is none.
+    """
+    torch.manual_seed(0)
+    if name == "copy":
+        return Copies(case.least, device, sets)
+    contender = case.contenders[name]
+    inputs = [contender.arrange(case.inputs(device)) for _ in range(sets)]
+    if contender.form == "graph":
+        return Graphs(contender.function, inputs)
+    if contender.form == "plain":
+        return Calls(contender.function, inputs)
+    torch._dynamo.reset()
+    return Calls(torch.compile(contender.function, **COMPILED[contender.form]), inputs)
+
+
+def phase(calls: Calls, direction: Direction, cache: Cache) -> tuple[Call, Call]:
+    """Return what is timed in a direction, and what prepares each round of it untimed.
+
+    Backward is prepared by its forward, always; else a warm round by the same call, and a cold one by nothing.
+    """
+    call: Call = getattr(calls, direction)
+    if direction == "backward":
+        return call, calls.forward
+    return call, call if cache == "warm" else lambda k: None

@@ -1,0 +1,70 @@
+"""Options of the speed tests, the machine's description in their JSON, and the end of the time they may take."""
+
+from __future__ import annotations
+
+import subprocess
+from time import time
+from typing import Any
+
+import pytest
+import torch
+
+LAUNCHES = pytest.StashKey[dict[str, dict[str, int | None]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the tests, not the kernels")
+    parser.addoption("--tiny", action="store_true", help="the smallest sizes and few rounds")
+    parser.addoption("--deadline", type=float, default=float("inf"), help="seconds of time.time() after which to skip")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LAUNCHES] = {}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    if time() > item.config.getoption("--deadline"):
+        pytest.skip("out of time: not measured")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Return the device under test."""
+    return torch.device(request.config.getoption("--device"))
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info.pop("node", None)  # a name says nothing of the hardware
+    machine_info["versions"] = {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": _triton()}
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        machine_info["gpu"] = {
+            "name": gpu.name,
+            "capability": f"{gpu.major}.{gpu.minor}",
+            "multiprocessors": gpu.multi_processor_count,
+            "memory": gpu.total_memory,
+            "L2": gpu.L2_cache_size,
+            "driver": _driver(),
+        }
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    output_json["launches"] = config.stash[LAUNCHES]
+
+
+def _triton() -> str | None:
+    try:
+        import triton
+    except ImportError:
+        return None
+    return str(triton.__version__)
+
+
+def _driver() -> str | None:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
