@@ -585,6 +585,7 @@ def examples(device: str) -> Iterator[Example]:
     yield call("gain-rows", (4, 6, 16, 16), scale="tanh", gain=True)
     yield call("gain-columns", (4, 64), scale="tanh", gain=True)
     yield call("mask", (4, 3, 16, 16), scale="tanh", gain=True, mask=(1, 1, 16, 16))
+    yield call("mask-bool", (4, 3, 16, 16), scale="exp", mask=(1, 3, 16, 16), mask_dtype=torch.bool)
     yield call("interleave", (4, 6, 16, 16), scale="sigmoid", layout="interleave")
     yield call("pairs", (4, 256), scale="sigmoid", layout="interleave")
     yield call("first", (4, 6, 16, 16), scale="tanh", needs_x=False)
@@ -608,12 +609,13 @@ def _example(
     needs_x: bool = True,
     dtype: torch.dtype = torch.float32,
     params_dtype: torch.dtype = torch.float32,
+    mask_dtype: torch.dtype = torch.float32,
 ) -> Example:
     make = partial(torch.randn, device=device)
     x = make(shape, dtype=dtype, requires_grad=needs_x)
     params = make((shape[0], 2 * shape[1], *shape[2:]), dtype=params_dtype, requires_grad=True)
     weights = make(shape[1], requires_grad=True) if gain else None
-    keep = None if mask is None else torch.ones(mask, device=device)
+    keep = None if mask is None else torch.ones(mask, device=device, dtype=mask_dtype)
     return Example(name, (x, params, weights, keep, layout, scale, inverse, torch.promote_types(dtype, params_dtype)))
 
 
