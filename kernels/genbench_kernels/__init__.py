@@ -2,5 +2,7 @@
 
 from genbench_kernels.affine_coupling import affine_coupling
 from genbench_kernels.op import explain
+from genbench_kernels.spectral_norm import spectral_norm_
+from genbench_kernels.reparameterize import reparameterize
 
-__all__ = ["affine_coupling", "explain"]
+__all__ = ["affine_coupling", "explain", "spectral_norm_"]

@@ -1,0 +1,434 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+"""Reparameterised normal samples with their KL divergence (Auto-Encoding Variational Bayes, 2014, eq. 10).
+
+    z_s = mu + e^(logvar / 2) eps_s,   eps_s ~ N(0, I),   kl = sum_d 1/2 (mu^2 + e^logvar - 1 - logvar).
+
+eps is a function of the key and of the place of an element, never of how the work is divided: element d of row
+r = s B + b is lane d % 4 of the Philox-4x32-10 block with counter offset + r ceil(D / 4) + d // 4, keyed by seed
+(Parallel random numbers: as easy as 1, 2, 3, 2011), and lanes (0, 1) and (2, 3) make two normals each by
+sqrt(-2 log u) (cos, sin)(2 pi v) (A note on the generation of random normal deviates, 1958). Where D is a multiple of
+four, the bits are those of `torch.func._random.bits(key, S, B, D)` of torch 2.15. No eps is kept: backward draws it
+again. Normals are not those of `torch.randn`.
+
+Bytes, in passes over mu (float32, one sample): forward reads mu, logvar and writes z, 3. Backward reads gz, mu, logvar
+and writes both gradients, 5. These 8 are the least there are; further samples add a pass over each of z and gz (mu and
+logvar are read again, from the cache). Launches: 1 forward, and 1 where D > 4096 to sum the parts of kl; 1 backward,
+and 1 to sum (with a conversion each below float32) where more than 16 samples are shared among programs, which costs
+1/8 pass per sample. Nothing is copied for halves of a tensor, transposes, slices or broadcasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from math import gcd, pi, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genbench_kernels.elementary import exp, log1p_of_fraction
+from genbench_kernels.op import Backend, Example, Op, choose, jit, launch, tl
+
+TURNS = 16  # samples, at most, whose gradients one program adds up
+
+
+def reparameterize(
+    mu: Tensor, logvar: Tensor, key: Tensor, *, kl: bool = True, samples: int = 1, backend: Backend = "auto"
+) -> tuple[Tensor, Tensor | None]:
+    """Return (z, kl): samples z (samples, B, D) of N(mu, e^logvar) and KL(N(mu, e^logvar) || N(0, I)) (B,) in nats.
+
+    mu and logvar are (B, D), of one dtype, which z has too (float32 at least under autocast); kl, None if `kl` is
+    False, is float32, or float64 where they are. `key` is an int64 tensor (seed,) or (seed, offset) on their device,
+    read by the kernel itself, so nothing waits for it and a CUDA graph sees what it holds at replay:
+    `torch.randint(2**63 - 1, (1,), device=mu.device)` follows `torch.manual_seed`. The same key draws the same eps
+    again; offset + samples B ceil(D / 4) begins draws that do not overlap. Backward reads the key once more: change it
+    in place only after that.
+    Raises ValueError, with the shapes, devices or dtypes, where they do not fit.
+    """
+    key = _checked(mu, logvar, key, samples)
+    dtype = mu.dtype
+    if dtype.itemsize < 4 and torch.is_autocast_enabled(mu.device.type):
+        dtype = torch.float32
+    form = fused if choose(backend, mu, logvar, key)[0] == "fused" else reference
+    z, divergence = form(mu, logvar, key, kl, samples, dtype)
+    return z, divergence if kl else None
+
+
+def _checked(mu: Tensor, logvar: Tensor, key: Tensor, samples: int) -> Tensor:
+    """Return the key as int64; raise ValueError where the arguments do not fit."""
+    if mu.ndim != 2 or mu.shape != logvar.shape:
+        raise ValueError(f"mu and logvar must be (B, D), got {tuple(mu.shape)} and {tuple(logvar.shape)}")
+    if mu.dtype != logvar.dtype or not mu.is_floating_point():
+        raise ValueError(f"mu and logvar must have one floating-point dtype, got {mu.dtype} and {logvar.dtype}")
+    if key.dtype not in (torch.int64, torch.uint64) or key.ndim != 1 or key.shape[0] not in (1, 2):
+        raise ValueError(f"key must be int64, (seed,) or (seed, offset), got {key.dtype}, {tuple(key.shape)}")
+    if samples < 1:
+        raise ValueError(f"samples must be positive, got {samples}")
+    return key if key.dtype == torch.int64 else key.view(torch.int64)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# ------------------------------------------------------------------------------------------------- reference
+#
+# Here and in the kernels a vmapped dimension may stand in front: mu (V, B, D), key (V, 2), z (V, S, B, D), kl (V, B).
+
+
+def reference(
+    mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return (z, kl) in plain torch: the equation above, in float32 or float64; kl is empty, (B, 0), if not asked."""
+    mu, logvar = mu.to(_wide(mu.dtype)), logvar.to(_wide(mu.dtype))
+    eps = normals(key, samples, *mu.shape[-2:]).to(mu.dtype)
+    z = mu.unsqueeze(-3) + torch.exp(logvar / 2).unsqueeze(-3) * eps
+    divergence = 0.5 * (mu**2 + (torch.expm1(logvar) - logvar)) if kl else mu[..., :0]
+    return z.to(dtype), divergence.sum(-1) if kl else divergence
+
+
+def normals(key: Tensor, samples: int, B: int, D: int) -> Tensor:
+    """Return eps (samples, B, D), float64: normal draws addressed by element, the oracle of the kernels."""
+    quads = -(-D // 4)
+    counter = torch.arange(samples * B * quads, device=key.device) + (key[..., 1:] if key.shape[-1] == 2 else 0)
+    x = philox(counter, counter >> 32, 0, 0, key[..., :1], key[..., :1] >> 32)
+    pairs = [_box_muller(x[0], x[1]), _box_muller(x[2], x[3])]
+    eps = torch.stack([n for pair in pairs for n in pair], -1)
+    return eps.reshape(*eps.shape[:-2], samples, B, 4 * quads)[..., :D]
+
+
+def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Tensor, ...]:
+    """Return Philox-4x32-10 of the counter (c0, c1, c2, c3) under the key (k0, k1): four words of 32 bits, in int64."""
+    word = 0xFFFFFFFF
+    for turn in range(10):
+        a, b = 0xD2511F53 * (c0 & word), 0xCD9E8D57 * (c2 & word)
+        c0, c1 = (b >> 32) ^ c1 ^ (k0 + turn * 0x9E3779B9), b
+        c2, c3 = (a >> 32) ^ c3 ^ (k1 + turn * 0xBB67AE85), a
+    return tuple(c & word for c in (c0, c1, c2, c3))
+
+
+def _box_muller(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    radius, angle = torch.sqrt(-2 * torch.log((x.double() + 0.5) * 2.0**-32)), y.double() * (2 * pi * 2.0**-32)
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def gradients(
+    gz: Tensor | None, gkl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor, samples: int
+) -> tuple[Tensor, Tensor]:
+    """Return (gmu, glogvar) in differentiable torch: for double backward."""
+    m, lv = mu.to(_wide(mu.dtype)), logvar.to(_wide(mu.dtype))
+    gmu = glogvar = torch.zeros_like(m)
+    if gz is not None:
+        gz, eps = gz.to(m.dtype), normals(key, samples, *m.shape[-2:]).to(m.dtype)
+        gmu, glogvar = gz.sum(-3), 0.5 * torch.exp(lv / 2) * (gz * eps).sum(-3)
+    if gkl is not None:
+        gmu, glogvar = gmu + gkl.unsqueeze(-1) * m, glogvar + 0.5 * gkl.unsqueeze(-1) * torch.expm1(lv)
+    return gmu.to(mu.dtype), glogvar.to(mu.dtype)
+
+
+# --------------------------------------------------------------------------------------------------- kernels
+#
+# A program owns a tile of R rows by K columns, of one sample forward and of up to TURNS backward. A thread's four
+# neighbouring columns are the four lanes of one Philox block. Strides of rows, and D, come divided by UNIT, so that the
+# compiler knows what divides them and can load vectors.
+
+
+@jit
+def _radius(x, DOUBLE: tl.constexpr):
+    """Return sqrt(-2 log u), u = (x + 1/2) / 2^32, of full relative accuracy: from 1 - u where u > 1/2."""
+    if DOUBLE:
+        log_u = tl.log((x.to(tl.float64) + 0.5) * 2.3283064365386963e-10)
+    else:
+        signed = x.to(tl.int32, bitcast=True)
+        upper = signed < 0
+        t = tl.where(upper, ~signed, signed).to(tl.float32) + 0.5
+        bits = t.to(tl.int32, bitcast=True)
+        mantissa = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
+        exponent = tl.where(upper, 0, (bits >> 23) - 159).to(tl.float32)
+        log_m = log1p_of_fraction(tl.where(upper, t * -2.3283064365386963e-10, mantissa - 1.0))
+        log_u = exponent * 0.693359375 + (exponent * -2.12194440e-4 + log_m)
+    return tl.sqrt(-2.0 * log_u)
+
+
+@jit
+def _circle(x, DOUBLE: tl.constexpr):
+    """Return (cos, sin) of 2 pi x / 2^32: the quadrant is taken off the integer, the rest is Taylor's series."""
+    TERMS: tl.constexpr = 9 if DOUBLE else 5
+    signed = x.to(tl.int32, bitcast=True)
+    quadrant = ((signed >> 29) + 1) >> 1
+    angle = ((signed << 2) >> 2).to(tl.float64 if DOUBLE else tl.float32) * 1.4629180792671596e-09
+    square, c, s = angle * angle, 1.0, 1.0
+    for k in tl.static_range(TERMS, 0, -1):
+        c = 1.0 - square * c * (1.0 / (2 * k * (2 * k - 1)))
+        s = 1.0 - square * s * (1.0 / (2 * k * (2 * k + 1)))
+    s = s * angle
+    odd = (quadrant & 1) != 0
+    cos, sin = tl.where(odd, s, c), tl.where(odd, c, s)
+    return tl.where(((quadrant + 1) & 2) != 0, -cos, cos), tl.where((quadrant & 2) != 0, -sin, sin)
+
+
+@jit
+def _normals(seed, counter, R: tl.constexpr, K: tl.constexpr, DOUBLE: tl.constexpr):
+    """Return eps (R, K) of counters (R, K / 4)."""
+    x0, x1, x2, x3 = tl.randint4x(seed, counter)
+    r0, r2 = _radius(x0, DOUBLE), _radius(x2, DOUBLE)
+    c1, s1 = _circle(x1, DOUBLE)
+    c3, s3 = _circle(x3, DOUBLE)
+    return tl.reshape(tl.join(tl.join(r0 * c1, r2 * c3), tl.join(r0 * s1, r2 * s3)), (R, K))
+
+
+@jit
+def _excess(x, e, DOUBLE: tl.constexpr):
+    """Return e^x - 1 - x, of full relative accuracy, given e = e^x: Taylor's series for |x| < 1."""
+    TERMS: tl.constexpr = 18 if DOUBLE else 11
+    series = 1.0
+    for k in tl.static_range(TERMS, 2, -1):
+        series = 1.0 + x * series * (1.0 / k)
+    return tl.where(tl.abs(x) < 1.0, 0.5 * x * x * series, (e - 1.0) - x)
+
+
+@jit
+def forward_kernel(
+    mu, logvar, key, z, kl,
+    rows, blocks, inner, splits, samples, quads, mv, mb, md, lv, lb, ld, kv,
+    OFFSET: tl.constexpr, DOUBLE: tl.constexpr, UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    tile, sample, width = tl.program_id(0) // samples, tl.program_id(0) % samples, inner * UNIT
+    split, block, v = tile % splits, tile // splits % blocks, (tile // splits // blocks).to(tl.int64)
+    row, col, quad = block * R + tl.arange(0, R), split * K + tl.arange(0, K), split * (K // 4) + tl.arange(0, K // 4)
+    live, b = (row < rows)[:, None] & (col < width)[None, :], row.to(tl.int64)
+    wide = tl.float64 if DOUBLE else tl.float32
+    m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=live, other=0.0).to(wide)
+    g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=live, other=0.0).to(wide)
+    seed, counter = tl.load(key + v * kv), ((sample * rows + b) * quads)[:, None] + quad[None, :]
+    if OFFSET:
+        counter += tl.load(key + v * kv + 1)
+    eps = _normals(seed, counter, R, K, DOUBLE)
+    to = z + (((v * samples + sample) * rows + b) * inner * UNIT)[:, None] + col[None, :]
+    tl.store(to, (m + exp(0.5 * g) * eps).to(z.dtype.element_ty), mask=live)
+    if kl is not None:
+        if sample == 0:
+            part = tl.sum(tl.where(live, 0.5 * (m * m + _excess(g, exp(g), DOUBLE)), 0.0), 1)
+            tl.store(kl + (v * rows + b) * splits + split, part, mask=row < rows)
+
+
+@jit
+def backward_kernel(
+    gz, gkl, mu, logvar, key, gmu, glogvar,
+    rows, blocks, inner, splits, samples, groups, quads, step,
+    zv, zs, zb, zd, gv, gb, mv, mb, md, lv, lb, ld, kv,
+    OFFSET: tl.constexpr, DOUBLE: tl.constexpr, LOOP: tl.constexpr,
+    UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    tile, group, width = tl.program_id(0) // groups, tl.program_id(0) % groups, inner * UNIT
+    split, block, v = tile % splits, tile // splits % blocks, (tile // splits // blocks).to(tl.int64)
+    row, col, quad = block * R + tl.arange(0, R), split * K + tl.arange(0, K), split * (K // 4) + tl.arange(0, K // 4)
+    live, b = (row < rows)[:, None] & (col < width)[None, :], row.to(tl.int64)
+    wide = tl.float64 if DOUBLE else tl.float32
+    dm, dl = tl.zeros((R, K), wide), tl.zeros((R, K), wide)
+    g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=live, other=0.0).to(wide)
+    if gz is not None:
+        seed, first = tl.load(key + v * kv), quad[None, :].to(tl.int64)
+        if OFFSET:
+            first += tl.load(key + v * kv + 1)
+        for turn in range(LOOP):
+            sample = (group * LOOP + turn).to(tl.int64)
+            at = gz + ((v * zv + sample * zs + b * zb) * UNIT)[:, None] + (col * zd)[None, :]
+            there = (row < tl.where(sample < samples, rows, 0))[:, None] & (col < width)[None, :]
+            dz = tl.load(at, mask=there, other=0.0).to(wide)
+            dm += dz
+            dl += dz * _normals(seed, first + ((sample * rows + b) * quads)[:, None], R, K, DOUBLE)
+        dl *= 0.5 * exp(0.5 * g)
+    if gkl is not None:
+        d = tl.load(gkl + v * gv + b * gb, mask=row < tl.where(group == 0, rows, 0), other=0.0)[:, None]
+        e = exp(g)
+        m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=live, other=0.0).to(wide)
+        dm += d * m
+        dl += d * 0.5 * tl.where(tl.abs(g) < 1.0, g + _excess(g, e, DOUBLE), e - 1.0)
+    to = ((v * rows + b) * inner * UNIT)[:, None] + col[None, :] + group * step
+    tl.store(gmu + to, dm.to(gmu.dtype.element_ty), mask=live)
+    tl.store(glogvar + to, dl.to(glogvar.dtype.element_ty), mask=live)
+
+
+def _tile(B: int, D: int) -> tuple[dict[str, int], int, int]:
+    """Return the tile of a program (the row or 4096 of it, and rows to make 1024 elements), its blocks and splits."""
+    K = min(4096, max(4, 1 << (D - 1).bit_length()))
+    R = max(1, 1024 // K)
+    return {"R": R, "K": K, "num_warps": 4 if K <= 1024 else 8}, -(-B // R), -(-D // K)
+
+
+def _reachable(x: Tensor) -> Tensor:
+    """Return x, copied where 32 bits do not address the columns of a row."""
+    return x if (x.shape[-1] - 1) * x.stride(-1) < 2**31 else x.contiguous()
+
+
+def _units(D: int, ndims: tuple[int, ...], *tensors: Tensor) -> tuple[int, list[tuple[int, ...]]]:
+    """Return the unit (8, 4 or 1) of D and of all strides but the last, and these strides in it, `ndims` of each."""
+    strides = [[s if n > 1 else 0 for n, s in zip(t.shape, t.stride(), strict=True)] for t in tensors]
+    unit = gcd(D, 8, *(s for each in strides for s in each[:-1]))
+    unit = unit if unit >= 4 else 1
+    padded = [(0,) * (n - len(each)) for n, each in zip(ndims, strides, strict=True)]
+    return unit, [(*p, *(s // unit for s in each[:-1]), each[-1]) for p, each in zip(padded, strides, strict=True)]
+
+
+def _forward(
+    mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return (z, kl) of one launch, and a sum where a row takes several blocks; kl is (B, 0) if not asked for."""
+    *V, B, D = mu.shape
+    wide = _wide(mu.dtype)
+    z = torch.empty((*V, samples, B, D), dtype=dtype, device=mu.device)
+    if mu.numel() == 0:
+        return z, torch.zeros((*V, B) if kl else (*V, B, 0), dtype=wide, device=mu.device)
+    (tile, blocks, splits), mu, logvar = _tile(B, D), _reachable(mu), _reachable(logvar)
+    unit, (ms, ls) = _units(D, (3, 3), mu, logvar)
+    parts = torch.empty((*V, B, splits if kl else 0), dtype=wide, device=mu.device)
+    launch(
+        forward_kernel, (prod(V) * blocks * splits * samples,), mu, logvar, key, z, parts if kl else None,
+        B, blocks, D // unit, splits, samples, -(-D // 4), *ms, *ls, key.stride(0) if V else 0,
+        OFFSET=key.shape[-1] == 2, DOUBLE=wide == torch.float64, UNIT=unit, **tile,
+    )  # fmt: skip
+    return z, parts if not kl else parts.sum(-1) if splits > 1 else parts.squeeze(-1)
+
+
+def _backward(
+    gz: Tensor | None, gkl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor, samples: int
+) -> tuple[Tensor, Tensor]:
+    """Return (gmu, glogvar) of one launch, and a sum of each where samples are shared among programs."""
+    *V, B, D = mu.shape
+    groups, dtype = -(-samples // TURNS), mu.dtype
+    shape, narrow = ((groups, *V, B, D), _wide(dtype)) if groups > 1 else (mu.shape, dtype)
+    gmu, glogvar = (torch.empty(shape, dtype=narrow, device=mu.device) for _ in range(2))
+    if mu.numel() == 0 or (gz is None and gkl is None):
+        return torch.zeros_like(mu), torch.zeros_like(logvar)
+    (tile, blocks, splits), mu, logvar = _tile(B, D), _reachable(mu), _reachable(logvar)
+    gz = None if gz is None else _reachable(gz)
+    unit, (zs, ms, ls) = _units(D, (4, 3, 3), mu.unsqueeze(-3) if gz is None else gz, mu, logvar)
+    gs = (0, 0) if gkl is None else (gkl.stride(0) if V else 0, gkl.stride(-1))
+    launch(
+        backward_kernel, (prod(V) * blocks * splits * groups,), gz, gkl, None if gkl is None else mu, logvar, key,
+        gmu, glogvar, B, blocks, D // unit, splits, samples, groups, -(-D // 4), mu.numel(),
+        *zs, *gs, *ms, *ls, key.stride(0) if V else 0,
+        OFFSET=key.shape[-1] == 2, DOUBLE=dtype == torch.float64, LOOP=min(samples, TURNS), UNIT=unit, **tile,
+    )  # fmt: skip
+    return (gmu.sum(0).to(dtype), glogvar.sum(0).to(dtype)) if groups > 1 else (gmu, glogvar)
+
+
+# ---------------------------------------------------------------------------------- autograd and registration
+
+
+def fused(mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return (z, kl) from the kernels, differentiable twice; arguments as those of `reference`."""
+    call = _registered if torch.compiler.is_compiling() else _Fused.apply
+    z, divergence = call(mu, logvar, key, kl, samples, dtype)
+    return z, divergence
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    mu, logvar, key, ctx.kl, ctx.samples, _ = inputs
+    ctx.save_for_backward(mu, logvar, key)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, gz: Tensor | None, gkl: Tensor | None, *, kernels: Any = _backward) -> tuple[Any, ...]:
+    form = gradients if torch.is_grad_enabled() else kernels
+    gmu, glogvar = form(gz, gkl if ctx.kl else None, *ctx.saved_tensors, ctx.samples)
+    wanted = zip((gmu, glogvar), ctx.needs_input_grad[:2], strict=True)
+    return *(g if w else None for g, w in wanted), None, None, None, None
+
+
+def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    """Return the op over a vmapped dimension, which stands in front of the batch: one launch, as many keys."""
+    pairs = zip(args[:3], in_dims[:3], strict=True)
+    tensors = [t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0) for t, d in pairs]
+    nested = tensors[0].ndim == 4
+    z, divergence = fused(*(t.flatten(0, 1) if nested else t for t in tensors), *args[3:])
+    if nested:
+        z, divergence = (t.unflatten(0, (info.batch_size, -1)) for t in (z, divergence))
+    return (z, divergence), (0, 0)
+
+
+class _Fused(torch.autograd.Function):
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_differentiate)
+    vmap = staticmethod(_batched)
+
+
+_registered = torch.library.custom_op(
+    "genbench::reparameterize",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor mu, Tensor logvar, Tensor key, bool kl, SymInt samples, ScalarType dtype) -> (Tensor, Tensor)",
+)
+_registered_backward = torch.library.custom_op(
+    "genbench::reparameterize_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor? gz, Tensor? gkl, Tensor mu, Tensor logvar, Tensor key, SymInt samples) -> (Tensor, Tensor)",
+)
+
+
+def _fake(mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    *V, B, D = mu.shape
+    z = mu.new_empty((*V, samples, B, D), dtype=dtype)
+    return z, mu.new_empty((*V, B) if kl else (*V, B, 0), dtype=_wide(mu.dtype))
+
+
+def _fake_backward(gz: Any, gkl: Any, mu: Tensor, logvar: Tensor, key: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+
+
+_registered.register_fake(_fake)
+_registered.register_autograd(partial(_differentiate, kernels=_registered_backward), setup_context=_save)
+_registered.register_vmap(_batched)
+_registered_backward.register_fake(_fake_backward)
+
+
+# -------------------------------------------------------------------------------------------------- examples
+
+
+def examples(device: str) -> Iterator[Example]:
+    """Yield calls of `fused` that reach every configuration: with and without KL and offset, samples, dtypes, tiles."""
+    call = partial(_example, device)
+    yield call("plain", 64, 128, kl=False)
+    yield call("kl", 64, 128)
+    yield call("offset", 64, 128, offset=True)
+    yield call("halves", 64, 100, halves=True)
+    yield call("samples", 16, 64, samples=4)
+    yield call("groups", 4, 64, samples=2 * TURNS)
+    yield call("float64", 64, 128, dtype=torch.float64)
+    yield call("bfloat16", 64, 128, dtype=torch.bfloat16)
+    yield call("float16", 64, 128, dtype=torch.float16)
+    yield call("autocast", 64, 128, dtype=torch.bfloat16, out=torch.float32)
+    for columns in (1, 2, 10, 32, 784, 6144):
+        yield call(f"row-{columns}", 4, columns)
+
+
+def _example(
+    device: str,
+    name: str,
+    B: int,
+    D: int,
+    *,
+    kl: bool = True,
+    samples: int = 1,
+    offset: bool = False,
+    halves: bool = False,
+    dtype: torch.dtype = torch.float32,
+    out: torch.dtype | None = None,
+) -> Example:
+    make = partial(torch.randn, device=device, dtype=dtype)
+    mu, logvar = make(B, 2 * D).chunk(2, 1) if halves else (make(B, D), make(B, D))
+    key = torch.ones(2 if offset else 1, dtype=torch.int64, device=device)
+    return Example(name, (mu.requires_grad_(), logvar.requires_grad_(), key, kl, samples, out or dtype))
+
+
+OP = Op(reference, fused, examples, lower=lambda *args, **options: _lowered(*args, **options))
+
+
+def _lowered(
+    mu: Tensor, logvar: Tensor, key: Tensor, *, kl: bool = True, samples: int = 1
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (mu, logvar, _checked(mu, logvar, key, samples), kl, samples, mu.dtype), {}
