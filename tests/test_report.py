@@ -255,6 +255,11 @@ def test_another_version_of_a_metric_is_not_ranked_with_the_newest():
     assert "version" in rows["Old"].cells[NATS].unranked
 
 
+def test_rows_measured_on_other_data_than_the_newest_are_not_ranked():
+    rows = rows_of([*row_of([0.1, 0.2], "Old", data_sha256="a"), *row_of([1.0, 1.1], at=5, data_sha256="b")])
+    assert [rows[name].cells[NATS].rank for name in ("NICE", "Old")] == [1, None]
+
+
 def test_one_name_under_two_protocols_is_two_rows():
     short = [record(seed=seed, nats=9.0, at=3, run={"model": "flows.nice", "steps": 10}) for seed in (0, 1)]
     rows = rows_of([*row_of([1.0, 1.2]), *short])
@@ -478,6 +483,11 @@ def test_no_records_give_an_empty_report(tmp_path):
     paths = write([], tmp_path, tmp_path / "out")
     assert sorted(path.name for path in paths) == ["LEADERBOARD.md", "leaderboard.csv", "leaderboard.html"]
     assert len(tidy([])) == 0
+
+
+def test_the_terminal_needs_no_plots():
+    code = "import sys, genbench.report.terminal; assert not {'matplotlib', 'torch', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_show_says_each_execution_and_measurement(capsys):

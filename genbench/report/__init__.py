@@ -100,8 +100,8 @@ def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> bool:
 def _plots(tables: Sequence[Board], runs: Runs) -> Iterator[tuple[str, bytes]]:
     from itertools import islice
 
+    from genbench.report.curves import curves_of
     from genbench.report.figures import figures
-    from genbench.report.page import curves_of
 
     curves = curves_of(runs)
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)

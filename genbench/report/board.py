@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 Kind = Literal["exact", "bound", "estimate"]
+SPEED = ("train_throughput", "sample_throughput")  # the speed that stands for a board; else the first in .../s
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,13 @@ class Board:
     def primary(self) -> str | None:
         """The measurement that orders the rows."""
         return self.columns[0].measurement if self.columns else None
+
+    @property
+    def speed(self) -> Column | None:
+        """The column of speed that quality is set against; None if no speed was measured."""
+        rates = [column for column in self.columns if column.unit.endswith("/s")]
+        preferred = [column for name in SPEED for column in rates if column.measurement == name]
+        return next(iter([*preferred, *rates]), None)
 
     @property
     def key(self) -> str:

@@ -73,6 +73,7 @@ def cells(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     the test set: root mean square over seeds), p20 and p80 (of a timing's repetitions, where n is 1), rank and, where
     there is none, `unranked`: why."""
     held = frame[frame["measurement"].notna()]
+    held = held.assign(impl=held["impl"] + " " + held["data_sha256"].astype(object).fillna(""))
     found = held.assign(square=held["stderr"] ** 2).groupby(CELL, sort=False).agg(
         unit=("unit", "last"), better=("better", "last"), impl=("impl", "last"), impls=("impl", "nunique"),
         n=("value", "count"), mean=("value", "mean"), std=("value", "std"), square=("square", "mean"),
@@ -106,7 +107,7 @@ def _unranked(found: pd.DataFrame, impls: pd.Series[str]) -> pd.Series[str]:
         "has no value": found["n"] == 0,
         "incomplete: a run failed": found["failures"] != "",
         "incomplete: a seed is missing": found["missing"] > 0,
-        "measured by another version of the metric": old | (found["impls"] > 1),
+        "measured by another version of the metric, or on other data": old | (found["impls"] > 1),
         "one seed: nothing to test over": found["n"] < 2,
     }
     said = np.select(list(reasons.values()), list(reasons), default="")

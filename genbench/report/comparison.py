@@ -21,9 +21,9 @@ from genbench.run import Record
 def compared(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> pd.DataFrame:
     """Return one line per cell in both: its means, `difference` b - a, half of its Welch interval, p and `verdict`.
 
-    Verdicts: regressed or improved (p < alpha), same, untested (fewer than two seeds, no better end, or another
-    version of the metric), and by row, with no measurement, "failed" where b has failures that a has not. What
-    only one side holds is left out.
+    Verdicts: regressed or improved (p < alpha), same, untested (fewer than two seeds, no better end, other data
+    or another version of the metric), and by row, with no measurement, "failed" where b has failures that a has
+    not. What only one side holds is left out.
     """
     (rows_a, cells_a), (rows_b, cells_b) = (_folded(records) for records in (a, b))
     both = cells_a.merge(cells_b, on=CELL, suffixes=("_a", "_b"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from genbench.report.board import Board, Cell, Column, Row
-from genbench.run import Point
+from genbench.report.curves import Curves, curve_of
 
-SPEED = ("train_throughput", "sample_throughput")  # the speed that quality is set against; else the first in .../s
 COLOURS = ("#3b6fb6", "#d1702b", "#2f8f6b", "#b5486b", "#7a5fb0", "#8a7326", "#4f9bb8", "#6b6f76")
 MARKERS = {"exact": "o", "bound": "v", "estimate": "s"}
 STYLE: dict[Any, Any] = {
@@ -24,10 +23,9 @@ STYLE: dict[Any, Any] = {
     **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8},
 }
 WIDTH = 6.5  # inches
-ROWS, POINTS = 20, 60  # rows a plot has at most, the first of the board; points a curve has at most
+ROWS = 20  # rows a plot has at most: the first of the board
 
 Draw = Callable[[Board], Figure | None]
-Curves = Mapping[tuple[str, str], Sequence[Point]]
 
 
 def figures(board: Board, curves: Curves) -> Iterator[tuple[str, bytes]]:
@@ -58,13 +56,6 @@ def _axes(title: str, height: float = 3.4, left: float = 0.7) -> tuple[Figure, A
     axes.set_title(title)
     axes.grid(True)
     return figure, axes
-
-
-def speed_of(board: Board) -> Column | None:
-    """Return the column of speed that stands for the board."""
-    rates = [column for column in board.columns if column.unit.endswith("/s")]
-    preferred = [column for name in SPEED for column in rates if column.measurement == name]
-    return next(iter([*preferred, *rates]), None)
 
 
 def _valued(board: Board, *columns: Column | None) -> list[Row]:
@@ -112,7 +103,7 @@ def _ends(cell: Cell) -> tuple[float, float]:
 
 def scatter(board: Board) -> Figure | None:
     """Return the primary measurement against speed, with intervals over seeds or the spread of repetitions."""
-    quality, speed = next(iter(board.columns), None), speed_of(board)
+    quality, speed = next(iter(board.columns), None), board.speed
     drawn = _valued(board, quality, speed)
     if not drawn or not quality or not speed or quality == speed:
         return None
@@ -165,18 +156,3 @@ def _middle(values: list[float]) -> tuple[float, float]:
     ordered = sorted(values) or [0.0]
     low, high = ordered[0], ordered[int(0.92 * (len(ordered) - 1))]
     return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
-
-
-def curve_of(board: Board, row: Row, curves: Curves) -> Sequence[Point]:
-    """Return the learning curve of the row's first seed that has one, thinned; () if none has."""
-    for run in row.ids.values():
-        if points := curves.get((board.suite, run)):
-            return thinned(points)
-    return ()
-
-
-def thinned(points: Sequence[Point], most: int = POINTS) -> Sequence[Point]:
-    """Return at most `most` of `points`, evenly spaced, the first and the last among them."""
-    if len(points) <= most:
-        return points
-    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]

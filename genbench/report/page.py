@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -12,17 +10,16 @@ from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
-from PIL import Image
 
 from genbench.report.board import Board, Cell, Column, Row
-from genbench.report.figures import Curves, curve_of, speed_of
+from genbench.report.curves import Curves, curve_of, curves_of
+from genbench.report.pictures import pictures
 from genbench.report.protocol import RULES, measured_on, protocol, seeds, suite_of
 from genbench.report.text import failed, interval, mean, seeds_beside
 from genbench.report.tidy import Runs
 from genbench.run import Record
 
 HERE = Path(__file__).parent
-PICTURES, BYTES, SIDE = 240, 300_000, 800  # pictures in a page; a larger file is drawn again with this longest side
 
 
 def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
@@ -37,7 +34,7 @@ def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
     style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
     return environment.from_string(_read("page.html")).render(
         suites=_suites(boards, runs), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
-        pictures=_pictures(boards, runs, work), data=_embedded(_data(boards, runs)),
+        pictures=pictures(boards, runs, work), data=_embedded(_data(boards, runs)),
     )  # fmt: skip
 
 
@@ -62,11 +59,6 @@ def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
         said = {"title": (found and found.title) or name, "question": found and found.question}
         suites.append({"name": name, "version": version, "boards": members, "measured_on": measured_on(mine), **said})
     return suites
-
-
-def curves_of(runs: Runs) -> Curves:
-    """Return each run's newest learning curve, by suite and run id."""
-    return {key: record.curve for key, executions in runs.items() for record in executions if record.curve}
 
 
 # ------------------------------------------------------------------------------------- what is behind the cells
@@ -97,12 +89,11 @@ def _execution(record: Record, environments: dict[str, int]) -> dict[str, Any]:
 
 
 def _board(board: Board, curves: Curves, runs: Runs) -> dict[str, Any]:
-    speed = speed_of(board)
     return {
         "suite": board.suite,
         "data": board.data,
         "columns": [_column(column) for column in board.columns],
-        "speed": board.columns.index(speed) if speed else None,
+        "speed": board.columns.index(board.speed) if board.speed else None,
         "rows": [_row(board, row, curves, runs) for row in board.rows],
     }
 
@@ -125,47 +116,3 @@ def _cell(cell: Cell | None, column: Column) -> dict[str, Any] | None:
         return None
     text = f"{mean(cell, column.unit)} {interval(cell, column.unit)}".strip()
     return {**vars(cell), "text": text}
-
-
-# ------------------------------------------------------------------------------------------------- pictures
-
-
-def _pictures(boards: Sequence[Board], runs: Runs, work: Path) -> dict[str, list[dict[str, str]]]:
-    """Return by board its pictures, each once for a row, of its first seed that has them; at most `PICTURES`."""
-    found: dict[str, list[dict[str, str]]] = {}
-    left = PICTURES
-    for board in boards:
-        mine = [picture for row in board.rows for picture in _drawn(board, row, runs, work, left)][:left]
-        found[board.key] = sorted(mine, key=lambda picture: picture["name"])
-        left -= len(mine)
-    return found
-
-
-def _drawn(board: Board, row: Row, runs: Runs, work: Path, left: int) -> list[dict[str, str]]:
-    if left <= 0:
-        return []
-    for seed, run in row.ids.items():
-        files = next((r.files for r in reversed(runs[board.suite, run]) if r.status == "ok" and r.files), {})
-        uris = {name: uri for name, path in sorted(files.items()) if (uri := _uri(work, path))}
-        if uris:
-            return [{"row": row.name, "seed": str(seed), "name": name, "uri": uris[name]} for name in uris]
-    return []
-
-
-def _uri(work: Path, path: str) -> str | None:
-    """Return the PNG at `path` under `work` as a data URI; None if it is not there or is something else."""
-    file = (work / path).resolve()
-    if not file.is_relative_to(work.resolve()) or not file.is_file():
-        return None
-    content = file.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n"):
-        return None
-    content = _smaller(content) if len(content) > BYTES else content
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def _smaller(content: bytes) -> bytes:
-    picture, file = Image.open(io.BytesIO(content)), io.BytesIO()
-    picture.thumbnail((SIDE, SIDE))
-    picture.save(file, "png", optimize=True)
-    return file.getvalue()

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
-from genbench.report.figures import speed_of
 from genbench.report.protocol import hardware, protocol, seeds
 from genbench.report.text import interval, mean, notes, number
 from genbench.report.tidy import metrics_of, newest, settings, tidy
@@ -63,8 +62,7 @@ def fitting(board: Board, width: int) -> list[Column]:
     """Return the columns that fit in `width` characters beside the rows' names: the primary, the speed, the others."""
     left = width - 8 - min(NAME, max((len(row.name) for row in board.rows), default=0))
     chosen: list[Column] = []
-    speed = speed_of(board)
-    for column in sorted(board.columns, key=lambda c: (c.measurement != board.primary, c != speed)):
+    for column in sorted(board.columns, key=lambda c: (c.measurement != board.primary, c != board.speed)):
         texts = [plain(board, row, column) for row in board.rows[:ROWS]]
         left -= 2 + max(len(text) for text in [column.heading, column.shown_unit, *texts])
         if left < 0 and chosen:

@@ -15,7 +15,7 @@ from genbench.run import Measurement, Record, Run, Settings
 COLUMNS = (
     *("suite", "version", "name", "model", "data", "seed", "id", "status"),
     *("measurement", "value", "unit", "better", "kind", "n", "stderr", "p20", "p80", "impl"),
-    *("execution", "attempts", "seconds", "commit", "dirty", "error", "settings"),
+    *("execution", "attempts", "seconds", "commit", "dirty", "data_sha256", "error", "settings"),
 )
 DECIDES = {"model", *Settings.model_fields} - {"resources"}
 
@@ -72,7 +72,15 @@ def _numbers(m: Measurement) -> tuple[Any, ...]:
 
 def _origin(record: Record) -> tuple[Any, ...]:
     seconds, code = record.timings.get("total"), record.code
-    return (record.execution, record.attempts, seconds, code.get("commit"), code.get("dirty"), record.error)
+    return (
+        record.execution,
+        record.attempts,
+        seconds,
+        code.get("commit"),
+        code.get("dirty"),
+        record.data_sha256,
+        record.error,
+    )
 
 
 def metrics_of(records: Iterable[Record]) -> tuple[str, ...]:
