@@ -123,7 +123,7 @@ def _halves(params: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def _per_channel(gain: Tensor, x: Tensor) -> Tensor:
-    return gain.view(1, -1, *[1] * (x.ndim - 2))
+    return gain.reshape(1, -1, *[1] * (x.ndim - 2))
 
 
 def _log_scale(raw: Tensor, gain: Tensor | None, scale: Scale) -> Tensor:
@@ -150,18 +150,16 @@ def gradients(
     With e = e^s: gx = gy e, gt = gy, gs = gx x + glogdet; of the inverse gx = gy / e, gt = -gx, gs = -(gy y + glogdet).
     """
     raw, _ = _halves(params.to(torch.promote_types(glogdet.dtype, params.dtype)), layout)
-    slope, ggain = _slope(raw, None if gain is None else _per_channel(gain.to(raw.dtype), v), scale), None
-    s = _log_scale(raw, None if gain is None else _per_channel(gain.to(raw.dtype), v), scale)
-    gx = gy * torch.exp(-s if inverse else s) if mask is None else gy * torch.exp((-s if inverse else s) * mask)
-    gs = gx * v + glogdet.view(-1, *[1] * (v.ndim - 1))
-    gt = gy.to(gx.dtype)
-    if inverse:
-        gs, gt = -(gy * v + glogdet.view(-1, *[1] * (v.ndim - 1))), -gx
-    if mask is not None:
-        gs, gt = gs * mask, gt * mask
+    g = None if gain is None else _per_channel(gain.to(raw.dtype), v)
+    m = 1.0 if mask is None else mask
+    s, slope = _log_scale(raw, g, scale) * m, _slope(raw, g, scale)
+    glogdet = glogdet.view(-1, *[1] * (v.ndim - 1))
+    gx = gy * torch.exp(-s if inverse else s)
+    gs, gt = (-(gy * v + glogdet), -gx) if inverse else (gx * v + glogdet, gy.to(gx.dtype))
+    gs, gt, ggain = gs * m, gt * m, None
     if gain is not None:
         ggain = (gs * torch.tanh(raw)).transpose(0, 1).flatten(1).sum(1)
-        ggain = (ggain.sum() if gain.numel() == 1 else ggain).reshape(gain.shape).to(gain.dtype)
+        ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape).to(gain.dtype)
     join = torch.cat((gs * slope, gt), 1) if layout == "chunk" else torch.stack((gs * slope, gt), 2).flatten(1, 2)
     return gx, join.to(params.dtype), ggain
 
@@ -506,23 +504,20 @@ def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tu
     """Return the op over a vmapped dimension, which joins the batch (the reference, for a gain of each)."""
     x, params, gain, mask, *options = args
     if in_dims[2] is not None:
-        single = partial(_positional_reference, options)
-        return torch.vmap(single, in_dims[:4], randomness="error")(x, params, gain, mask), (0, 0)
+        each = torch.vmap(lambda *tensors: reference(*tensors, *options), in_dims[:4])
+        return each(x, params, gain, mask), (0, 0)
+    size = info.batch_size
+    x, params = _fold(x, in_dims[0], size), _fold(params, in_dims[1], size)
     if mask is not None and (in_dims[3] is not None or mask.shape[0] != 1):
-        mask = _fold(mask, in_dims[3], info.batch_size, x.shape[0 if in_dims[0] is None else in_dims[0] == 0])
-    x, params = (_fold(v, d, info.batch_size, None) for v, d in ((x, in_dims[0]), (params, in_dims[1])))
+        mask = _fold(mask, in_dims[3], size, len(x) // size)
     y, logdet = fused(x, params, gain, mask, *options)
-    return (y.unflatten(0, (info.batch_size, -1)), logdet.unflatten(0, (info.batch_size, -1))), (0, 0)
+    return (y.unflatten(0, (size, -1)), logdet.unflatten(0, (size, -1))), (0, 0)
 
 
-def _positional_reference(options: list[Any], *tensors: Any) -> tuple[Tensor, Tensor]:
-    return reference(*tensors, *options)
-
-
-def _fold(x: Tensor, dim: int | None, size: int, batch: int | None) -> Tensor:
+def _fold(x: Tensor, dim: int | None, size: int, batch: int = -1) -> Tensor:
     """Return x with the vmapped dimension in front of its batch, expanded to `batch` where given, as one."""
     x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return (x if batch is None else x.expand(size, batch, *x.shape[2:])).flatten(0, 1)
+    return x.expand(size, batch, *x.shape[2:]).flatten(0, 1)
 
 
 class _Fused(torch.autograd.Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -93,6 +94,18 @@ def test_any_strides_give_the_same_without_a_copy(layout: Any, memory: str) -> N
 @pytest.mark.parametrize("mask", [(1, 1, 6, 4), (8, 1, 1), (3, 8, 6, 4), (6, 1), (4,), (3, 1, 6, 1)])
 def test_masks_broadcast(mask: tuple[int, ...]) -> None:
     agree((3, 8, 6, 4), made={"gain": True, "mask": mask}, scale="tanh")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4, 1, 1)])
+def test_the_gain_is_one_or_one_of_each_channel(shape: tuple[int, ...]) -> None:
+    args = inputs((3, 4, 5, 2), torch.float64) | {"gain": torch.rand(shape, dtype=torch.float64)}
+    for ours, reference in zip(
+        run(args, scale="tanh", backend="fused"), run(args, scale="tanh", backend="reference"), strict=True
+    ):
+        torch.testing.assert_close(ours, reference)
+    args["gain"].requires_grad_()
+    form = partial(affine_coupling, args["x"], args["params"], scale="tanh", backend="fused")
+    assert torch.autograd.gradgradcheck(lambda gain: form(gain=gain), args["gain"])
 
 
 def test_the_mask_leaves_the_rest_alone() -> None:
