@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, Literal
 
@@ -80,7 +81,8 @@ def cases(package: ModuleType, *, backend: str = "auto", tiny: bool = False) -> 
         op, make = OPS[name.partition("-")[0]]
         shrunk = {key: TINY[key][: len(value)] for key, value in sizes.items() if key in TINY} if tiny else {}
         if hasattr(package, op):
-            made.append(make(name, getattr(package, op), backend, **{**sizes, **shrunk}))
+            label = f"{name}-tiny" if tiny else name
+            made.append(make(label, getattr(package, op), backend, **{**sizes, **shrunk}))
     return made
 
 
@@ -165,7 +167,7 @@ def _reparameterize(name: str, op: Any, backend: str, *, shape: tuple[int, ...])
 
 
 def _spectral(name: str, op: Any, backend: str, *, channels: tuple[int, ...]) -> Case:
-    shapes = [(after, before, 4, 4) for before, after in zip(channels, channels[1:], strict=False)]
+    shapes = [(after, before, 4, 4) for before, after in pairwise(channels)]
 
     def inputs(device: torch.device) -> Inputs:
         weights = tuple(torch.randn(shape, device=device).mul_(0.02).requires_grad_() for shape in shapes)
@@ -180,7 +182,7 @@ def _spectral(name: str, op: Any, backend: str, *, channels: tuple[int, ...]) ->
         return tuple(m.weight for m in modules)
 
     def wrapped(inputs: Inputs) -> Inputs:
-        return _modules(inputs, lambda modules: op(modules))
+        return _modules(inputs, lambda modules: op(modules, backend=backend))
 
     def parametrized(inputs: Inputs) -> Inputs:
         return _modules(inputs, lambda modules: [parametrizations.spectral_norm(m) for m in modules])
@@ -321,6 +323,10 @@ class Copies(Calls):
 
     def both(self, k: int) -> None:
         self._copy("both", k)
+
+
+def _pair(elements: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.randn(elements, device=device), torch.randn(elements, device=device)
 
 
 def build(case: Case, name: str, device: torch.device, sets: int = 3) -> Calls:
