@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-Node = Mapping[str, float]  # what a machine has to give: "CPU", "GPU", "memory" (bytes)
+from genbench.resources import Node
+
 STORE = 128 * 2**20  # bytes for objects; records are small, and /dev/shm may be
 
 

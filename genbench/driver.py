@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -20,10 +17,9 @@ from filelock import FileLock, Timeout
 from genbench.environment import host
 from genbench.execute import Executor, Perform
 from genbench.progress import Progress, progress_on
-from genbench.run import ROOT, Record, Run, find
+from genbench.provenance import code_version
+from genbench.run import Record, Run, find
 from genbench.store import Store
-
-CODE = ("genbench", "kernels", "pyproject.toml", "requirements.lock")
 
 
 @dataclass(frozen=True)
@@ -195,28 +191,3 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
-    """Return the commit of the code under `root`, and a digest of what differs from it; all None without git."""
-    if _git(root, "rev-parse", "--show-toplevel") != str(root):
-        return {"commit": None, "dirty": None, "diff": None}
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE) or ""
-    digest = hashlib.sha256((changed := _git(root, "diff", "HEAD", "--", *CODE) or "").encode())
-    for name in new.splitlines():
-        digest.update(name.encode() + (root / name).read_bytes())
-    dirty = bool(changed or new)
-    return {
-        "commit": _git(root, "rev-parse", "HEAD"),
-        "dirty": dirty,
-        "diff": digest.hexdigest()[:16] if dirty else None,
-    }
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Return what git says under `root`, None if it cannot."""
-    try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import time
@@ -10,8 +9,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from genbench.cluster import Node, connect, die_with_parent, disconnect, nodes
-from genbench.run import Record, Resources, Run, Status
+from genbench.cluster import connect, die_with_parent, disconnect, nodes
+from genbench.resources import Node, this_machine, unmet, with_cores, with_twice_the_memory
+from genbench.run import Record, Run, Status
 
 Perform = Callable[[Run], Record]
 Records = Generator[Record, None, None]
@@ -34,37 +34,13 @@ def failed(run: Run, status: Status, error: object, attempts: int = 1) -> Record
     return Record(run=run, execution=execution(), status=status, error=line, attempts=attempts)
 
 
-def unmet(asked: Resources, there: Sequence[Node]) -> str | None:
-    """Return why no single node of those `there` can ever grant what is `asked`, None if one can."""
-    wanted = {"CPU": asked.cpus, "GPU": asked.gpus, "memory": asked.memory or 0}
-    if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in there):
-        return None
-    most = {key: max((node.get(key, 0) for node in there), default=0) for key in wanted}
-    short = [f"{wanted[k]:g} {k} asked for, {most[k]:g} there" for k in wanted if wanted[k] > most[k]]
-    return "; ".join(short) or "no one machine has all that is asked for"
-
-
-def with_cores(run: Run, there: Sequence[Node]) -> Run:
-    """Return `run` asking for all cores of the largest node `there` that can grant it."""
-    cores = max(node["CPU"] for node in there if not unmet(run.resources, [node]))
-    return run.model_copy(update={"resources": run.resources.model_copy(update={"cpus": cores})})
-
-
-def with_twice_the_memory(run: Run, there: Sequence[Node]) -> Run:
-    """Return `run` asking for twice its memory (its share by cores where it asked for none), at most a node's."""
-    node = max(there, key=lambda node: node["memory"])
-    bytes_ = run.resources.memory or node["memory"] * run.resources.cpus / node["CPU"]
-    memory = int(min(2 * bytes_, node["memory"]))
-    return run.model_copy(update={"resources": run.resources.model_copy(update={"memory": memory})})
-
-
 # ------------------------------------------------------------------------------------------- in this process
 
 
 def in_process(perform: Perform, runs: Iterable[Run], *, alone: bool = False) -> Records:
     """Yield the record of each run, performed here one after the other; Ray is not needed."""
     for run in runs:
-        here = [_this_machine()] if not run.resources.gpus else [_this_machine() | _its_gpus()]
+        here = [this_machine(gpus=run.resources.gpus > 0)]
         if why := unmet(run.resources, here):
             yield failed(run, "unschedulable", why)
         else:
@@ -76,17 +52,6 @@ def _guarded(perform: Perform, run: Run) -> Record:
         return perform(run)
     except Exception as error:
         return failed(run, "error", f"{type(error).__name__}: {error}")
-
-
-def _this_machine() -> dict[str, float]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"CPU": cores, "memory": math.inf}
-
-
-def _its_gpus() -> dict[str, float]:
-    import torch
-
-    return {"GPU": torch.cuda.device_count()}
 
 
 # ----------------------------------------------------------------------------------------------------- on Ray

@@ -13,10 +13,11 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from genbench.driver import Outcome, code_version, drive
+from genbench.driver import Outcome, drive
 from genbench.execute import in_process
 from genbench.perform import execution
 from genbench.progress import Display, Lines, Progress, spell
+from genbench.provenance import code_version
 from genbench.run import Measurement, Record, Run, Status
 from genbench.store import Store
 from tests.faulty import a_run

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from genbench.cluster import disconnect
-from genbench.execute import Executor, in_process, on_ray, unmet, with_cores, with_twice_the_memory
+from genbench.execute import Executor, in_process, on_ray
 from genbench.perform import perform
+from genbench.resources import unmet, with_cores, with_twice_the_memory
 from genbench.run import Record, Resources, Run
 from tests.faulty import a_run, always_killed, not_performing, sleeper, weights, without_end
 
@@ -105,6 +106,19 @@ def test_parts_of_a_core_share_it(ray2: Executor, tmp_path: Path) -> None:
     records = list(ray2(partial(sleeper, folder=str(tmp_path)), runs))
     assert [r.status for r in records] == ["ok"] * 4
     assert {r.environment["OMP_NUM_THREADS"] for r in records} == {"1"}
+
+
+@pytest.mark.slow
+def test_parts_of_a_gpu_are_shared_and_hidden_from_those_that_ask_for_none(tmp_path: Path) -> None:
+    import ray
+
+    disconnect()
+    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    runs = [a_run(seed, resources={"gpus": gpus}) for seed, gpus in enumerate((0, 0.5, 0.5))]
+    records = sorted(on_ray(partial(sleeper, folder=str(tmp_path)), runs), key=lambda r: r.run.seed)
+    disconnect()
+    assert [r.environment["CUDA_VISIBLE_DEVICES"] for r in records] == ["", "0", "0"]
+    assert len({r.environment["pid"] for r in records}) == 3
 
 
 def test_alone_is_one_at_a_time_with_every_core(ray2: Executor, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Which code made a record, as git knows it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+from genbench.run import ROOT
+
+CODE = ("genbench", "kernels", "pyproject.toml", "requirements.lock")
+
+
+def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
+    """Return the commit of the code under `root`, and a digest of what differs from it; all None without git."""
+    if _git(root, "rev-parse", "--show-toplevel") != str(root):
+        return {"commit": None, "dirty": None, "diff": None}
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE) or ""
+    digest = hashlib.sha256((changed := _git(root, "diff", "HEAD", "--", *CODE) or "").encode())
+    for name in new.splitlines():
+        digest.update(name.encode() + (root / name).read_bytes())
+    dirty = bool(changed or new)
+    return {
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "dirty": dirty,
+        "diff": digest.hexdigest()[:16] if dirty else None,
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return what git says under `root`, None if it cannot."""
+    try:
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
