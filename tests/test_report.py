@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from scipy import stats
@@ -317,13 +319,27 @@ def test_the_primary_measurement_comes_first(names, primary):
         (0.0, "nats", None, "0"),
         (-0.0031, "nats", 0.0042, "-0.0031"),
         (999_999.0, "samples/s", None, "1000k"),
+        (0.0, "bytes", None, "0.00 B"),
+        (1.5e-6, "", 2e-7, "1.5e-06"),
+        (1e30, "nats", None, "1.0e+18T"),
     ],
 )
 def test_numbers_have_the_digits_their_spread_supports(value, unit, spread, text):
     assert number(value, unit, spread) == text
 
 
-HOSTILE = '</script><script>alert("1|2")</script><img src=x onerror=alert(1)>`*_[a](b)'
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["", "bytes", "nats"]),
+    st.none() | st.floats(0, 1e6),
+)
+def test_any_number_is_written_short_and_is_zero_only_if_it_is(value, unit, spread):
+    text = number(value, unit, spread)
+    assert len(text) <= 16
+    assert (float(re.sub(r"[^-+.e0-9]", "", text)) == 0) == (value == 0)
+
+
+HOSTILE = '$\\frac{$</script><script>alert("1|2")</script><img src=x onerror=alert(1)>`*_[a](b)'
 
 
 def hostile() -> list[Record]:

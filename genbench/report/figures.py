@@ -18,7 +18,13 @@ from genbench.report.curves import Curves, curve_of
 COLOURS = ("#3b6fb6", "#d1702b", "#2f8f6b", "#b5486b", "#7a5fb0", "#8a7326", "#4f9bb8", "#6b6f76")
 MARKERS = {"exact": "o", "bound": "v", "estimate": "s"}
 STYLE: dict[Any, Any] = {
-    **{"svg.fonttype": "none", "svg.hashsalt": "genbench", "font.family": "DejaVu Sans", "font.size": 9},
+    **{
+        "svg.fonttype": "none",
+        "svg.hashsalt": "genbench",
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "text.parse_math": False,
+    },
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"},
     **{"grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8},
 }
@@ -113,7 +119,7 @@ def scatter(board: Board) -> Figure | None:
         axes.errorbar(x.mean, y.mean, xerr=_spread(x), yerr=y.half, fmt=MARKERS[quality.kind], ms=6, color=_colour(row))  # type: ignore[arg-type]
         axes.annotate(row.name, (x.mean, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
     speeds = [row.cells[speed].mean or 0.0 for row in drawn]
-    if max(speeds) > 4 * min(speeds):
+    if max(speeds) > 4 * min(speeds) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())

@@ -26,13 +26,20 @@ def scale(value: float, unit: str) -> tuple[float, str]:
     return next((s, name) for s, name in PREFIXES if abs(value) >= s)
 
 
+def fixed(value: float, places: int) -> str:
+    """Return `value` with `places` decimals; in powers of ten where that would show a zero that it is not."""
+    text = f"{value:.{places}f}"
+    return f"{value:.1e}" if (value and not float(text)) or abs(value) >= 1e6 else text
+
+
 def number(value: float, unit: str = "", spread: float | None = None) -> str:
     """Return `value` with the digits that `spread` supports, scaled as its unit is."""
     by, letters = scale(value, unit)
-    if by > 1 or letters:
-        places = digits(value / by, (spread or 0) / by) if spread else max(0, 2 - int(math.log10(abs(value / by))))
-        return f"{value / by:.{min(places, 2)}f}{letters}"
-    return f"{value:.{digits(value, spread)}f}" if value % 1 or spread else f"{value:.0f}"
+    value, spread = value / by, (spread or 0) / by
+    if letters:
+        places = digits(value, spread) if spread else max(0, 2 - int(math.log10(abs(value) or 1)))
+        return f"{fixed(value, min(places, 2))}{letters}"
+    return fixed(value, digits(value, spread)) if value % 1 or spread else fixed(value, 0)
 
 
 def interval(cell: Cell, unit: str) -> str:
@@ -44,7 +51,7 @@ def interval(cell: Cell, unit: str) -> str:
         return "± 0" if cell.mean % 1 else ""  # a count that all seeds agree on needs no interval
     if cell.half is not None:
         places = min(digits(cell.mean / by, cell.half / by), 2 if by > 1 else 4)
-        return f"± {cell.half / by:.{places}f}"
+        return f"± {fixed(cell.half / by, places)}"
     if cell.p20 is not None and cell.p80 is not None:
         return f"({number(cell.p20, unit, _spread(cell))}–{number(cell.p80, unit, _spread(cell))})"
     return ""
