@@ -19,9 +19,10 @@ from genbench.models.flows.flow import BASES, Bijection, Flow
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.linear import Linear
 from genbench.models.flows.lu import LULinear
+from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.nice import NICE
 from genbench.models.flows.normalization import ActNorm, BatchNorm
-from genbench.models.flows.one_dimensional import MixtureCDF, OneDimensional
+from genbench.models.flows.one_dimensional import OneDimensional
 from genbench.models.flows.realnvp import DIAGONAL_FIRST, RealNVP, couplings_of, rows_from_checkerboard
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.nets.mlp import mlp
@@ -39,6 +40,7 @@ FLOWS: dict[str, tuple[Make, dict[str, object]]] = {
     "RealNVP": (RealNVP, {"couplings": 3, **SMALL}),
     "RealNVP batch": (RealNVP, {"couplings": 3, "norm": "batch", **SMALL}),
     "RealNVP none": (RealNVP, {"couplings": 3, "norm": "none", **SMALL}),
+    "RealNVP marginals": (RealNVP, {"couplings": 3, "marginals": 3, **SMALL}),
     "Glow": (Glow, {"depth": 2, **SMALL}),
 }
 IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
@@ -47,6 +49,7 @@ IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
     "RealNVP image one scale": (RealNVP, {"scales": 1, "channels": 4, "activation": "silu", "dropout": 0.5}),
     "RealNVP flat": (RealNVP, {"network": "mlp", "dropout": 0.5, **SMALL}),
     "Glow image": (Glow, {"depth": 2, "channels": 4, "activation": "silu"}),
+    "Glow image marginals": (Glow, {"depth": 1, "channels": 4, "marginals": 3, "activation": "silu"}),
     "Glow flat": (Glow, {"network": "mlp", "depth": 2, **SMALL}),
     **{name: FLOWS[name] for name in ("Linear", "1-D normal", "NICE")},
 }

@@ -13,6 +13,7 @@ from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.dequantization import Dequantization
 from genbench.models.flows.flow import Bijection, Chain, Flow, Shape
 from genbench.models.flows.lu import LULinear
+from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.reshaping import Flatten, MultiScale, Squeeze, divisible
 from genbench.nets.activations import Activation
@@ -54,6 +55,7 @@ class Glow(Flow):
         hidden: widths of a coupling's perceptron (vectors).
         levels, channels: L, and the width of a coupling's convolutions (images).
         network: "mlp" takes an image as a vector.
+        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
 
     Raises:
         ValueError: the sides of an image cannot be halved `levels` times.
@@ -70,6 +72,7 @@ class Glow(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
+        marginals: int = 0,
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
@@ -80,4 +83,5 @@ class Glow(Flow):
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), depth, net)]
-        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
+        first = marginals_of(space.shape, marginals)
+        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)

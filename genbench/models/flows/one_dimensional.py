@@ -2,127 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
-
-import torch
-from torch import Tensor, nn
-from torch.special import log_ndtr, ndtri
+from typing import Literal
 
 from genbench.dataset import Space
 from genbench.models.flows.dequantization import Dequantization
-from genbench.models.flows.flow import BASES, Bijection, Flow
-from genbench.models.flows.mixture_cdf import log_cdf, quantile
+from genbench.models.flows.flow import Flow
+from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.reshaping import Flatten
 
 __all__ = ["OneDimensional"]
-
-
-class Target(NamedTuple):
-    """A symmetric density on the line.
-
-    Attributes:
-        quantile: log p -> y of mass p below it, for p <= 1/2.
-        log_cdf: y -> log p.
-        mirror: y -> the point as far on the other side of the centre.
-    """
-
-    quantile: Callable[[Tensor], Tensor]
-    log_cdf: Callable[[Tensor], Tensor]
-    mirror: Callable[[Tensor], Tensor]
-
-
-def normal_quantile(log_p: Tensor) -> Tensor:
-    """Return y with log Phi(y) = log_p <= log 1/2, in the far tail by Newton's method on log Phi."""
-    y = -(-2 * log_p).clamp(min=1).sqrt()
-    for _ in range(5):
-        slope = -0.5 * (y * y + math.log(2 * math.pi)) - log_ndtr(y)
-        y = y - (log_ndtr(y) - log_p) * (-slope).exp()
-    return torch.where(log_p > -5, ndtri(log_p.exp()), y)
-
-
-def beta_log_cdf(y: Tensor) -> Tensor:
-    """Return log I_y(5, 5) = log y^5 (126 - 420 y + 540 y^2 - 315 y^3 + 70 y^4)."""
-    return 5 * y.log() + (126 + y * (-420 + y * (540 + y * (-315 + y * 70)))).log()
-
-
-def beta_quantile(log_p: Tensor) -> Tensor:
-    """Return y with log I_y(5, 5) = log_p <= log 1/2; in log y the equation is concave, and Newton rises to it."""
-    v = (log_p - math.log(126)) / 5
-    for _ in range(8):
-        y = v.exp()
-        f = beta_log_cdf(y) - log_p
-        v = v - f * (beta_log_cdf(y) - math.log(630) - 5 * v - 4 * torch.log1p(-y)).exp()
-    return v.exp()
-
-
-TARGETS: dict[str, Target] = {
-    "uniform": Target(torch.exp, torch.log, lambda y: 1 - y),
-    "beta": Target(beta_quantile, beta_log_cdf, lambda y: 1 - y),
-    "normal": Target(normal_quantile, log_ndtr, lambda y: -y),
-}
-
-
-class MixtureCDF(Bijection):
-    """y = Q(F(x)): F a mixture of logistics for each dimension, Q the quantile function of the base.
-
-    log dy/dx = log F'(x) - log p(y). The components start at quantiles of the first batch.
-    """
-
-    ready: Tensor
-
-    def __init__(self, D: int, components: int, base: Literal["uniform", "beta", "normal"]) -> None:
-        super().__init__()
-        self.target, self.log_p = TARGETS[base], BASES[base].log_prob
-        self.bounded = base != "normal"
-        self.logits = nn.Parameter(torch.zeros(D, components))
-        self.mu = nn.Parameter(torch.linspace(-1, 1, components).expand(D, -1).clone())
-        self.log_sigma = nn.Parameter(torch.zeros(D, components))
-        self.register_buffer("ready", torch.tensor(False))
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log w, mu, log sigma, each (D, K)."""
-        return self.logits.log_softmax(-1), self.mu, self.log_sigma
-
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Put the components at evenly spaced quantiles of x (B, D)."""
-        K = self.mu.shape[1]
-        levels = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K
-        self.mu.copy_(x.quantile(levels, dim=0).T)
-        self.log_sigma.copy_((x.std(0) / K + 1e-6).log().unsqueeze(-1).expand_as(self.mu))
-        self.ready.fill_(True)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.training and not self.ready:
-            self.start(x)
-        lower, upper, density = log_cdf(x, *self.parts)
-        y = self.quantile(lower, upper)
-        return y, (density - self.log_p(y)).sum(1)
-
-    def quantile(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return y of mass e^lower below and e^upper above it, with the gradient dy = dF / p(y)."""
-        left, tail = lower < upper, torch.minimum(lower, upper)
-        with torch.no_grad():
-            half = self.inside(self.target.quantile(tail))
-            y = torch.where(left, half, self.target.mirror(half))
-            slope = torch.where(left, 1.0, -1.0) * (tail - self.log_p(half)).exp()
-        return y + slope * (tail - tail.detach())
-
-    def inside(self, y: Tensor) -> Tensor:
-        """Return y, kept off the ends of a bounded base, where float32 would put it on them."""
-        eps = torch.finfo(y.dtype).eps
-        return y.clamp(eps, 1 - eps) if self.bounded else y
-
-    def inverse(self, y: Tensor) -> Tensor:
-        y = self.inside(y)
-        mirrored = self.target.mirror(y)
-        tail = self.target.log_cdf(torch.minimum(y, mirrored))
-        rest = torch.log1p(-tail.exp())
-        left = y < mirrored
-        return quantile(torch.where(left, tail, rest), torch.where(left, rest, tail), *self.parts)
 
 
 class OneDimensional(Flow):
@@ -142,5 +30,5 @@ class OneDimensional(Flow):
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
-        bijections = [Flatten(space.shape), MixtureCDF(space.dims, components, base)]
+        bijections = [Flatten(space.shape), MixtureCDF((space.dims,), components, base)]
         super().__init__(space, bijections, base=base, dequantization=dequantization, alpha=alpha)

@@ -13,6 +13,7 @@ from genbench.dataset import Space
 from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.dequantization import Dequantization
 from genbench.models.flows.flow import Bijection, Chain, Flow, Shape
+from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm, BatchNorm
 from genbench.models.flows.reshaping import Flatten, MultiScale, Permutation, Squeeze, alternating, divisible
 from genbench.nets.activations import Activation
@@ -78,6 +79,7 @@ class RealNVP(Flow):
         hidden: widths of a coupling's perceptron (vectors).
         scales, channels, blocks: of the multi-scale architecture and its residual networks (images).
         network: "mlp" takes an image as a vector.
+        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
 
     Raises:
         ValueError: the sides of an image cannot be halved `scales` times.
@@ -96,6 +98,7 @@ class RealNVP(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
+        marginals: int = 0,
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
@@ -107,4 +110,5 @@ class RealNVP(Flow):
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
             bijections += couplings_of((space.dims,), couplings, net, norm)
-        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
+        first = marginals_of(space.shape, marginals)
+        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
