@@ -75,6 +75,7 @@ class MixtureCDF(Bijection):
         self.mu = nn.Parameter(torch.linspace(-1, 1, components).expand(*shape, -1).clone())
         self.log_sigma = nn.Parameter(torch.zeros(*shape, components))
         self.register_buffer("ready", torch.tensor(False))
+        self.waits = True  # `ready` is looked at once: reading it from a GPU would wait for it
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,15 +84,17 @@ class MixtureCDF(Bijection):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Put the components at evenly spaced quantiles of x (B, *shape)."""
-        K = self.mu.shape[-1]
-        levels = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K
-        self.mu.copy_(x.quantile(levels, dim=0).movedim(0, -1))
-        self.log_sigma.copy_((x.std(0) / K + 1e-6).log().unsqueeze(-1).expand_as(self.mu))
-        self.ready.fill_(True)
+        """Put the components at evenly spaced quantiles of x (B, *shape), unless they have been put."""
+        self.waits = False
+        if not self.ready:
+            K = self.mu.shape[-1]
+            levels = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K
+            self.mu.copy_(x.quantile(levels, dim=0).movedim(0, -1))
+            self.log_sigma.copy_((x.std(0, correction=0) / K + 1e-6).log().unsqueeze(-1).expand_as(self.mu))
+            self.ready.fill_(True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.training and not self.ready:
+        if self.waits and self.training:
             self.start(x)
         lower, upper, density = log_cdf(x, *self.parts)
         y = self.quantile(lower, upper)
