@@ -153,16 +153,19 @@ def _radius(x, DOUBLE: tl.constexpr):
 
 @jit
 def _circle(x, DOUBLE: tl.constexpr):
-    """Return (cos, sin) of 2 pi x / 2^32: the quadrant is taken off the integer, the rest is Taylor's series."""
-    TERMS: tl.constexpr = 9 if DOUBLE else 5
+    """Return (cos, sin) of 2 pi x / 2^32: the quadrant is taken off the integer, the rest is a polynomial."""
     signed = x.to(tl.int32, bitcast=True)
     quadrant = ((signed >> 29) + 1) >> 1
     angle = ((signed << 2) >> 2).to(tl.float64 if DOUBLE else tl.float32) * 1.4629180792671596e-09
-    square, c, s = angle * angle, 1.0, 1.0
-    for k in tl.static_range(TERMS, 0, -1):
-        c = 1.0 - square * c * (1.0 / (2 * k * (2 * k - 1)))
-        s = 1.0 - square * s * (1.0 / (2 * k * (2 * k + 1)))
-    s = s * angle
+    w, c, s = angle * angle, 1.0, 1.0
+    if DOUBLE:
+        for k in tl.static_range(9, 0, -1):  # Taylor
+            c = 1.0 - w * c * (1.0 / (2 * k * (2 * k - 1)))
+            s = 1.0 - w * s * (1.0 / (2 * k * (2 * k + 1)))
+        s = s * angle
+    else:  # minimax
+        c = 1.0 + w * (-0.5 + w * (4.16666457e-02 + w * (-1.38873163e-03 + w * 2.44331568e-05)))
+        s = angle + angle * w * (-0.16666654944 + w * (8.33217815e-03 + w * -1.9517299e-04))
     odd = (quadrant & 1) != 0
     cos, sin = tl.where(odd, s, c), tl.where(odd, c, s)
     return tl.where(((quadrant + 1) & 2) != 0, -cos, cos), tl.where((quadrant & 2) != 0, -sin, sin)
@@ -179,13 +182,25 @@ def _normals(seed, counter, R: tl.constexpr, K: tl.constexpr, DOUBLE: tl.constex
 
 
 @jit
-def _excess(x, e, DOUBLE: tl.constexpr):
-    """Return e^x - 1 - x, of full relative accuracy, given e = e^x: Taylor's series for |x| < 1."""
-    TERMS: tl.constexpr = 18 if DOUBLE else 11
+def _excess(x, root, DOUBLE: tl.constexpr):
+    """Return (e^x - 1 - x, e^x - 1), of full relative accuracy, given root = e^(x/2).
+
+    With y = x/2, E = e^y - 1 and h = e^y - 1 - y, a series below 1, they are E^2 + 2 h and E (E + 2).
+    """
+    y = 0.5 * x
     series = 1.0
-    for k in tl.static_range(TERMS, 2, -1):
-        series = 1.0 + x * series * (1.0 / k)
-    return tl.where(tl.abs(x) < 1.0, 0.5 * x * x * series, (e - 1.0) - x)
+    if DOUBLE:
+        for k in tl.static_range(18, 2, -1):  # Taylor
+            series = 1.0 + y * series * (1.0 / k)
+        series = 0.5 * series
+    else:  # minimax
+        series = 1.98444093e-04 + y * (2.53332302e-05 + y * 2.76907263e-06)
+        series = 4.16667167e-02 + y * (8.33330990e-03 + y * (1.38858223e-03 + y * series))
+        series = 0.5 + y * (1.66666670e-01 + y * series)
+    small = tl.abs(y) < 1.0
+    h = tl.where(small, y * y * series, (root - 1.0) - y)
+    E = tl.where(small, y + h, root - 1.0)
+    return E * E + 2.0 * h, E * (E + 2.0)
 
 
 @jit
@@ -204,13 +219,13 @@ def forward_kernel(
     seed, counter = tl.load(key + v * kv), ((sample * rows + b) * quads)[:, None] + quad[None, :]
     if OFFSET:
         counter += tl.load(key + v * kv + 1)
-    eps = _normals(seed, counter, R, K, DOUBLE)
+    eps, sigma = _normals(seed, counter, R, K, DOUBLE), exp(0.5 * g)
     to = z + (((v * samples + sample) * rows + b) * inner * UNIT)[:, None] + col[None, :]
-    tl.store(to, (m + exp(0.5 * g) * eps).to(z.dtype.element_ty), mask=live)
-    if kl is not None:
-        if sample == 0:
-            part = tl.sum(tl.where(live, 0.5 * (m * m + _excess(g, exp(g), DOUBLE)), 0.0), 1)
-            tl.store(kl + (v * rows + b) * splits + split, part, mask=row < rows)
+    tl.store(to, (m + sigma * eps).to(z.dtype.element_ty), mask=live)
+    if kl is not None and sample == 0:
+        excess, _ = _excess(g, sigma, DOUBLE)
+        part = tl.sum(0.5 * (m * m + excess), 1)  # nothing, where nothing was loaded
+        tl.store(kl + (v * rows + b) * splits + split, part, mask=row < rows)
 
 
 @jit
@@ -228,6 +243,7 @@ def backward_kernel(
     wide = tl.float64 if DOUBLE else tl.float32
     dm, dl = tl.zeros((R, K), wide), tl.zeros((R, K), wide)
     g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=live, other=0.0).to(wide)
+    sigma = exp(0.5 * g)
     if gz is not None:
         seed, first = tl.load(key + v * kv), quad[None, :].to(tl.int64)
         if OFFSET:
@@ -239,13 +255,13 @@ def backward_kernel(
             dz = tl.load(at, mask=there, other=0.0).to(wide)
             dm += dz
             dl += dz * _normals(seed, first + ((sample * rows + b) * quads)[:, None], R, K, DOUBLE)
-        dl *= 0.5 * exp(0.5 * g)
+        dl *= 0.5 * sigma
     if gkl is not None:
         d = tl.load(gkl + v * gv + b * gb, mask=row < tl.where(group == 0, rows, 0), other=0.0)[:, None]
-        e = exp(g)
+        _, slope = _excess(g, sigma, DOUBLE)
         m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=live, other=0.0).to(wide)
         dm += d * m
-        dl += d * 0.5 * tl.where(tl.abs(g) < 1.0, g + _excess(g, e, DOUBLE), e - 1.0)
+        dl += d * 0.5 * slope
     to = ((v * rows + b) * inner * UNIT)[:, None] + col[None, :] + group * step
     tl.store(gmu + to, dm.to(gmu.dtype.element_ty), mask=live)
     tl.store(glogvar + to, dl.to(glogvar.dtype.element_ty), mask=live)
@@ -332,7 +348,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, gz: Tensor | None, gkl: Tensor | None, *, kernels: Any = _backward) -> tuple[Any, ...]:
-    form = gradients if torch.is_grad_enabled() else kernels
+    form: Any = gradients if torch.is_grad_enabled() else kernels
     gmu, glogvar = form(gz, gkl if ctx.kl else None, *ctx.saved_tensors, ctx.samples)
     wanted = zip((gmu, glogvar), ctx.needs_input_grad[:2], strict=True)
     return *(g if w else None for g, w in wanted), None, None, None, None
@@ -352,7 +368,7 @@ def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tu
 class _Fused(torch.autograd.Function):
     forward = staticmethod(_forward)
     setup_context = staticmethod(_save)
-    backward = staticmethod(_differentiate)
+    backward = staticmethod(_differentiate)  # type: ignore[assignment]
     vmap = staticmethod(_batched)
 
 
