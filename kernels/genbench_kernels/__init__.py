@@ -2,7 +2,7 @@
 
 from genbench_kernels.affine_coupling import affine_coupling
 from genbench_kernels.op import explain
-from genbench_kernels.spectral_norm import spectral_norm_
 from genbench_kernels.reparameterize import reparameterize
+from genbench_kernels.spectral_norm import spectral_norm_
 
-__all__ = ["affine_coupling", "explain", "spectral_norm_"]
+__all__ = ["affine_coupling", "explain", "reparameterize", "spectral_norm_"]
