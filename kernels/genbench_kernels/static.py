@@ -47,10 +47,15 @@ Figures = dict[str, dict[str, int]]  # "op/example/direction" or ".../kernel@tar
 def specialise(launch: Launch, backend: str) -> dict[str, Any]:
     """Return signature, constexprs and attrs as Triton's JIT derives them from a launch's arguments."""
     names: list[str] = launch.kernel.arg_names
-    signature: dict[str, str] = {}
+    signature: dict[str, Any] = {}
     constexprs: dict[tuple[int], Any] = {}
-    attrs: dict[tuple[int], list[list[Any]]] = {}
+    attrs: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, (name, value) in enumerate(zip(names, launch.args, strict=False)):
+        if isinstance(value, tuple):
+            parts = [_specialised(part, backend) for part in value]
+            signature[name] = tuple(kind for kind, _ in parts)
+            attrs.update({(i, k): known for k, (_, known) in enumerate(parts) if known})
+            continue
         signature[name], known = _specialised(value, backend)
         if signature[name] == "constexpr":
             constexprs[(i,)] = value
