@@ -6,12 +6,14 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+BASE ?= HEAD
+HERE := PYTHONPATH=kernels $(if $(wildcard $(READY)),$(RUN),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test lint report peers
+.PHONY: help setup bench test lint report peers kernels gpu-check kernels-compare
 
 help: ## list what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
 	@echo 'make bench SUITE=flows ARGS="--only '"'RealNVP*'"' --seeds 0-4"   passes arguments on'
 
 setup: $(READY) ## make .venv with the exact versions of requirements.lock
@@ -41,3 +43,12 @@ lint: $(READY) ## ruff and mypy
 peers: $(READY) ## training speed beside other libraries, interleaved in one process
 	@$(RUN) -c 'import normflows' 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps normflows==1.7.3
 	@$(RUN) peers/realnvp.py
+
+kernels: $(READY) ## compile every kernel for four GPUs that need not be there, against kernels/budgets
+	@$(RUN) -m genbench_kernels.static $(ARGS)
+
+gpu-check: ## kernels on this GPU: right, then how fast, in 10 minutes; REQUIRE_GPU=1 fails without one
+	@$(HERE) -m bench $(ARGS)
+
+kernels-compare: ## fail where a kernel is slower than at BASE=<git rev>, interleaved on this GPU
+	@$(HERE) -m bench.compare "$(BASE)" $(ARGS)

@@ -42,12 +42,21 @@ def stem(gpu: str, versions: dict[str, str]) -> str:
 
 def run_tests(file: str, *options: str, until: float, ends: float) -> int:
     """Return pytest's exit code for a file of this folder; tests begun after `until` are skipped, `ends` is the end."""
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-rfEs", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-o", "filterwarnings="]
     paths = [str(BENCH.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     try:
         return subprocess.run(
-            [*command, str(BENCH / file), f"--deadline={until}", *options],
+            [
+                *command,
+                "-p",
+                "no:cacheprovider",
+                "-rfEs",
+                "--tb=short",
+                str(BENCH / file),
+                f"--deadline={until}",
+                *options,
+            ],
             env=environment,
             timeout=max(1, ends - time()),
             check=False,

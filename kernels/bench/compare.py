@@ -23,7 +23,7 @@ import torch
 
 from bench.cases import Calls, Case, Direction, build, cases, phase
 from bench.ratio import LIMIT, PAIRS, Verdict, judge, paired_ratios
-from bench.timing import Call, without_collection
+from bench.timing import Call, queued, without_collection
 
 KERNELS = Path(__file__).parents[1]
 NAME = "genbench_kernels"
@@ -41,10 +41,14 @@ def load(source: Path, name: str, folder: Path) -> ModuleType:
         copy = folder / name / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text)
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    for loaded in [module for module in sys.modules if module.partition(".")[0] == name]:
+        del sys.modules[loaded]
+    sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(folder))
 
 
 def checkout(revision: str, folder: Path) -> Path:
@@ -107,15 +111,8 @@ def _on_cpu(call: Call, prepare: Call) -> float:
 
 
 def _on_device(call: Call, prepare: Call) -> float:
-    """Return the device's seconds of a call whose launches were queued behind a wait, about 1 ms."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    prepare(0)
-    torch.cuda._sleep(2_000_000)
-    start.record()
-    call(0)
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
+    """Return the device's seconds of a call whose launches were queued behind a wait."""
+    return queued(call, prepare, lambda: None, rounds=1, sets=1)[0][0]
 
 
 def _from_end_to_end(call: Call, prepare: Call) -> float:

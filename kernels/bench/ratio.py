@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 LIMIT = 1.05
-PAIRS = 30
+PAIRS = 60
 
 
 @dataclass(frozen=True)
