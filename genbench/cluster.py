@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from genbench.resources import Node
+from genbench.run import UsageError
 
 STORE = 128 * 2**20  # bytes for objects; records are small, and /dev/shm may be
 
@@ -23,25 +25,43 @@ def connect(address: str | None = None, cpus: int | None = None) -> None:
     Args:
         address: "auto", "host:port", or "ray://host:port", which needs ``ray[client]``.
         cpus: cores that a started cluster offers; all by default.
+
+    Raises:
+        UsageError: there is no Ray, or no cluster at that address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UsageError("the package 'ray' is not installed; --executor process does without it") from None
     if ray.is_initialized():
         return
     where: dict[str, Any] = {"address": address}
     if address is None:
         where = {"address": "local", "include_dashboard": False, "object_store_memory": STORE, "num_cpus": cpus}
-    with same_signals():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    try:
+        _knock(address)
+        with same_signals():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+    except (OSError, ValueError, ImportError) as error:
+        if address is None:
+            raise
+        said = str(error).strip().partition("\n")[0]
+        raise UsageError(f"--address {address!r}: no Ray cluster was joined: {said}") from None
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError if nobody listens at ``host:port``, which Ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def disconnect() -> None:
     """Leave the cluster, or stop the one that was started; what still runs for this process is killed."""
-    import ray
-
-    with same_signals(signal.SIG_IGN):
-        ray.shutdown()
+    if ray := sys.modules.get("ray"):
+        with same_signals(signal.SIG_IGN):
+            ray.shutdown()
 
 
 def die_with_parent() -> None:

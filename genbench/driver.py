@@ -61,6 +61,7 @@ def drive(
         driver.before = {run.id: newest.execution for run in runs if (newest := driver.newest(run))}
         due, due_alone = driver.due(quality), driver.due(speed)
         driver.progress.expect([*due, *due_alone])
+        driver.say_what_stands(driver.outcome([*quality, *speed]), len({run.id for run in runs}))
         if driver.perform_all(due, alone=False) and due_alone:
             with FileLock(store.work / f"speed-{host()}.lock", poll_interval=1.0):  # one measures at a time
                 driver.perform_all(due_alone, alone=True)
@@ -111,23 +112,31 @@ class Driver:
         for lock in self.claims.values():
             lock.release()
         self.progress.__exit__(*exception)
+        if isinstance(exception[1], KeyboardInterrupt):
+            self.progress.say("interrupted; what was under way goes on from its last checkpoint when called for again")
+
+    def say_what_stands(self, outcome: Outcome, runs: int) -> None:
+        """Say what there was before, if anything."""
+        if outcome.done:
+            self.progress.say(f"{outcome.done} of {runs} runs are done already")
+        if outcome.failed and not self.retry_failed:
+            self.progress.say(f"{len(outcome.failed)} of {runs} have failed before; --retry-failed performs them again")
 
     def newest(self, run: Run) -> Record | None:
         """Return the last record of `run`."""
         return next(reversed(self.store.of(run)), None)
 
     def failure(self, run: Run) -> Record | None:
-        """Return the record because of which `run` is not to be performed now, if there is one."""
+        """Return the last record of `run` if it tells of a failure."""
         last = self.newest(run)
-        if last is None or last.status in ("ok", "interrupted"):
-            return None
-        return None if self.retry_failed and last.execution == self.before.get(run.id) else last
+        return last if last and last.status not in ("ok", "interrupted") else None
 
     def lacking(self, run: Run) -> Run | None:
-        """Return `run` with the metrics it lacks, None if there is nothing to do."""
-        held = self.store.held(run)
+        """Return `run` with the metrics it lacks, None if there are none or it has failed and is not to be retried."""
+        held, failure = self.store.held(run), self.failure(run)
         metrics = tuple(metric for metric in run.metrics if metric not in held)
-        return run.model_copy(update={"metrics": metrics}) if metrics and not self.failure(run) else None
+        retry = failure is None or (self.retry_failed and failure.execution == self.before.get(run.id))
+        return run.model_copy(update={"metrics": metrics}) if metrics and retry else None
 
     def due(self, runs: Sequence[Run]) -> list[Run]:
         """Return what of `runs` is to be performed."""
@@ -174,7 +183,6 @@ class Driver:
 
     def outcome(self, runs: Sequence[Run]) -> Outcome:
         """Return how `runs` stand now."""
-        self.retry_failed = False
         lacking = {run.id: run for run in runs if not set(run.metrics) <= self.store.held(run)}
         failures = tuple(failure for run in lacking.values() if (failure := self.failure(run)))
         return Outcome(len({run.id for run in runs} - set(lacking)), failures)

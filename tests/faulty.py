@@ -136,6 +136,18 @@ def sleeper(run: Run, *, folder: str) -> Record:
     return Record(run=run, execution=execution(), status="ok", environment=told | {"pid": os.getpid()})
 
 
+def meeting(run: Run, *, folder: str, size: int) -> Record:
+    """Return an ok record once `size` runs are under way at the same time; raises TimeoutError if they never are."""
+    Path(folder, str(run.seed)).touch()
+    limit = time.monotonic() + 60
+    while len(os.listdir(folder)) < size:
+        if time.monotonic() > limit:
+            raise TimeoutError(f"{os.listdir(folder)} alone")
+        time.sleep(0.05)
+    told = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()}
+    return Record(run=run, execution=execution(), status="ok", environment=told)
+
+
 def always_killed(run: Run) -> Record:
     """Return nothing: the process is killed."""
     os.kill(os.getpid(), signal.SIGKILL)

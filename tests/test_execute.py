@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,8 +15,8 @@ from genbench.cluster import disconnect
 from genbench.execute import Executor, in_process, on_ray
 from genbench.perform import perform
 from genbench.resources import unmet, with_cores, with_twice_the_memory
-from genbench.run import Record, Resources, Run
-from tests.faulty import a_run, always_killed, not_performing, sleeper, weights, without_end
+from genbench.run import Record, Resources, Run, UsageError
+from tests.faulty import a_run, always_killed, meeting, not_performing, sleeper, weights, without_end
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_gpus_that_are_not_there_are_said_at_once(where: str, ray2: Executor) ->
     list(execute(always_ok, [a_run(1)]))  # Ray is up
     began = time.monotonic()
     (record,) = execute(not_performing, [a_run(resources={"gpus": 1000})])
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert (record.status, record.attempts) == ("unschedulable", 1)
     assert "1000 GPU asked for" in str(record.error)
 
@@ -78,7 +79,7 @@ def test_an_exception_that_escapes_is_an_error_and_the_rest_goes_on(where: str, 
     assert records[1].error == "LookupError: of seed 1 escapes"
 
 
-def test_runs_are_taken_only_when_they_can_start_and_get_their_cores(ray2: Executor, tmp_path: Path) -> None:
+def test_runs_are_taken_only_when_they_can_start(ray2: Executor, tmp_path: Path) -> None:
     taken: list[int] = []
 
     def runs() -> Iterator[Run]:
@@ -86,39 +87,23 @@ def test_runs_are_taken_only_when_they_can_start_and_get_their_cores(ray2: Execu
             taken.append(seed)
             yield a_run(seed)
 
-    done = 0
-    for record in ray2(partial(sleeper, folder=str(tmp_path)), runs()):
+    for done, record in enumerate(ray2(partial(sleeper, folder=str(tmp_path)), runs())):
         assert len(taken) - done <= 2
         assert record.environment["OMP_NUM_THREADS"] == "1"
         assert record.environment["CUDA_VISIBLE_DEVICES"] == ""
-        done += 1
-    assert sorted(taken) == list(range(6))
-    assert done == 6
-    times = spans(tmp_path)
-    assert any(b < end for (_, end), (b, _) in pairwise(times))  # two abreast
-    assert all(
-        c > a_end or c > b_end for (_, a_end), (_, b_end), (c, _) in zip(times, times[1:], times[2:], strict=False)
-    )
+    assert taken == list(range(6))
+    assert len(spans(tmp_path)) == 6
 
 
-def test_parts_of_a_core_share_it(ray2: Executor, tmp_path: Path) -> None:
-    runs = [a_run(seed, resources={"cpus": 0.5}) for seed in range(4)]
-    records = list(ray2(partial(sleeper, folder=str(tmp_path)), runs))
-    assert [r.status for r in records] == ["ok"] * 4
+@pytest.mark.parametrize(("cpus", "abreast"), [(1, 2), (0.5, 4)])
+def test_as_many_run_abreast_as_there_are_cores_or_parts_of_them(
+    cpus: float, abreast: int, ray2: Executor, tmp_path: Path
+) -> None:
+    runs = [a_run(seed, resources={"cpus": cpus}) for seed in range(abreast)]
+    records = list(ray2(partial(meeting, folder=str(tmp_path), size=abreast), runs))
+    assert [(r.status, r.error) for r in records] == [("ok", None)] * abreast
+    assert len({r.environment["pid"] for r in records}) == abreast
     assert {r.environment["OMP_NUM_THREADS"] for r in records} == {"1"}
-
-
-@pytest.mark.slow
-def test_parts_of_a_gpu_are_shared_and_hidden_from_those_that_ask_for_none(tmp_path: Path) -> None:
-    import ray
-
-    disconnect()
-    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    runs = [a_run(seed, resources={"gpus": gpus}) for seed, gpus in enumerate((0, 0.5, 0.5))]
-    records = sorted(on_ray(partial(sleeper, folder=str(tmp_path)), runs), key=lambda r: r.run.seed)
-    disconnect()
-    assert [r.environment["CUDA_VISIBLE_DEVICES"] for r in records] == ["", "0", "0"]
-    assert len({r.environment["pid"] for r in records}) == 3
 
 
 def test_alone_is_one_at_a_time_with_every_core(ray2: Executor, tmp_path: Path) -> None:
@@ -137,7 +122,7 @@ def test_a_run_that_minds_no_timeout_is_ended_by_force(ray2: Executor) -> None:
     began = time.monotonic()
     records = list(ray2(without_end, [a_run(0, resources={"timeout": 0.5}), a_run(1, resources={"timeout": 0.5})]))
     assert [(r.status, r.attempts, r.measurements) for r in records] == [("timeout", 1, {})] * 2
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     (record,) = ray2(always_ok, [a_run()])  # its cores are free again
     assert record.status == "ok"
 
@@ -150,3 +135,31 @@ def test_both_executors_give_the_same_bits(ray2: Executor, tmp_path: Path) -> No
     for run in runs:
         assert there[run.id].measurements == here[run.id].measurements
         assert weights(tmp_path / "there", run) == weights(tmp_path / "here", run)
+
+
+@pytest.mark.slow
+def test_parts_of_a_gpu_are_shared_and_hidden_from_those_that_ask_for_none(tmp_path: Path) -> None:
+    import ray
+
+    disconnect()
+    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    runs = [a_run(seed, resources={"gpus": gpus}) for seed, gpus in enumerate((0, 0.5, 0.5))]
+    records = sorted(on_ray(partial(sleeper, folder=str(tmp_path)), runs), key=lambda r: r.run.seed)
+    disconnect()
+    assert [r.environment["CUDA_VISIBLE_DEVICES"] for r in records] == ["", "0", "0"]
+    assert len({r.environment["pid"] for r in records}) == 3
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_is_not_there_is_said_in_one_line(address: str) -> None:
+    disconnect()
+    with pytest.raises(UsageError, match=f"--address '{address}': no Ray cluster was joined: .+") as caught:
+        list(on_ray(always_ok, [a_run()], address=address))
+    assert "\n" not in str(caught.value)
+
+
+def test_where_ray_is_missing_only_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert [r.status for r in in_process(always_ok, [a_run()])] == ["ok"]
+    with pytest.raises(UsageError, match="--executor process does without it"):
+        list(on_ray(always_ok, [a_run()]))
