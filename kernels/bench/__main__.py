@@ -12,17 +12,22 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from time import time
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit("gpu-check: did not run: torch is not installed for this Python (make setup, or PYTHON=...)")
+
 from genbench_kernels.op import INTERPRETED, triton
 
 from bench.report import read, write
 
 BENCH = Path(__file__).parent
 MINUTES = 10
-CORRECTNESS, REPORT = 200, 45  # seconds of these: at most for correctness, kept for what ends a run
+CORRECTNESS, REPORT = 220, 45  # seconds of these: at most for correctness, kept for what ends a run
 
 
 def obstacle() -> str | None:
@@ -42,21 +47,14 @@ def stem(gpu: str, versions: dict[str, str]) -> str:
 
 def run_tests(file: str, *options: str, until: float, ends: float) -> int:
     """Return pytest's exit code for a file of this folder; tests begun after `until` are skipped, `ends` is the end."""
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-o", "filterwarnings="]
+    quiet = ["-q", "-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider", "-rfEs"]
+    short = ["--tb=short", "--show-capture=no"]
+    command = [sys.executable, "-m", "pytest", *quiet, *short, str(BENCH / file), f"--deadline={until}", *options]
     paths = [str(BENCH.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     try:
         return subprocess.run(
-            [
-                *command,
-                "-p",
-                "no:cacheprovider",
-                "-rfEs",
-                "--tb=short",
-                str(BENCH / file),
-                f"--deadline={until}",
-                *options,
-            ],
+            command,
             env=environment,
             timeout=max(1, ends - time()),
             check=False,
@@ -85,7 +83,8 @@ def _check(folder: Path, only: str) -> int:
     print(
         f"gpu-check: {torch.cuda.get_device_name()}, torch {torch.__version__}, at most {MINUTES} minutes", flush=True
     )
-    right = run_tests("test_device.py", until=start + CORRECTNESS, ends=start + CORRECTNESS + 60) == 0
+    workers = ("-n", "4") if find_spec("xdist") else ()  # it is compilation that takes the time
+    right = run_tests("test_device.py", *workers, until=start + CORRECTNESS, ends=start + CORRECTNESS + 60) == 0
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "speed.json"
         quiet = (f"--benchmark-json={path}", "--benchmark-quiet", *(("-k", only) if only else ()))
