@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BASE ?= HEAD
-HERE := PYTHONPATH=kernels $(if $(wildcard $(READY)),$(RUN),$(PYTHON))
+HERE := PYTHONPATH=kernels $(or $(wildcard $(RUN)),$(PYTHON))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test lint report peers kernels gpu-check kernels-compare
