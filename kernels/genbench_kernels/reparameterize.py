@@ -88,11 +88,12 @@ def reference(
     return z.to(dtype), divergence.sum(-1) if kl else divergence
 
 
-def normals(key: Tensor, samples: int, B: int, D: int) -> Tensor:
-    """Return eps (samples, B, D), float64: normal draws addressed by element, the oracle of the kernels."""
+def normals(key: Tensor, samples: int, B: int, D: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return eps (samples, B, D): normal draws addressed by element; in float64, the oracle of the kernels."""
     quads = -(-D // 4)
     counter = torch.arange(samples * B * quads, device=key.device) + (key[..., 1:] if key.shape[-1] == 2 else 0)
     x = philox(counter, counter >> 32, 0, 0, key[..., :1], key[..., :1] >> 32)
+    x = tuple(word.to(dtype) for word in x)
     pairs = [_box_muller(x[0], x[1]), _box_muller(x[2], x[3])]
     eps = torch.stack([n for pair in pairs for n in pair], -1)
     return eps.reshape(*eps.shape[:-2], samples, B, 4 * quads)[..., :D]
@@ -109,7 +110,7 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Tensor
 
 
 def _box_muller(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    radius, angle = torch.sqrt(-2 * torch.log((x.double() + 0.5) * 2.0**-32)), y.double() * (2 * pi * 2.0**-32)
+    radius, angle = torch.sqrt(-2 * torch.log((x + 0.5) * 2.0**-32)), y * (2 * pi * 2.0**-32)
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
 
@@ -182,10 +183,18 @@ def _normals(seed, counter, R: tl.constexpr, K: tl.constexpr, DOUBLE: tl.constex
 
 
 @jit
-def _excess(x, root, DOUBLE: tl.constexpr):
-    """Return (e^x - 1 - x, e^x - 1), of full relative accuracy, given root = e^(x/2).
+def _exponentials(x):
+    """Return (e^(x/2), e^x): one as the root of the other, or its square where e^x does not have float32's range."""
+    within = tl.abs(x) < 85.0
+    v = exp(tl.where(within, x, 0.5 * x))
+    return tl.where(within, tl.sqrt(v), v), tl.where(within, v, v * v)
 
-    With y = x/2, E = e^y - 1 and h = e^y - 1 - y, a series below 1, they are E^2 + 2 h and E (E + 2).
+
+@jit
+def _excess(x, e, DOUBLE: tl.constexpr):
+    """Return (e^x - 1 - x, e^x - 1), of full relative accuracy, given e = e^x.
+
+    With y = x/2, h = e^y - 1 - y, a series, and E = y + h, they are E^2 + 2 h and E (E + 2) where |y| < 1.
     """
     y = 0.5 * x
     series = 1.0
@@ -197,10 +206,9 @@ def _excess(x, root, DOUBLE: tl.constexpr):
         series = 1.98444093e-04 + y * (2.53332302e-05 + y * 2.76907263e-06)
         series = 4.16667167e-02 + y * (8.33330990e-03 + y * (1.38858223e-03 + y * series))
         series = 0.5 + y * (1.66666670e-01 + y * series)
-    small = tl.abs(y) < 1.0
-    h = tl.where(small, y * y * series, (root - 1.0) - y)
-    E = tl.where(small, y + h, root - 1.0)
-    return E * E + 2.0 * h, E * (E + 2.0)
+    h = y * y * series
+    E, small = y + h, tl.abs(y) < 1.0
+    return tl.where(small, E * E + 2.0 * h, (e - 1.0) - x), tl.where(small, E * (E + 2.0), e - 1.0)
 
 
 @jit
@@ -219,11 +227,12 @@ def forward_kernel(
     seed, counter = tl.load(key + v * kv), ((sample * rows + b) * quads)[:, None] + quad[None, :]
     if OFFSET:
         counter += tl.load(key + v * kv + 1)
-    eps, sigma = _normals(seed, counter, R, K, DOUBLE), exp(0.5 * g)
+    eps = _normals(seed, counter, R, K, DOUBLE)
+    sigma, e = _exponentials(g)
     to = z + (((v * samples + sample) * rows + b) * inner * UNIT)[:, None] + col[None, :]
     tl.store(to, (m + sigma * eps).to(z.dtype.element_ty), mask=live)
     if kl is not None and sample == 0:
-        excess, _ = _excess(g, sigma, DOUBLE)
+        excess, _ = _excess(g, e, DOUBLE)
         part = tl.sum(0.5 * (m * m + excess), 1)  # nothing, where nothing was loaded
         tl.store(kl + (v * rows + b) * splits + split, part, mask=row < rows)
 
@@ -243,7 +252,7 @@ def backward_kernel(
     wide = tl.float64 if DOUBLE else tl.float32
     dm, dl = tl.zeros((R, K), wide), tl.zeros((R, K), wide)
     g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=live, other=0.0).to(wide)
-    sigma = exp(0.5 * g)
+    sigma, e = _exponentials(g)
     if gz is not None:
         seed, first = tl.load(key + v * kv), quad[None, :].to(tl.int64)
         if OFFSET:
@@ -258,7 +267,7 @@ def backward_kernel(
         dl *= 0.5 * sigma
     if gkl is not None:
         d = tl.load(gkl + v * gv + b * gb, mask=row < tl.where(group == 0, rows, 0), other=0.0)[:, None]
-        _, slope = _excess(g, sigma, DOUBLE)
+        _, slope = _excess(g, e, DOUBLE)
         m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=live, other=0.0).to(wide)
         dm += d * m
         dl += d * 0.5 * slope
