@@ -196,7 +196,7 @@ def _log_scale_kernel(raw, gain, SCALE: tl.constexpr):
 @jit
 def _slope_kernel(raw, gain, SCALE: tl.constexpr):
     if SCALE == "exp":
-        slope = raw * 0.0 + 1.0
+        slope = 1.0
     elif SCALE == "tanh":
         squashed = tanh(raw)
         slope = (1.0 - squashed * squashed) * gain

@@ -18,6 +18,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import jacrev, vmap
 
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 ROWS = {1: 64, 7: 16, 100: 8, 5000: 2}  # size of a row -> rows; 5000 spans blocks
 
 
@@ -336,9 +342,14 @@ def test_explain_says_what_is_chosen_and_what_it_costs() -> None:
 
 
 @pytest.mark.parametrize("example", list(OP.examples("cpu")), ids=lambda example: example.name)
-def test_every_example_runs_in_both_forms(example: Any) -> None:
-    for ours, theirs in zip(OP.fused(*example.args), OP.reference(*example.args), strict=True):
-        torch.testing.assert_close(ours, theirs)
+def test_every_example_gives_the_same_in_both_forms(example: Any) -> None:
+    wanted = [a for a in example.args if isinstance(a, Tensor) and a.requires_grad]
+    outputs = [form(*example.args) for form in (OP.fused, OP.reference)]
+    cotangents = [out.detach() for out in outputs[0]]
+    ours, theirs = ((*out, *torch.autograd.grad(out, wanted, cotangents)) for out in outputs)
+    for one, other in zip(ours, theirs, strict=True):
+        rough = 2e-2 if one.dtype == torch.bfloat16 else 1e-3
+        torch.testing.assert_close(one, other, rtol=rough, atol=rough)
 
 
 def test_works_without_triton() -> None:
