@@ -350,6 +350,16 @@ def test_couplings_start_as_the_identity() -> None:
     assert torch.equal(logdet, torch.zeros(4))
 
 
+def test_nice_does_not_start_on_the_saddle_of_symmetric_data() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 2)
+    x = torch.cat((x, -x, x * torch.tensor([1.0, -1.0]), x * torch.tensor([-1.0, 1.0])))
+    model = NICE(Space((2,)), couplings=2, hidden=(16,), base="normal")
+    networks = [p for name, p in model.named_parameters() if ".m." in name]
+    gradients = torch.autograd.grad(model.loss(x), networks)
+    assert all(g.abs().max() > 1e-4 for g in gradients)
+
+
 def test_sides_that_cannot_be_halved_are_refused() -> None:
     with pytest.raises(ValueError, match=r"scales=3 needs sides that 8 divides, got 28x28"):
         RealNVP(Space((1, 28, 28), 256), scales=3)

@@ -77,6 +77,7 @@ class NICE(Flow):
         ]
         for i in range(couplings):
             split = (D - i % 2 + 1) // 2
-            m = mlp(split, D - split, hidden, activation=activation, dropout=dropout, zero=True)
+            # not from zero: on data symmetric about the axes, E[x2 | x1] = 0, that is a saddle it never leaves
+            m = mlp(split, D - split, hidden, activation=activation, dropout=dropout)
             bijections.append(AdditiveCoupling(m, D, split))
         super().__init__(space, [*bijections, Scaling(D)], base=base, dequantization=dequantization, alpha=alpha)
