@@ -36,6 +36,8 @@ def obstacle() -> str | None:
         return f"no GPU that torch {torch.__version__} can use"
     if triton is None:
         return "triton is not installed"
+    if find_spec("pytest_benchmark") is None:
+        return "pytest-benchmark is not installed"
     return "TRITON_INTERPRET is set: unset it" if INTERPRETED else None
 
 

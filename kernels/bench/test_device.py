@@ -20,6 +20,7 @@ from bench.cases import Case, build, cases
 from bench.timing import without_collection
 
 OPS = ops()
+DRAWS = 8
 EXAMPLES = [(name, example.name) for name, op in OPS.items() for example in op.examples("meta")]
 each_example = pytest.mark.parametrize(("op", "name"), EXAMPLES, ids=["-".join(each) for each in EXAMPLES])
 CASES = [case for case in cases(genbench_kernels, backend="fused", tiny=True) if "reparameterize" not in case.name]
@@ -88,9 +89,18 @@ def agree(ours: list[Tensor | None], eager: list[Tensor | None], exact: list[Ten
 
 @each_example
 def test_values_and_gradients_agree_with_float64(op: str, name: str, device: torch.device) -> None:
-    arguments, contract = example(op, name, device), OPS[op]
-    eager, ours = (outcome(form, *fresh(arguments)) for form in (contract.reference, contract.fused))
-    agree(ours, eager, outcome(contract.reference, *fresh(arguments, torch.float64)))
+    drawn = [example(op, name, device, seed) for seed in range(DRAWS)]
+    forms = (OPS[op].fused, OPS[op].reference)
+    ours, eager = (stacked([outcome(form, *fresh(arguments)) for arguments in drawn]) for form in forms)
+    agree(ours, eager, stacked([outcome(forms[1], *fresh(arguments, torch.float64)) for arguments in drawn]))
+
+
+def stacked(outcomes: list[list[Tensor | None]]) -> list[Tensor | None]:
+    """Return each result over all draws: eager's own error is its largest over them, as of one it may be none by luck.
+
+    (A layer's sigma is one number: where eager rounds it the right way, hardly anything else would be right.)
+    """
+    return [None if each[0] is None else torch.stack(each) for each in zip(*outcomes, strict=True)]  # type: ignore[arg-type]
 
 
 @each_example
