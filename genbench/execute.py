@@ -126,10 +126,13 @@ def _room(like: Run | None, flying: Mapping[Any, Try], alone: bool) -> bool:
 
 
 def _finished(flying: Mapping[Any, Try]) -> list[Any]:
+    """Return the tasks that are over, after a second at most; Ctrl-C is seen only between two waits."""
     import ray
 
-    done, _ = ray.wait(list(flying), timeout=1.0)
-    return list(done)
+    for _ in range(5):
+        if done := ray.wait(list(flying), timeout=0.2)[0]:
+            return list(done)
+    return []
 
 
 def _ended(flying: dict[Any, Try], grace: float) -> list[Record]:

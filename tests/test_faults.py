@@ -77,7 +77,7 @@ def test_every_way_to_fail_is_a_record_and_retried_only_on_request(ray2: Executo
         a_run(0, options={"fault": "nan"}),
         a_run(0, options={"fault": "raise"}),
         a_run(0, options={"pause": 0.05}, resources={"timeout": 0.2}),  # minds it
-        a_run(0, options={"fault": "hang", **folder}, resources={"timeout": 0.5}),  # does not
+        a_run(0, options={"fault": "hang", "at": 1, **folder}, resources={"timeout": 0.5}),  # does not
         a_run(0, steps=50, resources={"gpus": 1000}),
     ]
     statuses = ["diverged", "error", "timeout", "timeout", "unschedulable"]
