@@ -102,9 +102,9 @@ def test_masks_broadcast(mask: tuple[int, ...]) -> None:
     agree((3, 8, 6, 4), made={"gain": True, "mask": mask}, scale="tanh")
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (4, 1, 1)])
+@pytest.mark.parametrize("shape", [(), (1,), (4, 1)])
 def test_the_gain_is_one_or_one_of_each_channel(shape: tuple[int, ...]) -> None:
-    args = inputs((3, 4, 5, 2), torch.float64) | {"gain": torch.rand(shape, dtype=torch.float64)}
+    args = inputs((2, 4, 3), torch.float64) | {"gain": torch.rand(shape, dtype=torch.float64)}
     for ours, reference in zip(
         run(args, scale="tanh", backend="fused"), run(args, scale="tanh", backend="reference"), strict=True
     ):
