@@ -71,7 +71,7 @@ SIZES: dict[str, dict[str, Any]] = {  # those of "What must be shown" first: tim
     "coupling-cifar": {"shape": (128, 6, 16, 16)},
     "reparameterize-head": {"shape": (128, 128)},
 }
-TINY: dict[str, dict[str, Any]] = {"shape": (2, 4, 3, 3), "channels": (3, 4, 8, 1)}
+TINY: dict[str, tuple[int, ...]] = {"shape": (2, 4, 3, 3), "channels": (3, 4, 8, 1)}
 
 
 def cases(package: ModuleType, *, backend: str = "auto", tiny: bool = False) -> list[Case]:
@@ -123,7 +123,8 @@ def _coupling(
         return Inputs(args, args, (gy, torch.randn(shape[0], device=device)))
 
     def ours(x: Tensor, params: Tensor, gain: Tensor | None = None) -> tuple[Tensor, ...]:
-        return op(x, params, layout=layout, scale=scale, gain=gain, backend=backend)
+        y, logdet = op(x, params, layout=layout, scale=scale, gain=gain, backend=backend)
+        return y, logdet
 
     def realnvp(x: Tensor, params: Tensor, gain: Tensor) -> tuple[Tensor, ...]:
         raw, t = params.chunk(2, 1)
@@ -178,7 +179,7 @@ def _spectral(name: str, op: Any, backend: str, *, channels: tuple[int, ...]) ->
     def plain(*args: Tensor) -> tuple[Tensor, ...]:
         return tuple(_normalized(*layer) for layer in zip(*_thirds(args), strict=True))
 
-    def ours(*modules: torch.nn.Module) -> tuple[Tensor, ...]:
+    def ours(*modules: Any) -> tuple[Tensor, ...]:
         return tuple(m.weight for m in modules)
 
     def wrapped(inputs: Inputs) -> Inputs:
@@ -234,7 +235,9 @@ def _unit(vectors: list[Tensor]) -> list[Tensor]:
 def _modules(inputs: Inputs, normalise: Callable[[list[torch.nn.Module]], Any]) -> Inputs:
     """Return the inputs as convolutions whose weights `normalise` has made spectrally normal, by their accessors."""
     weights = _thirds(inputs.args)[0]
-    modules = [torch.nn.Conv2d(w.shape[1], w.shape[0], 4, bias=False, device=w.device) for w in weights]
+    modules: list[torch.nn.Module] = [
+        torch.nn.Conv2d(w.shape[1], w.shape[0], 4, bias=False, device=w.device) for w in weights
+    ]
     for module, weight in zip(modules, weights, strict=True):
         module.weight = torch.nn.Parameter(weight.detach().clone())
     normalise(modules)

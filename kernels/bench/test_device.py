@@ -100,7 +100,7 @@ def stacked(outcomes: list[list[Tensor | None]]) -> list[Tensor | None]:
 
     (A layer's sigma is one number: where eager rounds it the right way, hardly anything else would be right.)
     """
-    return [None if each[0] is None else torch.stack(each) for each in zip(*outcomes, strict=True)]  # type: ignore[arg-type]
+    return [None if each[0] is None else torch.stack(each) for each in zip(*outcomes, strict=True)]
 
 
 @each_example
@@ -212,7 +212,7 @@ def test_large_couplings_agree_with_float64(shape: tuple[int, ...], device: torc
     torch.manual_seed(0)
     x, params = torch.randn(shape, device=device), torch.randn(shape[0], 2 * shape[1], *shape[2:], device=device)
     gain = torch.randn(shape[1], device=device)
-    arguments = (tuple(t.requires_grad_() for t in (x, params, gain)), {})
+    arguments: Arguments = (tuple(t.requires_grad_() for t in (x, params, gain)), {})
 
     def form(backend: str) -> Callable[..., Any]:
         return lambda x, p, g: genbench_kernels.affine_coupling(x, p, scale="tanh", gain=g, backend=backend)  # type: ignore[arg-type]
@@ -227,10 +227,10 @@ def test_large_samples_agree_with_float64(shape: tuple[int, ...], device: torch.
         pytest.skip("needs a GPU and the op")
     torch.manual_seed(0)
     tensors = (torch.randn(shape, device=device).requires_grad_() for _ in range(2))
-    arguments = ((*tensors, torch.tensor([11], device=device)), {})
+    arguments: Arguments = ((*tensors, torch.tensor([11], device=device)), {})
 
     def form(backend: str) -> Callable[..., Any]:
-        return lambda mu, lv, key: genbench_kernels.reparameterize(mu, lv, key, backend=backend)
+        return lambda mu, lv, key: genbench_kernels.reparameterize(mu, lv, key, backend=backend)  # type: ignore[arg-type]
 
     eager, ours = (outcome(form(backend), *fresh(arguments)) for backend in ("reference", "fused"))
     agree(ours, eager, outcome(form("reference"), *fresh(arguments, torch.float64)))

@@ -121,7 +121,7 @@ def test_speed(
 
 def test_launches(case: Case, contender: str, device: torch.device, request: pytest.FixtureRequest) -> None:
     calls = build(case, contender, device, 1)
-    counts = {}
+    counts: dict[str, int | None] = {}
     for direction in DIRECTIONS:
         call, prepare = phase(calls, direction, "cold")
         calls.both(0)

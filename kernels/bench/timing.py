@@ -94,7 +94,9 @@ def queued(
 ) -> tuple[list[float], list[float], int]:
     """Return device and host seconds of rounds queued behind a wait, and how many no wait was long enough for."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    device, host, late, cycles = [], [], 0, FIRST_WAIT
+    device: list[float] = []
+    host: list[float] = []
+    late, cycles = 0, FIRST_WAIT
     while len(device) < rounds:
         k = len(device) % sets
         prepare(k)
@@ -165,6 +167,6 @@ def launches(call: Callable[[], Any], prepare: Callable[[], Any], device: torch.
         with profile(activities=[ProfilerActivity.CUDA]) as recorded:
             call()
             torch.cuda.synchronize()
-        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in recorded.events()) or None
+        return sum(event.device_type.name == "CUDA" for event in recorded.events()) or None
     except RuntimeError:
         return None
