@@ -98,9 +98,7 @@ def _check(folder: Path, only: str) -> int:
         kept = folder / f"{stem(machine['gpu']['name'], machine['versions'])}.json"
         folder.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(path.read_bytes())
-    checked = (
-        "All correctness checks on the device passed." if right else "**Correctness checks on the device FAILED.**"
-    )
+    checked = f"The correctness checks on the device {'passed' if right else '**failed**'}."
     goals = write(kept, [checked])
     for goal in goals:
         verdict = {True: "met", False: "MISSED", None: ""}[goal.met]
