@@ -8,9 +8,10 @@ W (h, w) being a layer's weight with its output dimension in front and the other
 before u, and sigma = |W v|. As u = W v / |W v|, both products are one sum over rows, W^T (W v) = sum_i w_i (w_i . v).
 
 Bytes, in passes over all weights (float32): forward reads W, writes and reads the sums over blocks of 8 rows, reads W
-and writes W / sigma: 3.25, the least; of sigma alone 1.25; in eval mode 3 and 1; legacy, with blocks of 64 columns,
-3.03. A block whose rows exceed a program's registers (1024 elements) is read again, from cache. Backward reads G and W,
-then G, and writes dW: 4, the least; of sigma alone 1. Each further iteration costs another 1.25.
+and writes W / sigma: 3.25, the least; of sigma alone 1.25; in eval mode 3 and 1; legacy, by blocks of 32 columns, 3.06.
+(A row is a block where a layer has one: 3.29 for DCGAN-64's discriminator.) A block whose rows exceed a program's
+registers (1024 elements) is read again, from cache. Backward reads G and W, then G, and writes dW: 4, the least; of
+sigma alone 1. Each further iteration costs another 1.25.
 Launches, for all layers of one dtype together: forward 3 (step, reduce, finish; 2 in eval mode, 2 n_iter + 1 in
 general), backward 2 (1 of sigma alone). Weights that are not contiguous are copied first.
 """
@@ -60,8 +61,8 @@ def spectral_norm_(
     In eval mode u and v stay. They are kept per pass, so several forwards may precede one backward; one node of the
     graph then gives the gradients of all layers, once all are there.
 
-    Source: Spectral Normalization for Generative Adversarial Networks, 2018, algorithm 1; 15 iterations at the start
-    for order="torch", none for "legacy", as torch has it. Arithmetic is float32, or float64 where the weight is.
+    Source: Spectral Normalization for Generative Adversarial Networks, 2018, algorithm 1; 15 + n_iter iterations at the
+    start for order="torch", none for "legacy", as torch has it. Arithmetic is float32, or float64 where the weight is.
     Raises ValueError for a layer without weight, one normalised before, and unknown order, mode or backend.
     """
     layers = _layers(modules)
@@ -190,9 +191,9 @@ def _places(layers, layer, LEGACY: tl.constexpr):
 
 
 @jit
-def _padded(size):
-    """Return what a vector takes in a flat buffer: zeros up to a multiple of 16."""
-    return (size + 15) // 16 * 16
+def _padded(size, to: tl.constexpr):
+    """Return how far a vector is filled with zeros in a flat buffer, where each takes a multiple of 16."""
+    return (size + to - 1) // to * to
 
 
 @jit
@@ -252,15 +253,15 @@ def _step(
     else:
         p_at, _ = _places(layers, layer, LEGACY)
         tl.store(sums + row, tl.sum(a.to(tl.float64) * a.to(tl.float64), 0))
-        tl.store(vectors + p_at + p, a, mask=p < _padded(p_size))
-        into = partials + (tl.load(layers + layer * 10 + 5).to(tl.int64) + block * (_padded(q_size) // 16)) * 16
+        tl.store(vectors + p_at + p, a, mask=p < _padded(p_size, 8))
+        into = partials + (tl.load(layers + layer * 10 + 5).to(tl.int64) + block * (_padded(q_size, 16) // 16)) * 16
         if LOOPS == 1:
-            tl.store(into + q, tl.sum(tile * a[:, None], 0), mask=q < _padded(q_size))
+            tl.store(into + q, tl.sum(tile * a[:, None], 0), mask=q < _padded(q_size, 16))
         else:
             for k in range(LOOPS):
                 q = k * Q + tl.arange(0, Q)
                 tile = _rows_of(w, p, q, h, width, inner, LEGACY, FLAT).to(wide)
-                tl.store(into + q, tl.sum(tile * a[:, None], 0), mask=q < _padded(q_size))
+                tl.store(into + q, tl.sum(tile * a[:, None], 0), mask=q < _padded(q_size, 16))
 
 
 @jit
@@ -302,7 +303,7 @@ def reduce_kernel(
     """Store c, the sum of its parts in fixed order, |c|^2 by chunk, and |a|^2."""
     layer, chunk = tl.load(chunks + 2 * tl.program_id(0)), tl.load(chunks + 2 * tl.program_id(0) + 1)
     p_size, q_size = _sizes(layers, layer, LEGACY)
-    step, blocks, q = _padded(q_size), (p_size + P - 1) // P, chunk * K + tl.arange(0, K)
+    step, blocks, q = _padded(q_size, 16), (p_size + P - 1) // P, chunk * K + tl.arange(0, K)
     parts = partials + tl.load(layers + layer * 10 + 5).to(tl.int64) * 16
     row = tl.load(layers + layer * 10 + 6)
     c, a = tl.zeros((B, K), vectors.dtype.element_ty), tl.zeros((B,), tl.float64)
@@ -333,15 +334,15 @@ def finish_kernel(
     e = tile * T + tl.arange(0, T)
     if MOVE:
         a, c = _norms(layers, layer, totals, csums, eps, C)
-        sigma, norm, a = c * (c / tl.maximum(c, eps)), tl.maximum(c, eps).to(wide), a.to(wide)
+        sigma, both = c * (c / tl.maximum(c, eps)), (a * tl.maximum(c, eps)).to(wide)
         if tile * T < p_size:
-            p = tl.load(vectors + p_at + e, mask=e < _padded(p_size), other=0.0) / a
-            tl.store(kept + p_at + e, p, mask=e < _padded(p_size))
+            p = tl.load(vectors + p_at + e, mask=e < _padded(p_size, 8), other=0.0) / a.to(wide)
+            tl.store(kept + p_at + e, p, mask=e < _padded(p_size, 8))
             if ps is not None:
                 tl.store(_pick(ps, layer, N) + e, p.to(ps[0].dtype.element_ty), mask=e < p_size)
         if tile * T < q_size:
-            q = tl.load(vectors + q_at + e, mask=e < _padded(q_size), other=0.0) / a / norm
-            tl.store(kept + q_at + e, q, mask=e < _padded(q_size))
+            q = tl.load(vectors + q_at + e, mask=e < _padded(q_size, 16), other=0.0) / both
+            tl.store(kept + q_at + e, q, mask=e < _padded(q_size, 16))
             if qs is not None:
                 tl.store(_pick(qs, layer, N) + e, q.to(qs[0].dtype.element_ty), mask=e < q_size)
     else:
@@ -349,10 +350,10 @@ def finish_kernel(
         sigma = tl.sum(tl.load(sums + tl.load(layers + layer * 10 + 6) + b, mask=b < blocks, other=0.0), 0)
         if tile * T < p_size:
             p = tl.load(_pick(ps, layer, N) + e, mask=e < p_size, other=0.0)
-            tl.store(kept + p_at + e, p.to(wide), mask=e < _padded(p_size))
+            tl.store(kept + p_at + e, p.to(wide), mask=e < _padded(p_size, 8))
         if tile * T < q_size:
             q = tl.load(_pick(qs, layer, N) + e, mask=e < q_size, other=0.0)
-            tl.store(kept + q_at + e, q.to(wide), mask=e < _padded(q_size))
+            tl.store(kept + q_at + e, q.to(wide), mask=e < _padded(q_size, 16))
     sigma = sigma.to(wide)
     if tile == 0:
         tl.store(sigmas + layer, sigma)
@@ -446,7 +447,7 @@ def _plan(
     widths = [prod(shape) // h for shape, h in zip(shapes, heights, strict=True)]
     inners = [prod(shape[dim + 1 :]) for shape, dim in zip(shapes, dims, strict=True)]
     ps, qs = (widths, heights) if legacy else (heights, widths)
-    P, Q = 64 if legacy else 8, min(_power(max(qs)), (128 if legacy else 1024) // wider)
+    P, Q = 32 if legacy else 8, min(max(16, _power(max(qs))), (256 if legacy else 1024) // wider)
     K = min(_power(max(widths)), 512 // wider)
     R = 4096 // wider // K
     blocks, chunks = [-(-p // P) for p in ps], [-(-q // CHUNK) for q in qs]
@@ -676,7 +677,7 @@ class _Group:
             attach(self, index, u, v)
         if self.order == "torch":
             for members in self._kinds(range(len(self.layers))):
-                self._normalise(members, n_iter=15, mode="sigma")
+                self._normalise(members, 15 + self.n_iter, mode="sigma")
 
     def tensors(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return W, u and v of a layer."""

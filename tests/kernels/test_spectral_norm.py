@@ -1,0 +1,469 @@
+"""Spectral normalisation: the kernels, interpreted, against float64; the layers against torch's own and SVD."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from genbench_kernels import explain, spectral_norm_
+from genbench_kernels.op import trace
+from genbench_kernels.spectral_norm import OP, Mode, Order, fused, matrix, reference
+from genbench_kernels.tolerance import excess
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+ORDERS: tuple[Order, ...] = ("torch", "legacy")
+MODES: tuple[Mode, ...] = ("weight", "sigma")
+
+
+def older(layer: nn.Module, **options: Any) -> nn.Module:
+    """Return the layer under torch's older hook, which announces its own end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.spectral_norm(layer, **options)
+
+
+TORCH: dict[Order, Callable[..., nn.Module]] = {"torch": parametrizations.spectral_norm, "legacy": older}
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Return a small network (B, 3, 8, 8) -> (B, 2) with every kind of layer: aligned, odd, transposed, flat."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.LeakyReLU(0.1), nn.ConvTranspose2d(6, 4, 4, 2, 1), nn.LeakyReLU(0.1),
+        nn.Conv2d(4, 8, 4, 2, 1), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(512, 2),
+    ).to(dtype)  # fmt: skip
+
+
+def normalised_by_torch(order: Order, **options: Any) -> nn.Sequential:
+    net = network(**options)
+    for layer in net:
+        if hasattr(layer, "weight"):
+            TORCH[order](layer)
+    return net
+
+
+def twins(order: Order, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """Return our network and torch's, of the same weights, u and v."""
+    torch.manual_seed(1)
+    theirs = normalised_by_torch(order, dtype=dtype)
+    ours = spectral_norm_(network(dtype), order=order, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+# ------------------------------------------------------------------------------------------- against float64
+
+
+def inputs(shape: tuple[int, ...], dim: int = 0, layers: int = 16, dtype: torch.dtype = torch.float32) -> Any:
+    """Return weights, us, vs and dims of several layers (that eager's largest error be typical)."""
+    torch.manual_seed(sum(shape))
+    weights = torch.randn(layers, *shape).to(dtype)
+    h, w = matrix(weights[0], dim).shape
+    us, vs = (nn.functional.normalize(torch.randn(layers, n), dim=1).to(dtype) for n in (h, w))
+    reference(weights, us, vs, (dim,) * layers, n_iter=3)  # a random u W v is nearly 0, and known to nobody
+    return weights, us, vs, (dim,) * layers
+
+
+def run(form: Any, weights: Tensor, us: Tensor, vs: Tensor, dims: Any, dtype: Any, **options: Any) -> list[Tensor]:
+    """Return outputs, us, vs and the gradients of the weights under a fixed random cotangent, each of all layers."""
+    leaves = [w.to(dtype, copy=True).requires_grad_() for w in weights]
+    us, vs = us.to(dtype, copy=True), vs.to(dtype, copy=True)
+    outputs = form(leaves, list(us), list(vs), dims, **options)
+    torch.manual_seed(0)
+    cotangents = [torch.randn(o.shape).bfloat16().to(o) for o in outputs]  # the same numbers in every dtype
+    gradients = torch.autograd.grad(outputs, leaves, cotangents)
+    return [torch.stack(outputs), us, vs, torch.stack(gradients)]
+
+
+def agree(args: Any, **options: Any) -> None:
+    """Assert that values, u, v and gradients of the kernels meet the tolerance rule."""
+    dtype = args[0].dtype
+    exact = run(reference, *args, torch.float64, **options)
+    eager, ours = (run(form, *args, dtype, **options) for form in (reference, fused))
+    for name, a, b, c in zip(("outputs", "u", "v", "gradients"), ours, eager, exact, strict=True):
+        assert excess(a.to(dtype), b, c) <= 1, name
+
+
+SHAPES = {
+    "1": (1, 1),
+    "7": (7, 7),
+    "100": (100, 100),
+    "blocks": (9, 2100),
+    "tall": (300, 3),
+    "channels": (12, 5, 4, 4),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", MODES)
+def test_values_and_gradients_agree_with_float64(shape: tuple[int, ...], order: Order, mode: Mode) -> None:
+    agree(inputs(shape, layers=4 if max(shape) >= 100 else 16), order=order, mode=mode)
+
+
+@pytest.mark.parametrize("n_iter", [0, 3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_any_number_of_iterations(n_iter: int, order: Order) -> None:
+    agree(inputs((20, 36), layers=16), order=order, n_iter=n_iter)
+
+
+@pytest.mark.parametrize("shape", [(4, 12, 4, 4), (5, 7, 3)])
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_output_dimension_may_be_the_second(shape: tuple[int, ...], order: Order) -> None:
+    agree(inputs(shape, dim=1), order=order)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_loses_only_what_rounding_does(dtype: torch.dtype) -> None:
+    agree(inputs((24, 40), dtype=dtype))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_squares_neither_underflow_nor_overflow(scale: float) -> None:
+    weights, us, vs, dims = inputs((16, 24), layers=2)
+    plain, *_ = run(fused, weights, us, vs, dims, torch.float32)
+    scaled, *_ = run(fused, weights * scale, us, vs, dims, torch.float32, eps=1e-30)
+    torch.testing.assert_close(scaled, plain)
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(1, 5)] * 3), min_size=1, max_size=4),
+    st.integers(0, 1),
+    st.sampled_from(ORDERS),
+    st.floats(0.01, 100),
+)
+@settings(max_examples=12, derandomize=True, deadline=None)
+def test_scaling_the_weights_changes_nothing_but_sigma(shapes: Any, dim: int, order: Order, c: float) -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(s, dtype=torch.float64) for s in shapes]
+    starts = [torch.randn(n, dtype=torch.float64) for w in weights for n in matrix(w, dim).shape]
+    starts = [v / v.norm() for v in starts]
+    found = []
+    for factor in (1.0, c):
+        us, vs = ([v.clone() for v in starts[k::2]] for k in (0, 1))
+        scaled = [factor * w for w in weights]
+        found.append([*fused(scaled, us, vs, (dim,) * len(shapes), order=order, n_iter=2), *us, *vs])
+    for once, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, once, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("form", [fused, reference])
+def test_derivatives_are_those_of_finite_differences(order: Order, mode: Mode, form: Any) -> None:
+    torch.manual_seed(0)
+    shapes, dims = ((2, 2), (2, 1, 2)), (0, 1)
+    weights = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    sizes = [matrix(w, dim).shape for w, dim in zip(weights, dims, strict=True)]
+    us, vs = ([torch.randn(size[k], dtype=torch.float64) for size in sizes] for k in (0, 1))
+
+    def call(*ws: Tensor) -> tuple[Tensor, ...]:
+        return tuple(form(ws, us, vs, dims, order=order, mode=mode, n_iter=0))
+
+    assert torch.autograd.gradcheck(call, weights)
+    assert torch.autograd.gradgradcheck(call, weights)
+
+
+def test_results_are_the_same_to_the_bit() -> None:
+    args = inputs((30, 50))
+    once, again = (run(fused, *args, torch.float32) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def test_weights_in_any_order_of_memory() -> None:
+    weights, us, vs, dims = inputs((6, 4, 3, 3), layers=3)
+    strided = weights.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    for ours, plain in zip(
+        run(fused, strided, us, vs, dims, torch.float32), run(fused, weights, us, vs, dims, torch.float32), strict=True
+    ):
+        assert torch.equal(ours, plain)
+
+
+# ------------------------------------------------------------------------------------------ against torch's own
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_training_goes_as_torch_has_it(order: Order, backend: Any) -> None:
+    ours, theirs = twins(order, torch.float64, backend=backend)
+    for step in range(5):
+        torch.manual_seed(step)
+        x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+        for net in (ours, theirs):
+            net.zero_grad()
+            y = net(x)
+            (y.square().sum() + y.sum()).backward()
+        for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+        for net in (ours, theirs):
+            with torch.no_grad():
+                for p in net.parameters():
+                    p -= 0.1 * p.grad
+        state = theirs.state_dict()
+        for name, a in ours.state_dict().items():
+            torch.testing.assert_close(a, state[name], msg=name)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_checkpoint_moves_both_ways(order: Order, mode: Mode) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    theirs = normalised_by_torch(order)
+    ours = spectral_norm_(network(), order=order, mode=mode)
+    for net in (ours, theirs):
+        with torch.no_grad():
+            net(x)
+        net.eval()
+    for source, target in ((ours, theirs), (theirs, ours)):
+        assert not any(target.load_state_dict(source.state_dict()))
+        torch.testing.assert_close(source(x), target(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_start_is_that_of_torch() -> None:
+    torch.manual_seed(7)
+    theirs = parametrizations.spectral_norm(nn.Linear(5, 4))
+    torch.manual_seed(7)
+    ours = spectral_norm_(nn.Linear(5, 4))
+    state = theirs.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_two_forwards_may_precede_one_backward(order: Order, backend: Any) -> None:
+    ours, theirs = twins(order, torch.float64, backend=backend)
+    real, fake = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
+    gradients = []
+    for net in (ours, theirs):
+        loss = (net(real) - net(fake)).square().sum()
+        gradients.append(torch.autograd.grad(loss, list(net.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", MODES)
+def test_gradient_penalties_differentiate_twice(order: Order, mode: Mode) -> None:
+    ours, theirs = twins(order, torch.float64, mode=mode, backend="fused")
+    gradients = []
+    for net in (ours, theirs):
+        torch.manual_seed(0)
+        x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+        (slope,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        penalty = (slope.flatten(1).norm(dim=1) - 1).square().sum()
+        gradients.append(torch.autograd.grad(penalty, [p for n, p in net.named_parameters() if "7.bias" not in n]))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_eval_leaves_u_and_v(order: Order, backend: Any) -> None:
+    ours, theirs = twins(order, backend=backend)
+    before = {k: v.clone() for k, v in ours.state_dict().items()}
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours(x), ours(x))
+    assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
+    ours.train()(x)
+    moved = {k for k, v in ours.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {name for name, _ in ours.named_buffers()}
+
+
+# ------------------------------------------------------------------------------------------------- truths
+
+
+def weight_of(layer: Any, order: Order) -> Tensor:
+    """Return the weight that the layer used last (of order="torch", the next)."""
+    return layer.eval().weight if order == "torch" else layer.weight
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_many_iterations_find_the_largest_singular_value(order: Order, backend: Any) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(9, 5), nn.Conv1d(3, 4, 3), nn.ConvTranspose2d(3, 5, 2)]
+    before = [layer.weight.detach().double() for layer in layers]
+    spectral_norm_(layers, n_iter=40, order=order, backend=backend)
+    for x, layer in zip((torch.ones(1, 9), torch.ones(1, 3, 4), torch.ones(1, 3, 2, 2)), layers, strict=True):
+        layer(x)
+    for layer, w, dim in zip(layers, before, (0, 0, 1), strict=True):
+        exact = w / torch.linalg.matrix_norm(matrix(w, dim), 2)
+        torch.testing.assert_close(weight_of(layer, order).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_normalised_network_is_lipschitz_with_constant_one(mode: Mode) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 3))
+    for p in net.parameters():
+        p.data *= 5
+    spectral_norm_(net, n_iter=200, mode=mode)
+    net(torch.randn(1, 6))
+    x, y = 10 * torch.randn(2, 500, 6)
+    with torch.no_grad():
+        ratio = (net(x) - net(y)).norm(dim=1) / (x - y).norm(dim=1)
+    assert 0.05 < ratio.max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_dividing_the_input_is_dividing_the_weight(order: Order) -> None:
+    by_weight, by_input = (twins(order, torch.float64, mode=mode, backend="fused")[0] for mode in MODES)
+    x, results = torch.randn(2, 3, 8, 8, dtype=torch.float64), []
+    for net in (by_weight, by_input):
+        y = net(x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), list(net.parameters())), *net.buffers()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# ------------------------------------------------------------------------------------------------- passes
+
+
+def u_of(layer: Any) -> Tensor:
+    return layer.parametrizations.weight[0]._u.clone()
+
+
+def test_layers_move_together_and_once_a_pass() -> None:
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)))
+    first, second = net
+    before = [u_of(layer) for layer in net]
+    h = first(torch.randn(3, 6))
+    moved = [u_of(layer) for layer in net]
+    assert not any(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
+    second(h)
+    assert all(torch.equal(u_of(layer), m) for layer, m in zip(net, moved, strict=True))
+    second(h)  # its weight of this pass is spent
+    assert not any(torch.equal(u_of(layer), m) for layer, m in zip(net, moved, strict=True))
+
+
+def test_a_weight_that_changed_is_not_handed_out() -> None:
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), n_iter=100)
+    net[0](torch.randn(3, 6))
+    with torch.no_grad():
+        net[1].parametrizations.weight.original.copy_(torch.eye(4, 5))
+    torch.testing.assert_close(net[1].weight, torch.eye(4, 5))
+
+
+def test_layers_may_be_differentiated_one_by_one() -> None:
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), backend="fused")
+    h = net[0](torch.randn(3, 6))
+    y = net[1](h.detach())
+    for out, layer in ((h, net[0]), (y, net[1])):
+        out.square().sum().backward()
+        assert layer.parametrizations.weight.original.grad.abs().sum() > 0
+
+
+def test_a_weight_modified_before_backward_is_refused() -> None:
+    net = spectral_norm_(nn.Linear(3, 2), backend="fused")
+    loss = net(torch.randn(1, 3)).sum()
+    with torch.no_grad():
+        net.parametrizations.weight.original.mul_(2)
+    with pytest.raises(RuntimeError, match="modified"):
+        loss.backward()
+
+
+def test_frozen_layers_take_no_gradient() -> None:
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), backend="fused")
+    net[0].requires_grad_(False)
+    net(torch.randn(3, 6)).sum().backward()
+    assert net[0].parametrizations.weight.original.grad is None
+    assert net[1].parametrizations.weight.original.grad is not None
+
+
+def test_layers_of_several_dtypes() -> None:
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4).double()), n_iter=25, backend="fused")
+    w, v = (layer.weight for layer in net)
+    assert (w.dtype, v.dtype) == (torch.float32, torch.float64)
+    assert all(abs(torch.linalg.matrix_norm(m.double(), 2) - 1) < 1e-4 for m in (w, v))
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_a_copy_stands_alone(clone: Any) -> None:
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), order="legacy")
+    twin = clone(net)
+    before = net[0].weight_u.clone()
+    twin(torch.randn(3, 6))
+    assert torch.equal(net[0].weight_u, before)
+    assert not torch.equal(twin[0].weight_u, before)
+
+
+def test_the_normalisation_can_be_taken_off() -> None:
+    net = spectral_norm_(nn.Linear(6, 5), n_iter=100)
+    parametrize.remove_parametrizations(net, "weight")
+    assert torch.linalg.matrix_norm(net.weight, 2).item() == pytest.approx(1, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ costs and errors
+
+
+def discriminator() -> nn.Sequential:
+    """Return the discriminator of DCGAN (2016) for 64 x 64 pixels."""
+    widths = (3, 64, 128, 256, 512)
+    layers = [nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths)]
+    return nn.Sequential(*layers, nn.Conv2d(512, 1, 4, bias=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "launches", "passes"),
+    [
+        ({}, (3, 2), (3.30, 4.01)),
+        ({"order": "legacy"}, (3, 2), (3.10, 4.01)),
+        ({"mode": "sigma"}, (4, 2), (1.30, 1.01)),
+        ({"n_iter": 3}, (7, 2), (5.85, 4.02)),
+    ],
+)
+def test_all_layers_share_few_launches(options: Any, launches: tuple[int, int], passes: tuple[float, float]) -> None:
+    net = discriminator()
+    cost = explain(spectral_norm_, net, **options)
+    assert cost.backward is not None
+    assert (cost.forward.launches, cost.backward.launches) == launches
+    size = sum(p.numel() * 4 for p in net.parameters())
+    assert cost.forward.bytes <= passes[0] * size
+    assert cost.backward.bytes <= passes[1] * size
+    assert (cost.backend, cost.reference_forward.launches > 20) == ("reference", True)
+
+
+@pytest.mark.parametrize("example", list(OP.examples("cpu")), ids=lambda e: e.name)
+def test_examples_run(example: Any) -> None:
+    with torch.no_grad():
+        assert all(o.isfinite().all() for o in OP.fused(*example.args, **example.options))
+    forward, backward = trace(OP.fused, *next(e for e in OP.examples("meta") if e.name == example.name).args)
+    assert len(forward) <= 7
+    assert len(backward) <= 2
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: spectral_norm_(nn.ReLU()), "ReLU has no parameter `weight`"),
+        (lambda: spectral_norm_(nn.BatchNorm2d(3)), r"BatchNorm2d must be.*\(3,\)"),
+        (lambda: spectral_norm_([]), "one layer or more"),
+        (lambda: spectral_norm_(spectral_norm_(nn.Linear(2, 2))), "applied once"),
+        (lambda: spectral_norm_(spectral_norm_(nn.Linear(2, 2), order="legacy")), "applied once"),
+        (lambda: spectral_norm_(nn.Linear(2, 2), order="other"), "order must be.*'other'"),
+        (lambda: spectral_norm_(nn.Linear(2, 2), mode="other"), "mode.*'other'"),
+        (lambda: spectral_norm_(nn.Embedding(2, 2), mode="sigma"), "Embedding"),
+        (lambda: spectral_norm_(nn.Linear(2, 2), n_iter=0), "n_iter"),
+        (lambda: spectral_norm_(nn.Linear(2, 2), backend="other"), "backend"),
+        (lambda: spectral_norm_(nn.LazyLinear(2)), "no shape yet"),
+    ],
+)
+def test_what_cannot_be_normalised_is_refused(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_an_embedding_may_be_normalised() -> None:
+    layer = spectral_norm_(nn.Embedding(6, 3), n_iter=100)
+    layer(torch.zeros(1, dtype=torch.long))
+    assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=1e-5)
