@@ -23,9 +23,9 @@ from genbench_kernels.reparameterize import (
 from genbench_kernels.tolerance import excess
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.special import ndtr
 
 KEY = torch.tensor([20131220, 1312])
 MODULE = importlib.import_module("genbench_kernels.reparameterize")  # the package has the function by that name
@@ -184,14 +184,20 @@ def test_a_draw_depends_on_its_place_alone() -> None:
     assert torch.equal(reparameterize(zero, zero, later, backend="fused")[0][0], z[1])
 
 
+def kolmogorov(draws: Tensor) -> float:
+    """Return Kolmogorov's sqrt(n) sup |F_n - Phi|, for n large."""
+    steps = torch.arange(len(draws) + 1, dtype=torch.float64) / len(draws)
+    phi = ndtr(draws.sort().values)
+    return (torch.maximum((steps[1:] - phi).abs(), (steps[:-1] - phi).abs()).max() * len(draws) ** 0.5).item()
+
+
 def test_draws_are_normal() -> None:
     eps = normals(KEY, 1, 64, 4096).flatten()
-    assert stats.kstest(eps.numpy(), "norm").pvalue > 0.01
-    assert all(stats.kstest(eps[lane::4].numpy(), "norm").pvalue > 0.01 for lane in range(4))
+    assert all(kolmogorov(draws) < 1.63 for draws in (eps, *(eps[lane::4] for lane in range(4))))  # 1 % level
     moments = torch.stack([(eps**k).mean() for k in (1, 2, 3, 4)])
     spread = torch.tensor([1.0, 2.0, 15.0, 96.0]).sqrt() / len(eps) ** 0.5
     assert ((moments - torch.tensor([0.0, 1.0, 0.0, 3.0])).abs() < 4 * spread).all()
-    tail = 2 * stats.norm.sf(4) * len(eps)
+    tail = 2 * ndtr(torch.tensor(-4.0)).item() * len(eps)
     assert abs((eps.abs() > 4).sum().item() - tail) < 4 * tail**0.5
 
 
@@ -313,16 +319,11 @@ def test_registration_is_sound() -> None:
     torch.library.opcheck(_registered_backward, (None, *tensors[1:], 2))
 
 
+@torch._dynamo.config.patch(error_on_recompile=True)
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_compiles_whole_and_once_for_all_batches(backend: Any) -> None:
     torch._dynamo.reset()
-    graphs: list[Any] = []
-
-    def counting(graph: Any, example: Any) -> Any:
-        graphs.append(graph)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, example)
-
-    compiled = torch.compile(reparameterize, fullgraph=True, backend=counting, dynamic=True)
+    compiled = torch.compile(reparameterize, fullgraph=True, backend="aot_eager", dynamic=True)
     for batch in (5, 7, 9):
         mu, logvar = (v.requires_grad_() for v in inputs(batch, 6))
         ours = compiled(mu, logvar, KEY, samples=2, backend=backend)
@@ -332,7 +333,6 @@ def test_compiles_whole_and_once_for_all_batches(backend: Any) -> None:
         losses = (z.square().sum() + kl.sum() for z, kl in (ours, theirs))
         for a, b in zip(*(torch.autograd.grad(loss, (mu, logvar)) for loss in losses), strict=True):
             torch.testing.assert_close(a, b)
-    assert len(graphs) == 1
 
 
 def test_vmap_is_a_loop() -> None:
