@@ -13,7 +13,8 @@ and writes W / sigma: 3.25, the least; of sigma alone 1.25; in eval mode 3 and 1
 registers (1024 elements) is read again, from cache. Backward reads G and W, then G, and writes dW: 4, the least; of
 sigma alone 1. Each further iteration costs another 1.25.
 Launches, for all layers of one dtype together: forward 3 (step, reduce, finish; 2 in eval mode, 2 n_iter + 1 in
-general), backward 2 (1 of sigma alone). Weights that are not contiguous are copied first.
+general; one more for sigma alone, which is copied), backward 2 (of sigma alone too: its gradients are stacked).
+Weights that are not contiguous are copied first. Under torch.compile a pass runs as in eager, between two graphs.
 """
 
 from __future__ import annotations
@@ -687,6 +688,7 @@ class _Group:
         chain = layer.parametrizations.weight
         return chain.original, chain[0]._u, chain[0]._v
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def take(self, index: int) -> Tensor:
         """Return W / sigma (or sigma) of a layer: of the pass at hand, once, or of one that begins here."""
         entry = self.ready.pop(index, None)
