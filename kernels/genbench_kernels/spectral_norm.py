@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from math import gcd, prod
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,8 @@ def _check(layers: list[nn.Module], eps: float, n_iter: int, order: str, mode: s
             )
         if mode == "sigma" and not isinstance(layer, LAYERS):
             raise ValueError(f"mode='sigma' divides the input of a linear map, which {name} is not known to be")
-    choose(backend, *(layer.weight for layer in layers))  # type: ignore[arg-type]
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be auto, fused or reference, not {backend!r}")
 
 
 # ------------------------------------------------------------------------------------------------- reference
@@ -678,7 +679,7 @@ class _Group:
             attach(self, index, u, v)
         if self.order == "torch":
             for members in self._kinds(range(len(self.layers))):
-                self._normalise(members, 15 + self.n_iter, mode="sigma")
+                self._normalise(members, 15 + self.n_iter, "sigma", "auto")
 
     def tensors(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return W, u and v of a layer."""
@@ -707,7 +708,7 @@ class _Group:
         same = [i for i, layer in enumerate(self.layers) if layer.training == training]
         self.ready.clear()
         for members in self._kinds(same):
-            values = self._normalise(members, self.n_iter if training else 0, self.mode)
+            values = self._normalise(members, self.n_iter if training else 0, self.mode, self.backend)
             for i, value in zip(members, values, strict=True):
                 self.ready[i] = _Ready(value, self._stamp(i))
 
@@ -719,9 +720,9 @@ class _Group:
             kinds.setdefault((weight.dtype, weight.device), []).append(i)
         return list(kinds.values())
 
-    def _normalise(self, members: list[int], n_iter: int, mode: Mode) -> list[Tensor]:
+    def _normalise(self, members: list[int], n_iter: int, mode: Mode, backend: Backend) -> list[Tensor]:
         weights, us, vs = zip(*(self.tensors(i) for i in members), strict=True)
-        form = fused if choose(self.backend, *weights)[0] == "fused" else reference
+        form = fused if choose(backend, *weights)[0] == "fused" else reference
         dims = tuple(self.dims[i] for i in members)
         with torch.autocast(weights[0].device.type, enabled=False):
             return form(weights, us, vs, dims, self.order, self.eps, n_iter, mode)
