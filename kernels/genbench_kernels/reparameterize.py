@@ -13,8 +13,8 @@ again. Normals are not those of `torch.randn`.
 Bytes, in passes over mu (float32, one sample): forward reads mu, logvar and writes z, 3. Backward reads gz, mu, logvar
 and writes both gradients, 5. These 8 are the least there are; further samples add a pass over each of z and gz (mu and
 logvar are read again, from the cache). Launches: 1 forward, and 1 where D > 4096 to sum the parts of kl; 1 backward,
-and 1 to sum (with a conversion each below float32) where more than 16 samples are shared among programs, which costs
-1/8 pass per sample. Nothing is copied for halves of a tensor, transposes, slices or broadcasts.
+and where more than 16 samples are shared among programs, 2 to sum both gradients (and 2 to convert them below float32),
+at 1/4 pass per sample. Nothing is copied for halves of a tensor, transposes, slices or broadcasts.
 """
 
 from __future__ import annotations
@@ -252,7 +252,6 @@ def backward_kernel(
     wide = tl.float64 if DOUBLE else tl.float32
     dm, dl = tl.zeros((R, K), wide), tl.zeros((R, K), wide)
     g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=live, other=0.0).to(wide)
-    sigma, e = _exponentials(g)
     if gz is not None:
         seed, first = tl.load(key + v * kv), quad[None, :].to(tl.int64)
         if OFFSET:
@@ -264,7 +263,8 @@ def backward_kernel(
             dz = tl.load(at, mask=there, other=0.0).to(wide)
             dm += dz
             dl += dz * _normals(seed, first + ((sample * rows + b) * quads)[:, None], R, K, DOUBLE)
-        dl *= 0.5 * sigma
+    sigma, e = _exponentials(g)
+    dl *= 0.5 * sigma
     if gkl is not None:
         d = tl.load(gkl + v * gv + b * gb, mask=row < tl.where(group == 0, rows, 0), other=0.0)[:, None]
         _, slope = _excess(g, e, DOUBLE)
