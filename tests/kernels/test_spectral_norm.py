@@ -107,7 +107,7 @@ SHAPES = {
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("mode", MODES)
 def test_values_and_gradients_agree_with_float64(shape: tuple[int, ...], order: Order, mode: Mode) -> None:
-    agree(inputs(shape, layers=4 if max(shape) >= 100 else 32), order=order, mode=mode)
+    agree(inputs(shape, layers=32 if max(shape) < 10 else 4), order=order, mode=mode)
 
 
 @pytest.mark.parametrize("n_iter", [0, 3])
@@ -141,7 +141,7 @@ def test_squares_neither_underflow_nor_overflow(scale: float) -> None:
     st.sampled_from(ORDERS),
     st.floats(0.01, 100),
 )
-@settings(max_examples=12, derandomize=True, deadline=None)
+@settings(max_examples=8, derandomize=True, deadline=None)
 def test_scaling_the_weights_changes_nothing_but_sigma(shapes: Any, dim: int, order: Order, c: float) -> None:
     torch.manual_seed(0)
     weights = [torch.randn(s, dtype=torch.float64) for s in shapes]
