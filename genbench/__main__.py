@@ -141,8 +141,10 @@ def publish(store: Store, suites: set[str] | None, out: Path) -> int:
         print(f"genbench: {path}: skipped, damaged: {why}", file=sys.stderr)
     if not records:
         raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
-    for path in write(records, store.folder, out, Console(), suites):
+    written = write(records, store.folder, out, Console(), suites)
+    for path in (path for path in written if path.parent == out):
         print(f"wrote {path}")
+    print(f"wrote {out / 'plots'}: {sum(path.parent != out for path in written)} plots")
     return OK
 
 

@@ -46,9 +46,9 @@ def test_a_suite_from_file_to_files(tiny: Path, tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "Linear" in shown
     assert "NICE" in shown
-    for line in shown.splitlines():
-        if line.startswith("wrote "):
-            assert Path(line.removeprefix("wrote ")).stat().st_size > 0
+    written = [line.removeprefix("wrote ").partition(": ")[0] for line in shown.splitlines() if "wrote " in line]
+    assert {Path(path).name for path in written} == {"LEADERBOARD.md", "leaderboard.html", "leaderboard.csv", "plots"}
+    assert all(Path(path).stat().st_size > 0 for path in written)
     records = Store(out).records()
     assert {r.status for r in records} == {"ok"}
     assert len(records) == 4

@@ -31,12 +31,12 @@ def suite_of(board: Board) -> Suite | None:
 
 
 def protocol(board: Board) -> str:
-    """Return what all rows share ("2000 steps, batch 128, adam lr=0.001, ..."), and "varies" for what they do not."""
+    """Return what rows share ("2000 steps, batch 128, adam, lr 0.001, ..."), and all there is where they differ."""
     said = [Settings.model_validate(_settings(row.settings)) for row in board.rows]
     parts = (
         f"{_shared(s.steps for s in said)} steps",
         f"batch {_shared(s.batch for s in said)}",
-        f"{_shared(s.optimizer.name for s in said)} lr={_shared(s.optimizer.lr for s in said)}",
+        f"{_shared(s.optimizer.name for s in said)}, lr {_shared(s.optimizer.lr for s in said)}",
         f"schedule {_shared(s.optimizer.schedule for s in said)}",
         f"{_shared(s.precision for s in said)}",
         f"{_shared({'best': 'best-validation', 'last': 'last'}[s.selection] for s in said)} weights",
@@ -49,8 +49,7 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def _shared(values: Iterable[Any]) -> str:
-    different = list(dict.fromkeys(values))
-    return str(different[0]) if len(different) == 1 else "varying"
+    return " or ".join(str(value) for value in sorted(set(values)))
 
 
 def seeds(board: Board) -> str:
