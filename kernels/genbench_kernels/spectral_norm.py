@@ -819,6 +819,7 @@ def _example(
     weights = tuple(torch.randn(s, dtype=dtype, device=device, requires_grad=True) for s in shapes)
     pairs = [_start(matrix(w.detach(), dim), 1e-12) for w, dim in zip(weights, dims, strict=True)]
     us, vs = zip(*pairs, strict=True)
+    reference(weights, us, vs, dims, n_iter=3)  # a random u W v is nearly 0, and known to nobody
     return Example(name, (weights, us, vs, dims, order, 1e-12, n_iter, mode))
 
 
