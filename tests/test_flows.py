@@ -145,6 +145,15 @@ def test_uniform_over_256_levels_is_8_bits_and_the_logit_costs_what_it_squeezes(
     torch.testing.assert_close(-log_p / math.log(2) / space.dims, torch.full((16,), bits).double(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("levels", [2, 17, 100, 256])
+@pytest.mark.parametrize("u", [0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
+def test_noise_at_the_edge_does_not_leave_the_cell(levels: int, u: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    k = torch.arange(levels).view(-1, 1, 1, 1).to(torch.uint8)
+    monkeypatch.setattr(torch, "rand", lambda shape, device: torch.full(shape, u))
+    noise = DEQUANTIZATIONS["uniform"](Space((1, 1, 1), levels)).train()
+    assert torch.equal(noise.inverse(noise(k)[0]), k)
+
+
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("training", [True, False])
 def test_dequantised_points_fill_their_own_cell(levels: int, training: bool) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from genbench.dataset import Space
 
 Dequantization = Literal["uniform"]
+EDGE = 2.0**-15  # as near as float32 lets u come to 0 and 1 without k + u, of up to 256 levels, rounding to a neighbour
 
 
 class Noise(nn.Module, ABC):
@@ -46,7 +47,7 @@ class Uniform(Noise):
 
     def forward(self, k: Tensor) -> tuple[Tensor, float]:
         u = torch.rand(k.shape, device=k.device) if self.training else noise_of(k)
-        return (k + u) / self.levels, -self.volume
+        return (k + u.clamp(EDGE, 1 - EDGE)) / self.levels, -self.volume
 
 
 def noise_of(k: Tensor) -> Tensor:
