@@ -151,16 +151,29 @@ def test_what_is_no_list_of_seeds(text: str) -> None:
         seeds(text)
 
 
-def test_list_imports_nothing_heavy_and_answers_at_once() -> None:
-    began = time.monotonic()
-    done = fresh(
-        "import sys; from genbench.__main__ import main; main(['list']);"
-        "assert not {'torch', 'ray', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)"
-    )
-    assert done.returncode == 0, done.stderr
+def test_list_imports_nothing_heavy_and_answers_in_a_second() -> None:
+    seconds = []
+    for _ in range(3):  # the quickest counts: a busy machine is not what this is about
+        began = time.monotonic()
+        done = fresh(
+            "import sys; from genbench.__main__ import main; main(['list']);"
+            "assert not {'torch', 'ray', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)"
+        )
+        seconds.append(time.monotonic() - began)
+        assert done.returncode == 0, done.stderr
     for word in ("suites:", "smoke", "flows.realnvp:RealNVP", "toys:moons", "digits", "likelihood", "affine_coupling"):
         assert word in done.stdout
-    assert time.monotonic() - began < 3, "one second, and room for a busy machine"
+    assert min(seconds) < 1
+
+
+def test_doctor_says_what_is_there_and_what_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--results", str(tmp_path / "r")]) == 0
+    assert "is writable" in capsys.readouterr().out
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", "--results", str(tmp_path / "file" / "r")]) == 1
+    assert "missing" in capsys.readouterr().out
 
 
 def test_what_is_missing_and_not_needed_is_not_imported(tiny: Path, tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ from genbench.report.intervals import (
     p_value,
     quantile,
     ranks,
-    root_mean_square,
     welch,
     welch_half_width,
 )
@@ -133,11 +132,6 @@ def test_rows_that_cannot_be_told_apart_share_a_rank():
     assert ranks(tied, "lower").tolist() == [1, 1, 3]
 
 
-def test_root_mean_square_of_standard_errors():
-    assert root_mean_square(np.array([3.0, 4.0, np.nan])) == pytest.approx(math.sqrt(12.5))
-    assert math.isnan(root_mean_square(np.array([])))
-
-
 @pytest.mark.parametrize("q", [0, 0.2, 0.5, 0.8, 1])
 def test_quantiles_are_numpys(q):
     x = tuple(np.random.default_rng(0).normal(size=7))
@@ -187,7 +181,7 @@ def test_a_cell_is_mean_and_interval_over_seeds_with_the_test_sets_error_apart()
     cell = rows_of(records)["NICE"].cells[NATS]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     assert (cell.n, cell.mean, cell.half) == (3, pytest.approx(np.mean(values)), pytest.approx((high - low) / 2))
-    assert cell.stderr == pytest.approx(root_mean_square(np.array(errors)))
+    assert cell.stderr == pytest.approx(math.sqrt(np.mean(np.square(errors))))
     assert [seed.value for seed in cell.seeds] == values
 
 

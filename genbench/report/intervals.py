@@ -74,13 +74,6 @@ def ranks(sample: Sample, better: Literal["lower", "higher"], alpha: float = 0.0
     return 1 + np.bincount(i[beaten], minlength=len(sample.mean))
 
 
-def root_mean_square(x: Array) -> float:
-    """Return sqrt(mean x^2) over what is not nan: the typical standard error of a test-set mean; nan of nothing."""
-    x = np.asarray(x, float)
-    x = x[~np.isnan(x)]
-    return float(np.sqrt(np.mean(x**2))) if x.size else float("nan")
-
-
 def quantile(values: tuple[float, ...], q: float) -> float:
     """Return the q-quantile of `values` (at least one), interpolating linearly."""
     ordered = sorted(values)
