@@ -347,6 +347,8 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a suite may name models of a module in this folder
     try:
         args = parser().parse_all(arguments)
         if args.command == "run":

@@ -197,6 +197,17 @@ def test_without_ray_the_ray_executor_says_what_to_do(tiny: Path, tmp_path: Path
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("executor", ["process", "ray"])
+def test_a_model_of_ones_own_in_the_folder_joins_a_suite(tmp_path: Path, executor: str) -> None:
+    text = (ROOT / "genbench" / "models" / "flows" / "linear.py").read_text()
+    (tmp_path / "mymodels.py").write_text(text.replace("class Linear", "class Mine").replace('["Linear"]', '["Mine"]'))
+    (tmp_path / "own.yaml").write_text(SUITE.partition("models:")[0] + "models: {Mine: mymodels:Mine}\n")
+    call = [str(Path(sys.executable).with_name("genbench")), "run", "own.yaml", "--executor", executor]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {r.status for r in Store(tmp_path / "results").records()} == {"ok"}
+
+
 def test_a_damaged_record_is_named_and_kept(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "r"
     assert main(["run", str(tiny), "--executor", "process", "--results", str(out)]) == 0
