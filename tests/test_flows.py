@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.functional import batch_norm
 
 from genbench.dataset import Space
+from genbench.models.dequantization import DEQUANTIZATIONS, noise_of
+from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.coupling import AffineCoupling
-from genbench.models.flows.dequantization import DEQUANTIZATIONS, noise_of
-from genbench.models.flows.flow import BASES, Bijection, Flow
+from genbench.models.flows.flow import BASES, Flow
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.linear import Linear
 from genbench.models.flows.lu import LULinear

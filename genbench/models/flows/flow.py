@@ -7,54 +7,17 @@ z = f(x). What makes a model of the family is its list of bijections alone; the 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from genbench.dataset import Space
 from genbench.model import Model
-from genbench.models.flows.dequantization import DEQUANTIZATIONS, Dequantization
-
-Shape = tuple[int, ...]  # of one point: (D,) or (C, H, W)
-
-
-class Bijection(nn.Module, ABC):
-    """An invertible map from data to base, and back."""
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y and log|det dy/dx| in nats, (B,), or () where it is the same for every x; x (B, ...)."""
-
-    @abstractmethod
-    def inverse(self, y: Tensor) -> Tensor:
-        """Return x, y (B, ...)."""
-
-
-class Chain(Bijection):
-    """Bijections one after another; their log-determinants add."""
-
-    def __init__(self, bijections: Iterable[Bijection]) -> None:
-        super().__init__()
-        self.bijections = nn.ModuleList(bijections)
-
-    def __iter__(self) -> Iterator[Bijection]:
-        return (f for f in self.bijections if isinstance(f, Bijection))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(())
-        for f in self:
-            x, logdet = f(x)
-            total = total + logdet
-        return x, total
-
-    def inverse(self, y: Tensor) -> Tensor:
-        for f in reversed(list(self)):
-            y = f.inverse(y)
-        return y
+from genbench.models.dequantization import DEQUANTIZATIONS, Dequantization
+from genbench.models.flows.bijection import Bijection, Chain
 
 
 class Base(NamedTuple):

@@ -9,9 +9,10 @@ from typing import Literal
 from torch import nn
 
 from genbench.dataset import Space
+from genbench.models.dequantization import Dequantization
+from genbench.models.flows.bijection import Bijection, Chain, Shape
 from genbench.models.flows.coupling import AffineCoupling
-from genbench.models.flows.dequantization import Dequantization
-from genbench.models.flows.flow import Bijection, Chain, Flow, Shape
+from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
 from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genbench.dataset import Space
-from genbench.models.flows.dequantization import Dequantization
+from genbench.models.dequantization import Dequantization
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
 from genbench.models.flows.normalization import ActNorm

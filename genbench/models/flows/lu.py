@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genbench.models.flows.flow import Bijection, Shape
+from genbench.models.flows.bijection import Bijection, Shape
 
 
 def columns(x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.special import log_ndtr, ndtri
 
-from genbench.models.flows.flow import BASES, Bijection, Shape
+from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.flow import BASES
 from genbench.models.flows.mixture_cdf import log_cdf, quantile
 
 

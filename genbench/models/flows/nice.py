@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.flows.dequantization import Dequantization
-from genbench.models.flows.flow import Bijection, Flow
+from genbench.models.dequantization import Dequantization
+from genbench.models.flows.bijection import Bijection
+from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.reshaping import Flatten, Permutation, alternating
 from genbench.nets.activations import Activation

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from genbench.models.flows.flow import Bijection, Shape
+from genbench.models.flows.bijection import Bijection, Shape
 
 
 def over(v: Tensor, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genbench.dataset import Space
-from genbench.models.flows.dequantization import Dequantization
+from genbench.models.dequantization import Dequantization
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.reshaping import Flatten

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
+from genbench.models.dequantization import Dequantization
+from genbench.models.flows.bijection import Bijection, Chain, Shape
 from genbench.models.flows.coupling import AffineCoupling
-from genbench.models.flows.dequantization import Dequantization
-from genbench.models.flows.flow import Bijection, Chain, Flow, Shape
+from genbench.models.flows.flow import Flow
 from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm, BatchNorm
 from genbench.models.flows.reshaping import Flatten, MultiScale, Permutation, Squeeze, alternating, divisible

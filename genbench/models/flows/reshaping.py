@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from genbench.models.flows.flow import Bijection, Chain, Shape
+from genbench.models.flows.bijection import Bijection, Chain, Shape
 
 
 class Permutation(Bijection):
