@@ -40,6 +40,8 @@ class Dataset:
         labels: (train, validation, test), each (N,) int64, or None.
         log_prob: the true log-density, x (B, *shape) -> (B,) nats, where it is known.
         entropy: of the truth, in nats, where it is known.
+        means: as train, in [0, 1], where a point of `train` is one draw of independent coins of these means; batches
+            are then drawn anew each time (stochastic binarisation).
     """
 
     space: Space
@@ -49,12 +51,13 @@ class Dataset:
     labels: tuple[Tensor, Tensor, Tensor] | None = None
     log_prob: Callable[[Tensor], Tensor] | None = None
     entropy: float | None = None
+    means: Tensor | None = None
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the three splits, as hexadecimal digits."""
+        """The SHA-256 of all that is trained on and measured, as hexadecimal digits."""
         digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
+        for split in (self.train, self.validation, self.test, *([] if self.means is None else [self.means])):
             digest.update(f"{split.dtype}{tuple(split.shape)}".encode())
             digest.update(split.contiguous().numpy().tobytes())
         return digest.hexdigest()

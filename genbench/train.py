@@ -62,6 +62,14 @@ class Shuffled:
         return self.x[order[start - first * n :][: self.size].to(self.x.device)]
 
 
+def batches(dataset: Dataset, size: int, seed: int, device: torch.device) -> Batch:
+    """Return what gives batch number i of the training split: drawn anew where the data set has means."""
+    if dataset.means is None:
+        return Shuffled(dataset.train.to(device), size, seed)
+    means, dtype = Shuffled(dataset.means.to(device), size, seed), dataset.train.dtype
+    return lambda i: torch.bernoulli(means(i)).to(dtype)
+
+
 # ---------------------------------------------------------------------------------------------- optimizers
 
 RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -233,7 +241,7 @@ def train(
     name = f"{run.id}/checkpoint.pt"
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     game, average = Game(model, run), Average(model, run.optimizer.ema)
-    batch = Shuffled(dataset.train.to(device), run.batch, run.seed)
+    batch = batches(dataset, run.batch, run.seed, device)
     checks = {round(run.steps * (k + 1) / run.checks) for k in range(run.checks)}
     progress = _restore(work.load(name), code, model, game, average)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()

@@ -18,7 +18,10 @@ from genbench.run import UsageError, find, names
 EMBEDDED = [name for name in names("datasets") if not name.startswith("vision")]
 TOYS = [name for name in EMBEDDED if name.startswith("toys")]
 VISION = ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "SVHN", "CelebA"]
-SIZES = {"digits": (1437, 180, 180), "photos": (9296, 1104, 1104)} | dict.fromkeys(TOYS, (50_000, 5_000, 20_000))
+FEW = dict.fromkeys(["digits", "digits:binary"], (1437, 180, 180))
+SIZES = (
+    FEW | {"photos": (9296, 1104, 1104), "ising": (50_000, 5_000, 5_000)} | dict.fromkeys(TOYS, (50_000, 5_000, 20_000))
+)
 
 CELL = 0.05  # of the grid on which densities are integrated; the thinnest curve has a noise of 0.08
 SIDE = 200  # cells: [-5, 5]
@@ -62,7 +65,9 @@ def test_splits_have_the_shape_and_range_that_the_space_says(name):
             assert (x.min(), x.max()) == (0, data.space.levels - 1)
 
 
-@pytest.mark.parametrize("name", ["toys:moons", "toys:two_spirals", "toys:checkerboard", "digits", "photos"])
+@pytest.mark.parametrize(
+    "name", ["toys:moons", "toys:two_spirals", "toys:checkerboard", "digits", "digits:binary", "photos"]
+)
 def test_data_drawn_again_is_the_same(name):
     make = find("datasets", name)
     assert make() is make()
@@ -217,6 +222,16 @@ def test_idx_files_are_read_and_the_last_sixth_of_a_permutation_is_held_out(name
     np.testing.assert_array_equal(data.validation[:, 0], x[order[50:]])
     np.testing.assert_array_equal(data.test[:, 0], x[60:])
     np.testing.assert_array_equal(torch.cat(data.labels), y[np.concatenate([order, np.arange(60, 80)])])
+
+
+def test_binarised_digits_are_coins_of_their_intensities():
+    grey, data = find("datasets", "digits")(), find("datasets", "digits:binary")()
+    torch.testing.assert_close(data.means, grey.train / 16)
+    for x, k in zip((data.train, data.validation, data.test), (grey.train, grey.validation, grey.test), strict=True):
+        assert torch.equal(x[k == 0].unique(), torch.tensor([0], dtype=torch.uint8))
+        assert torch.equal(x[k == 16].unique(), torch.tensor([1], dtype=torch.uint8))
+        half = x[(k > 6) & (k < 10)].double()
+        assert half.mean().item() == pytest.approx(0.5, abs=4 * 0.5 / len(half) ** 0.5 + 0.02)
 
 
 @pytest.mark.parametrize("kept", [0, 1000])

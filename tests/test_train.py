@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genbench.dataset import Dataset, Space
 from genbench.model import MakeOptimizer, Model, Player
 from genbench.run import Optimizer, Run
-from genbench.train import Average, Diverged, Game, Shuffled, make_optimizer, rate, reseed, train
+from genbench.train import Average, Diverged, Game, Shuffled, batches, make_optimizer, rate, reseed, train
 from genbench.work import Work
 
 REALS = torch.linspace(-1, 1, 40).unsqueeze(1)
@@ -243,3 +243,19 @@ def test_seeds_differ_by_every_part_of_their_key() -> None:
         reseed(*key)
         drawn.add(torch.randn(()).item())
     assert len(drawn) == 5
+
+
+def test_batches_are_drawn_anew_from_the_means_and_known_from_the_seed() -> None:
+    means = torch.rand(64, 3, 5)
+    train = torch.bernoulli(means).to(torch.uint8)
+    data = Dataset(Space((3, 5), 2), train, train, train, means=means)
+    batch = batches(data, 64, 0, torch.device("cpu"))
+    reseed(0, 7)
+    first, second = batch(0), batch(0)
+    reseed(0, 7)
+    assert torch.equal(batch(0), first)
+    assert not torch.equal(first, second)
+    assert first.dtype == torch.uint8
+    average = torch.stack([batch(i) for i in range(400)]).float().mean((0, 1))
+    torch.testing.assert_close(average, means.mean(0), atol=0.02, rtol=0)
+    assert data.sha256 != Dataset(Space((3, 5), 2), train, train, train).sha256

@@ -12,7 +12,7 @@ import torch
 
 from genbench.dataset import Dataset, Space
 
-__all__ = ["digits"]
+__all__ = ["binary", "digits"]
 
 SIZES = [1437, 180, 180]  # train, validation, test
 
@@ -31,3 +31,15 @@ def digits() -> Dataset:
     train, validation, test = torch.split(x, SIZES)
     a, b, c = torch.split(torch.from_numpy(data.target).long()[order], SIZES)
     return Dataset(Space((1, 8, 8), levels=17), train, validation, test, labels=(a, b, c))
+
+
+@functools.cache
+def binary() -> Dataset:
+    """The same digits in black and white: each pixel a coin of its intensity, tossed anew in every batch.
+
+    Validation and test are one fixed draw (On the quantitative analysis of deep belief networks, 2008, section 5).
+    """
+    grey, generator = digits(), torch.Generator().manual_seed(0)
+    means = [split.float() / 16 for split in (grey.train, grey.validation, grey.test)]
+    train, validation, test = (torch.bernoulli(m, generator=generator).to(torch.uint8) for m in means)
+    return Dataset(Space((1, 8, 8), levels=2), train, validation, test, labels=grey.labels, means=means[0])

@@ -24,7 +24,7 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.run import UsageError
 
-__all__ = ["CIFAR10", "KMNIST", "MNIST", "SVHN", "CelebA", "FashionMNIST"]
+__all__ = ["CIFAR10", "KMNIST", "MNIST", "SVHN", "BinaryMNIST", "CelebA", "FashionMNIST"]
 
 STALL = 20.0  # seconds in which a download must send something
 Images = tuple[Tensor, Tensor | None]  # x (N, C, H, W) uint8; labels (N,) int64
@@ -148,3 +148,15 @@ KMNIST = Source("KMNIST", f"KMNIST/raw/{IDX}", _grey, "train", (True, False), on
 CIFAR10 = Source("CIFAR10", "cifar-10-batches-py/", _cifar, "train", (True, False))
 SVHN = Source("SVHN", "{train,test}_32x32.mat", _svhn, "split", ("train", "test"))
 CelebA = Source("CelebA", "celeba/img_align_celeba/ and celeba/*.txt", _faces, "split", ("train", "valid", "test"))
+
+
+def BinaryMNIST() -> Dataset:  # noqa: N802, beside MNIST
+    """The digits of MNIST in black and white: each pixel a coin of its intensity, tossed anew in every batch.
+
+    Importance Weighted Autoencoders (2016), section 5. Validation and test are one fixed draw. Raises UsageError as
+    MNIST does.
+    """
+    grey, generator = MNIST(), torch.Generator().manual_seed(0)
+    means = [split.float() / 255 for split in (grey.train, grey.validation, grey.test)]
+    train, validation, test = (torch.bernoulli(m, generator=generator).to(torch.uint8) for m in means)
+    return Dataset(Space(grey.space.shape, levels=2), train, validation, test, labels=grey.labels, means=means[0])

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.train import Game, Shuffled
+from genbench.train import Game, batches
 
 __all__ = ["throughput"]
 
@@ -37,7 +37,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     if evaluation.model.likelihood is not None:
         found["density_throughput"] = speed(lambda: evaluation.model.log_prob(x), len(x), device)
     if run.steps and (game := Game(model.train(), run)).players:
-        batch = Shuffled(evaluation.dataset.train.to(device), size, run.seed)
+        batch = batches(evaluation.dataset, size, run.seed, device)
         found["train_throughput"] = speed(lambda: game.step(0, batch), size * game.batches, device, grad=True)
         found["train_memory"] = memory(lambda: game.step(0, batch), game, device)
     return found
