@@ -1,0 +1,47 @@
+"""Other libraries' flows as our models: they keep the truths that ours do, and a suite finds them by their path."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import test_flows as truths
+
+zuko_flows = pytest.importorskip("peers.zuko_flows", exc_type=ModuleNotFoundError)
+normflows_flows = pytest.importorskip("peers.normflows_flows", exc_type=ModuleNotFoundError)
+
+PEERS = {
+    "zuko NICE": (zuko_flows.NICE, {"transforms": 3, "hidden": (16,)}),
+    "zuko NICE additive": (zuko_flows.NICE, {"transforms": 3, "hidden": (16,), "additive": True}),
+    "zuko MAF": (zuko_flows.MAF, {"transforms": 2, "hidden": (16,)}),
+    "zuko NSF": (zuko_flows.NSF, {"transforms": 2, "hidden": (16,), "bins": 4}),
+    "zuko NSF of couplings": (zuko_flows.NSF, {"transforms": 2, "hidden": (16,), "bins": 4, "passes": 2}),
+    "normflows RealNVP": (normflows_flows.RealNVP, {"couplings": 2, "hidden": (16,)}),
+    "normflows Glow": (normflows_flows.Glow, {"depth": 2, "hidden": (16,)}),
+    "normflows NSF": (normflows_flows.NSF, {"couplings": 2, "width": 16, "blocks": 1, "bins": 4}),
+}
+every_peer = pytest.mark.parametrize("row", PEERS.items(), ids=PEERS)
+
+
+@every_peer
+@pytest.mark.parametrize(
+    "truth",
+    [
+        truths.test_log_determinant_is_that_of_the_jacobian,
+        truths.test_decoding_undoes_encoding,
+        truths.test_likelihood_depends_on_the_point_alone,
+        truths.test_every_parameter_is_trained,
+    ],
+)
+def test_truths_about_flows_hold(truth, row) -> None:
+    truth(row, truths.VECTOR)
+
+
+@every_peer
+def test_density_of_the_plane_has_mass_one(row) -> None:
+    truths.test_density_of_the_plane_has_mass_one(row)
+
+
+@every_peer
+@pytest.mark.parametrize("levels", [None, 17])
+def test_samples_lie_in_the_space(row, levels) -> None:
+    truths.test_samples_lie_in_the_space(row, levels)
