@@ -16,6 +16,7 @@ from genbench.dataset import Space
 from genbench.models.dequantization import DEQUANTIZATIONS, noise_of
 from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.coupling import AffineCoupling
+from genbench.models.flows.ffjord import FFJORD
 from genbench.models.flows.flow import BASES, Flow
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.linear import Linear
@@ -43,6 +44,7 @@ FLOWS: dict[str, tuple[Make, dict[str, object]]] = {
     "RealNVP none": (RealNVP, {"couplings": 3, "norm": "none", **SMALL}),
     "RealNVP marginals": (RealNVP, {"couplings": 3, "marginals": 3, **SMALL}),
     "Glow": (Glow, {"depth": 2, **SMALL}),
+    "FFJORD": (FFJORD, {"hidden": (3,), "method": "rk4", "steps": 10}),
 }
 IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
     "RealNVP image": (RealNVP, {"couplings": 3, "channels": 4, "blocks": 1, "activation": "silu"}),
@@ -52,6 +54,8 @@ IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
     "Glow image": (Glow, {"depth": 2, "channels": 4, "activation": "silu"}),
     "Glow image marginals": (Glow, {"depth": 1, "channels": 4, "marginals": 3, "activation": "silu"}),
     "Glow flat": (Glow, {"network": "mlp", "depth": 2, **SMALL}),
+    "FFJORD image": (FFJORD, {"scales": 2, "channels": (4,), "method": "rk4", "steps": 12}),
+    "FFJORD flat": (FFJORD, {"network": "mlp", "hidden": (8,), "rtol": 1e-10, "atol": 1e-10, "marginals": 3}),
     **{name: FLOWS[name] for name in ("Linear", "1-D normal", "NICE")},
 }
 PLANE, VECTOR, PICTURE = Space((2,)), Space((5,)), Space((3, 4, 4))

@@ -1,0 +1,201 @@
+"""FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models (2019).
+
+dx/dt = f(t, x), d log p/dt = -tr(df/dx): the log-determinant of the flow is the integral of the trace (eq. 2 and 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint, odeint_adjoint
+
+from genbench.dataset import Space
+from genbench.models.dequantization import Dequantization
+from genbench.models.flows.bijection import Bijection, Chain, Shape
+from genbench.models.flows.flow import Flow
+from genbench.models.flows.monotone import marginals_of
+from genbench.models.flows.normalization import ActNorm
+from genbench.models.flows.probes import Noise, Pointed, Probes
+from genbench.models.flows.reshaping import Flatten, MultiScale, Squeeze, divisible
+from genbench.nets.vector_field import Smooth, Timing, VectorField, convolutional_field, dense_field
+
+__all__ = ["FFJORD"]
+
+Method = Literal["euler", "midpoint", "rk4", "adaptive_heun", "bosh3", "dopri5", "dopri8"]
+Trace = Literal["exact", "hutchinson"]
+Gradient = Literal["direct", "adjoint"]
+FIXED = ("euler", "midpoint", "rk4")
+EXACT = 64  # dimensions up to which the trace is exact in evaluation, whatever it is in training
+
+
+class Solver(NamedTuple):
+    """How an equation is solved: `steps` even ones, or as many as keep the error of a step within the tolerances.
+
+    The error of a batch is that of its worst entry, so that no point is solved less well for the company it keeps.
+    """
+
+    method: Method
+    rtol: float
+    atol: float
+    steps: int
+
+    def arguments(self) -> dict[str, Any]:
+        """Return torchdiffeq's arguments."""
+        if self.method in FIXED:
+            return {"method": self.method, "options": {"grid_constructor": self.grid}}
+        options = {"norm": lambda error: error.abs().max()}
+        return {"method": self.method, "rtol": self.rtol, "atol": self.atol, "options": options}
+
+    def grid(self, f: object, x: Tensor, t: Tensor) -> Tensor:
+        """Return the steps' ends from t[0] to t[-1]."""
+        return torch.lerp(t[0], t[-1], torch.linspace(0, 1, self.steps + 1, dtype=t.dtype, device=t.device))
+
+
+class Continuous(Bijection):
+    """The flow of dx/dt = f(t, x) from time 0 to T.
+
+    Attributes:
+        solvers: in training, and in evaluation.
+        evaluations: of f, in the last solution.
+    """
+
+    def __init__(
+        self,
+        f: VectorField,
+        shape: Shape,
+        *,
+        solvers: tuple[Solver, Solver],
+        T: float = 1.0,
+        trace: Trace = "hutchinson",
+        noise: Noise = "rademacher",
+        gradient: Gradient = "direct",
+    ) -> None:
+        super().__init__()
+        self.f, self.shape, self.solvers, self.T = f, shape, solvers, T
+        self.trace, self.gradient, self.probes = trace, gradient, Probes(noise)
+        self.evaluations = 0
+
+    def directions(self, x: Tensor) -> Tensor:
+        """Return v (K, B or 1, *shape) with sum_k v_k^T J v_k the trace of J, or an estimate: the axes, or a probe."""
+        D = x[0].numel()
+        if self.trace == "exact" or (not self.training and D <= EXACT):
+            return torch.eye(D, dtype=x.dtype, device=x.device).view(D, 1, *self.shape)
+        v: Tensor = self.probes(x)
+        return v
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        v, zero = self.directions(x), x.new_zeros(len(x), 1)
+
+        def joint(t: Tensor, state: Tensor) -> Tensor:
+            f, Jv = self.f(t, state[:, :-1].view_as(x), v)
+            trace = (v * Jv).flatten(2).sum((0, 2)).expand(len(x))
+            return torch.cat((f.flatten(1), trace.unsqueeze(1)), 1)
+
+        end = self.solve(joint, torch.cat((x.flatten(1), zero), 1), (0.0, self.T))
+        return end[:, :-1].reshape(x.shape), end[:, -1]
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.solve(lambda t, x: self.f(t, x)[0], y, (self.T, 0.0))
+
+    def solve(self, f: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: tuple[float, float]) -> Tensor:
+        """Return x at the second of the times, x being that at the first."""
+        calls = 0
+
+        def counted(t: Tensor, x: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return f(t, x)
+
+        integrate = odeint
+        if self.gradient == "adjoint" and torch.is_grad_enabled():
+            integrate = partial(odeint_adjoint, adjoint_params=tuple(self.f.parameters()))
+        solver = self.solvers[0 if self.training else 1]
+        y: Tensor = integrate(counted, x, torch.tensor(times, dtype=x.dtype, device=x.device), **solver.arguments())[-1]
+        self.evaluations = calls
+        return y
+
+
+Field = Callable[[int], VectorField]  # of so many dimensions or channels
+Step = Callable[[VectorField, Shape], Continuous]
+
+
+def blocks_of(shape: Shape, n: int, field: Field, step: Step) -> list[Bijection]:
+    """Return n continuous flows in a row, the first of them on standardised data."""
+    return [ActNorm(shape), *(step(field(shape[0]), shape) for _ in range(n))]
+
+
+def multi_scale(shape: Shape, scales: int, n: int, field: Field, step: Step) -> list[Bijection]:
+    """Return n flows of the squeezed image and the split of half the channels, scale by scale (section 4.2)."""
+    C, H, W = shape
+    squeezed = (4 * C, H // 2, W // 2)
+    flows = [Squeeze(), *blocks_of(squeezed, n, field, step)]
+    if scales == 1:
+        return [*flows, Flatten(squeezed)]
+    return [*flows, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), scales - 1, n, field, step)))]
+
+
+class FFJORD(Flow):
+    """Continuous flow of a free-form vector field, its log-determinant the integral of a trace.
+
+    Args:
+        blocks: how many flows in a row, each with a field of its own; on images at each scale.
+        hidden: widths of a field's perceptron (vectors).
+        scales, channels: of the multi-scale architecture, and widths of its fields' 3x3 convolutions (images).
+        network: "mlp" takes an image as a vector.
+        timing: how a layer of the field moves with time.
+        T: the time at which a flow ends.
+        trace: in training, by every axis or by one random direction that is kept through a solution (section 3.1). In
+            evaluation it is exact up to 64 dimensions; beyond, the direction is a function of the point.
+        noise: density of the entries of the direction.
+        gradient: through the solver's steps, or by solving the adjoint equation backwards, in constant memory.
+        method, rtol, atol: solver in evaluation and sampling.
+        training: solver in training, of `steps` steps if it takes even ones (euler, midpoint, rk4); None: `method`.
+        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+
+    Raises:
+        ValueError: the sides of an image cannot be halved `scales` times.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        blocks: int = 1,
+        hidden: tuple[int, ...] = (64, 64, 64),
+        scales: int = 2,
+        channels: tuple[int, ...] = (32, 32),
+        network: Literal["auto", "mlp"] = "auto",
+        timing: Timing = "concatsquash",
+        activation: Smooth = "tanh",
+        T: float = 1.0,
+        trace: Trace = "hutchinson",
+        noise: Noise = "rademacher",
+        gradient: Gradient = "direct",
+        method: Method = "dopri5",
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        training: Method | None = "rk4",
+        steps: int = 4,
+        marginals: int = 0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        solvers = Solver(training or method, rtol, atol, steps), Solver(method, rtol, atol, steps)
+        step = partial(Continuous, solvers=solvers, T=T, trace=trace, noise=noise, gradient=gradient)
+        if space.is_image and network == "auto":
+            field = partial(convolutional_field, channels=channels, activation=activation, timing=timing)
+            flows = multi_scale(divisible(space.shape, scales=scales), scales, blocks, field, step)
+        else:
+            field = partial(dense_field, hidden=hidden, activation=activation, timing=timing)
+            flows = [Flatten(space.shape), *blocks_of((space.dims,), blocks, field, step)]
+        chain = Pointed([*marginals_of(space.shape, marginals), *flows])
+        super().__init__(space, [chain], dequantization=dequantization, alpha=alpha)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the fields were evaluated for the last point or sample: NFE, of all blocks together."""
+        return sum(block.evaluations for block in self.modules() if isinstance(block, Continuous))
