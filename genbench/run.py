@@ -248,6 +248,8 @@ class Run(Settings):
 
 # -------------------------------------------------------------------------------------------------- suites
 
+Kind = Literal["exact", "bound", "estimate"]
+
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str | int | Mapping) else value
@@ -273,6 +275,14 @@ class ModelEntry(Settings):
     per_data: dict[str, Settings] = {}
 
 
+class Published(Frozen):
+    """What a paper reports of a model, shown beside the rows that are measured here and never ranked among them."""
+
+    source: Annotated[str, Field(min_length=1)]  # title, year, table
+    kind: Kind = "exact"
+    values: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]  # measurement -> data -> value
+
+
 def _data_entry(value: Any) -> Any:
     return {"data": value} if isinstance(value, str) else value
 
@@ -292,18 +302,27 @@ class Suite(Frozen):
     data: Annotated[tuple[Annotated[DataEntry, BeforeValidator(_data_entry)], ...], Field(min_length=1)]
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     models: Annotated[dict[str, Annotated[ModelEntry, BeforeValidator(_model_entry)]], Field(min_length=1)]
+    published: dict[str, Published] = {}  # by the name of the row
 
     @model_validator(mode="after")
-    def _data_named_by_models_is_there(self) -> Self:
+    def _data_that_is_named_is_there(self) -> Self:
         here = [entry.data for entry in self.data]
         for again in (name for i, name in enumerate(here) if name in here[:i]):
             raise ValueError(f"data: {again!r} is given twice")
-        for name, entry in self.models.items():
-            for key, values in (("data", entry.data or ()), ("per_data", entry.per_data)):
-                for value in values:
-                    if value not in here:
-                        raise ValueError(f"models.{name}.{key}: no data {value!r} here{nearest(value, here)}")
+        for key, value in self._data_named():
+            if value not in here:
+                raise ValueError(f"{key}: no data {value!r} here{nearest(value, here)}")
         return self
+
+    def _data_named(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, data) for every mention of a data set but the list of them."""
+        for name, entry in self.models.items():
+            yield from ((f"models.{name}.data", value) for value in entry.data or ())
+            yield from ((f"models.{name}.per_data", value) for value in entry.per_data)
+        for name, said in self.published.items():
+            yield from (
+                (f"published.{name}.values.{m}", value) for m, values in said.values.items() for value in values
+            )
 
     def runs(
         self, only: str = "*", seeds: Sequence[int] | None = None, change: Mapping[str, Any] | None = None
@@ -464,9 +483,6 @@ def read_suite(path: Path) -> Suite:
 Status = Literal[
     "ok", "diverged", "cuda_oom", "host_oom", "timeout", "crashed", "error", "unschedulable", "interrupted"
 ]
-
-
-Kind = Literal["exact", "bound", "estimate"]
 
 
 class Measurement(Frozen):

@@ -35,9 +35,10 @@ from genbench.report.intervals import (
     welch_half_width,
 )
 from genbench.report.markdown import markdown
+from genbench.report.published import published_frame, with_published
 from genbench.report.text import number
 from genbench.report.tidy import COLUMNS, metrics_of, tidy
-from genbench.run import Measurement, Point, Record, Run
+from genbench.run import Measurement, Point, Record, Run, Suite, checked
 from genbench.store import Store
 
 NATS = Column("nats", "exact", "nats", "lower")
@@ -297,6 +298,104 @@ def test_suites_versions_and_data_have_boards_of_their_own():
 def test_the_primary_measurement_comes_first(names, primary):
     found = {name: measured(1.0, better=None if name == "parameters" else "lower") for name in names}
     assert board_of([record(measurements=found)]).primary == primary
+
+
+# --------------------------------------------------------------------------------------------------- published
+
+BOUND = Column("nats", "bound", "nats", "lower")
+
+
+def papers(**rows) -> Suite:
+    """Return a suite whose published rows are `rows`: name -> fields beside the source."""
+    said = {name: {"source": f"{name} (2017), table 1"} | fields for name, fields in rows.items()}
+    return checked(
+        Suite,
+        {
+            "suite": "flows",
+            "data": ["moons", "rings"],
+            "metrics": ["likelihood"],
+            "models": {"NICE": "flows.nice"},
+            "published": said,
+        },
+    )
+
+
+def nats(value: float, **fields) -> dict:
+    return {"values": {"nats": {"moons": value}}} | fields
+
+
+def test_what_papers_report_stands_in_order_of_value_and_is_never_ranked():
+    records = [*row_of([1.0, 1.1, 1.2], "A"), *row_of([2.0, 2.1, 2.2], "B"), record("Bad", status="crashed")]
+    said = papers(Last=nats(9.0), Middle=nats(1.5), First=nats(0.5), Elsewhere={"values": {"nats": {"rings": 1.0}}})
+    alone, board = board_of(records), with_published(board_of(records), said)
+    assert [row.label for row in board.rows] == [
+        "First, published", "A", "Middle, published", "B", "Last, published", "Bad",
+    ]  # fmt: skip
+    assert board.measured == alone.rows
+    assert board.columns == alone.columns
+    assert [row.cells[NATS].rank for row in board.papers] == [None] * 3
+    assert {row.name: row.published for row in board.papers}["Middle"] == "Middle (2017), table 1"
+
+
+def test_published_values_are_in_order_among_unranked_rows_and_where_more_is_better():
+    speed = {"unit": "samples/s", "better": "higher", "impl": "throughput 1"}
+    records = [record(name, measurements={"m": measured(v, **speed)}) for name, v in (("A", 9.0), ("B", 5.0))]
+    board = with_published(board_of(records), papers(Paper={"values": {"m": {"moons": 7.0}}}))
+    assert [row.name for row in board.rows] == ["A", "Paper", "B"]
+
+
+def test_a_published_bound_stands_in_the_column_of_bounds():
+    bounds = [record("VAE", s, measurements={"nats": measured(v, kind="bound")}) for s, v in enumerate([5.0, 5.1])]
+    said = papers(Paper=nats(4.0, kind="bound"), Sharp=nats(3.0))
+    board = with_published(board_of([*row_of([1.0, 1.1]), *bounds]), said)
+    assert {row.name: list(row.cells) for row in board.papers} == {"Paper": [BOUND], "Sharp": [NATS]}
+    assert [row.name for row in board.rows] == ["NICE", "Sharp", "Paper", "VAE"]
+    assert (board.columns[1].unit, board.columns[1].better) == ("nats", "lower")
+
+
+def test_a_kind_that_only_papers_have_follows_what_is_measured():
+    board = with_published(board_of(row_of([1.0, 1.1])), papers(Paper=nats(0.5, kind="bound")))
+    assert board.columns == (NATS, BOUND)
+    assert [(row.name, *(cell.rank for cell in row.cells.values())) for row in board.rows] == [
+        ("NICE", 1), ("Paper", None),
+    ]  # fmt: skip
+
+
+def test_several_measurements_of_a_paper_share_its_row_and_none_is_lost():
+    said = papers(Paper={"values": {"nats": {"moons": 0.5}, "fid": {"moons": 29.3, "rings": 8.0}}})
+    board = with_published(board_of(row_of([1.0, 1.1])), said)
+    (paper,) = board.papers
+    assert {column.measurement: cell.mean for column, cell in paper.cells.items()} == {"nats": 0.5, "fid": 29.3}
+    assert [column.measurement for column in board.columns] == ["nats", "fid"]
+
+
+def test_published_rows_are_marked_in_every_output_and_counted_in_none(tmp_path, monkeypatch, capsys):
+    (tmp_path / "suites").mkdir()
+    text = papers(**{"P|per": nats(1.05, source=HOSTILE)}, Other=nats(17.7)).model_dump_json()
+    (tmp_path / "suites" / "papers.yaml").write_text(text.replace('"suite":"flows"', '"suite":"papers"'))
+    monkeypatch.chdir(tmp_path)
+    records = [made for seed in (0, 1) for made in [record(seed=seed, nats=1.0 + seed, suite="papers")]]
+    page = written(records, tmp_path)
+    row = next(row for row in json.loads(page.scripts[0])["boards"][0]["rows"] if row["published"])
+    assert (row["published"], row["cells"][0]["text"], row["runs"]) == (HOSTILE, "1.05", [])
+    assert any(tag == "tr" and attributes.get("title") == HOSTILE for tag, attributes in page.tags)
+    text = (tmp_path / "out" / "LEADERBOARD.md").read_text(encoding="utf-8")
+    assert "| – | *P\\|per, published* | 1.05 |" in text
+    assert "*Other*: Other (2017), table 1." in text
+    assert "2 seeds; 100 steps, batch 128" in text
+    assert "<script" not in text
+    frame = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
+    assert frame[frame["status"] == "published"]["value"].tolist() == [1.05, 17.7]
+    assert frame[frame["status"] == "published"]["impl"].tolist() == [HOSTILE, "Other (2017), table 1"]
+    assert genbench.results(tmp_path).empty
+    leaderboard(records, Console(width=100))
+    assert re.search(r"- +Other, published +17\.7 *\n", capsys.readouterr().out)
+
+
+def test_without_published_rows_a_board_and_the_table_are_as_they_were():
+    board = board_of(row_of([1.0, 1.1]))
+    assert with_published(board, None) == with_published(board, papers()) == board
+    assert published_frame([board]).empty
 
 
 # ----------------------------------------------------------------------------------------------------- outputs

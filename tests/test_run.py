@@ -40,6 +40,10 @@ GOOD = """
         data: digits
         batch: 16
         per_data: {digits: {lr: 5e-4}}
+    published:
+      NICE:
+        source: "NICE (2015), table 1"
+        values: {bpd: {digits: 436e-2}}
 """
 
 
@@ -120,6 +124,15 @@ def test_later_settings_win(tmp_path: Path) -> None:
     assert (realnvp.steps, realnvp.batch, realnvp.optimizer.lr, realnvp.optimizer.ema) == (30, 16, 5e-4, 0.5)
 
 
+def test_what_papers_report_is_read_and_is_no_part_of_any_run(tmp_path: Path) -> None:
+    found = read_suite(suite(tmp_path, GOOD))
+    (paper,) = found.published.values()
+    assert (paper.source, paper.kind) == ("NICE (2015), table 1", "exact")
+    assert paper.values == {"bpd": {"digits": 4.36}}
+    without = read_suite(suite(tmp_path, GOOD.partition("    published:")[0]))
+    assert without.runs() == found.runs()
+
+
 def test_text_is_coerced_before_hashing(tmp_path: Path) -> None:
     """PyYAML reads 1e-3 as text; the id must not depend on how a number was spelled."""
     ids = {
@@ -157,6 +170,12 @@ def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
         ("batch: 16", "options: {coupling: 3}", "models.RealNVP: unknown option 'coupling'; did you mean 'couplings'?"),
         ("batch: 16", "options: {couplings: few}", "option 'couplings': input should be a valid integer"),
         ("metrics: [likelihood]", "", "metrics: is missing"),
+        ("source:", "sorce:", "published.NICE: unknown key 'sorce'; did you mean 'source'?"),
+        ("{bpd: {digits:", "{bpd: {digit:", "published.NICE.values.bpd: no data 'digit' here; did you mean 'digits'?"),
+        ("digits: 436e-2", "digits: low", "published.NICE.values.bpd.digits: input should be a valid number"),
+        ("digits: 436e-2", "digits: .inf", "published.NICE.values.bpd.digits: input should be a finite number"),
+        ("{bpd: {digits: 436e-2}}", "{}", "published.NICE.values: dictionary should have at least 1"),
+        ("source: ", "kind: bond\n        source: ", "published.NICE.kind: input should be 'exact', 'bound' or"),
         ("{data: digits, steps: 30, optimizer: {ema: 0.5}}", "digits, digits", "'digits' is given twice"),
         ("NICE: flows.nice:NICE", "NICE: flows.nice:NICE\n      Same: flows.nice:NICE", "it is the same run as 'NICE'"),
         ("suite: mine", "suite: [", "is not YAML"),

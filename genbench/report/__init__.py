@@ -53,19 +53,23 @@ def write(
     from genbench.report.boards import boards
     from genbench.report.markdown import markdown
     from genbench.report.page import page
+    from genbench.report.protocol import suite_of
+    from genbench.report.published import published_frame, with_published
     from genbench.report.terminal import print_boards
     from genbench.report.tidy import by_run, metrics_of, tidy
     from genbench.work import write_whole
 
     records = list(records)
     frame, runs = tidy(records), by_run(records)
-    tables = boards(frame, metrics_of(records))
+    tables = [with_published(board, suite_of(board)) for board in boards(frame, metrics_of(records))]
     if console:
         print_boards([table for table in tables if suites is None or table.suite in suites], console)
     files = {
         "LEADERBOARD.md": markdown(tables, records).encode(),
         "leaderboard.html": page(tables, runs, folder / ".work").encode(),
-        "leaderboard.csv": frame.to_csv(index=False).encode(),
+        "leaderboard.csv": (
+            frame.to_csv(index=False) + published_frame(tables).to_csv(index=False, header=False)
+        ).encode(),
         **dict(_plots(tables, runs)),
     }
     (out / "plots").mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,8 @@ class Cell:
 class Row:
     """A model under one protocol on one data set, over its seeds; `ids` are its runs, by seed.
 
-    `hue` numbers the names of a suite, so that a row keeps its colour from board to board.
+    `hue` numbers the names of a suite, so that a row keeps its colour from board to board. `published` is the source
+    of a row that a paper reports, "" for one that was measured.
     """
 
     name: str
@@ -81,6 +82,12 @@ class Row:
     failures: str
     later: str
     cells: dict[Column, Cell]
+    published: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name, marked where a paper reports the row."""
+        return f"{self.name}, published" if self.published else self.name
 
 
 @dataclass(frozen=True)
@@ -93,14 +100,24 @@ class Board:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        """The rows that have records."""
+        return tuple(row for row in self.rows if not row.published)
+
+    @property
+    def papers(self) -> tuple[Row, ...]:
+        """The rows that papers report."""
+        return tuple(row for row in self.rows if row.published)
+
     @cached_property
     def usual(self) -> dict[Column, int]:
         """By column the number of seeds that most of its cells have; the larger of two that are as frequent."""
         counts: dict[Column, Counter[int]] = {column: Counter() for column in self.columns}
-        for row in self.rows:
+        for row in self.measured:
             for column, cell in row.cells.items():
                 counts[column][cell.n] += 1
-        return {column: max(found, key=lambda n: (found[n], n)) for column, found in counts.items()}
+        return {column: max(found, key=lambda n: (found[n], n)) for column, found in counts.items() if found}
 
     @property
     def newest(self) -> str:

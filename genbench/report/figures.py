@@ -87,13 +87,14 @@ def intervals(board: Board) -> Figure | None:
     drawn = [(row, column) for column in columns for row in _valued(board, column)][:ROWS]
     if not drawn:
         return None
-    names = [f"{row.name}{f' ({row.failures})' if row.failures else ''}" for row, _ in drawn]
+    names = [f"{row.label}{f' ({row.failures})' if row.failures else ''}" for row, _ in drawn]
     figure, axes = _axes(_title(board), 1.0 + 0.26 * len(drawn), min(3.0, 0.25 + 0.085 * max(map(len, names))))
     colours = [_colour(row) for row, _ in drawn]
     ends = [_ends(row.cells[column]) for row, column in drawn]
     axes.hlines(range(len(drawn)), [low for low, _ in ends], [high for _, high in ends], colours, lw=1.6)
     for y, (row, column) in enumerate(drawn):
-        axes.plot(row.cells[column].mean, y, MARKERS[column.kind], ms=5, color=colours[y])  # type: ignore[arg-type]
+        fill = "none" if row.published else colours[y]
+        axes.plot(row.cells[column].mean, y, MARKERS[column.kind], ms=5, color=colours[y], mfc=fill)  # type: ignore[arg-type]
         singles = [seed.value for seed in row.cells[column].seeds if seed.value is not None]
         axes.plot(singles, [y] * len(singles), "|", ms=7, color=colours[y], alpha=0.6)
     axes.set_yticks(range(len(drawn)), names)

@@ -34,12 +34,19 @@ def table(board: Board) -> list[str]:
     heads = ["<br>".join(escaped(text) for text in (c.heading, c.shown_unit) if text) for c in board.columns]
     text = [f"### {escaped(board.data)}", "", f"{seeds(board)}; {escaped(protocol(board))}.", ""]
     text += [_line(["#", "model", *heads]), _line([":-:", ":--", *["--:"] * len(heads)])]
-    return [*text, *(_line(_row(board, row)) for row in board.rows), ""]
+    text += [_line(_row(board, row)) for row in board.rows]
+    return [*text, "", *_sources(board)]
+
+
+def _sources(board: Board) -> list[str]:
+    """Return the note that says where published rows are from; nothing where there are none."""
+    said = "; ".join(f"*{escaped(row.name)}*: {escaped(row.published)}" for row in board.papers)
+    return [f"Published: {said}.", ""] if said else []
 
 
 def _row(board: Board, row: Row) -> list[str]:
     first = row.cells.get(board.columns[0]) if board.columns else None
-    name = escaped(row.name) + (" †" if row.dirty else "")
+    name = f"*{escaped(row.label)}*" if row.published else escaped(row.name) + (" †" if row.dirty else "")
     cells = [_cell(board, row, column) for column in board.columns]
     return [str(first.rank) if first and first.rank else "–", name, *(cells or [escaped(row.failures)])]
 

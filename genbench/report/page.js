@@ -17,7 +17,7 @@ const SVG = new Set(["svg", "g", "line", "path", "text", "circle", "rect", "clip
 const state = new URLSearchParams(location.hash.slice(1));
 
 function restore() {
-  const models = new Set(DATA.boards.flatMap(board => board.rows.map(row => row.model)));
+  const models = new Set(DATA.boards.flatMap(board => board.rows.map(row => row.model).filter(Boolean)));
   form.model.append(...[...models].sort().map(model => element("option", {}, model)));
   for (const name of ["suite", "data", "model", "q"]) form[name].value = state.get(name) || "";
   for (const [key, value] of state) if (key.startsWith("sort.")) {
@@ -137,7 +137,7 @@ const spread = cell => cell.half !== null ? [cell.mean - cell.half, cell.mean + 
 const named = column => column.heading + (column.shown_unit ? ", " + column.shown_unit : "");
 
 function mark(row, column, text, ...children) {
-  return element("g", { class: `mark c${row.hue % 8}`, "data-row": row.at, "data-column": column, "data-tip": text }, ...children);
+  return element("g", { class: `mark c${row.hue % 8}${row.published ? " published" : ""}`, "data-row": row.at, "data-column": column, "data-tip": text }, ...children);
 }
 
 function symbol(kind, x, y, r = 4.5) {
@@ -151,18 +151,18 @@ function intervals(table, rows) {
   const first = table.columns[0].measurement;
   const lines = table.columns.flatMap((column, c) => column.measurement === first ? rows.filter(row => row.cells[c] && row.cells[c].mean !== null).map(row => ({ row, c, column, cell: row.cells[c] })) : []);
   if (!lines.length) return null;
-  const width = 380, height = 46 + 21 * Math.max(lines.length, 4), longest = Math.max(...lines.map(line => line.row.name.length));
+  const width = 380, height = 46 + 21 * Math.max(lines.length, 4), longest = Math.max(...lines.map(line => line.row.label.length));
   const left = Math.min(150, 14 + 6.3 * longest), name = text => text.length > 23 ? text.slice(0, 22) + "…" : text;
   const singles = lines.flatMap(line => line.cell.seeds.map(seed => seed[2]).filter(v => v !== null));
   const x = axis([...lines.flatMap(line => spread(line.cell)), ...singles], left, width - 12, false);
   const svg = frame(width, height, x, null, table.columns[0].unit, "", named(table.columns[0]));
   lines.forEach(({ row, c, column, cell }, i) => {
     const y = 20 + 21 * i, [low, high] = spread(cell).map(x.at);
-    svg.append(mark(row, c, `${row.name}\n${column.heading} ${cell.text}\nn = ${cell.n}${row.failures ? ", " + row.failures : ""}`,
+    svg.append(mark(row, c, `${row.label}\n${column.heading} ${cell.text}\n${row.published || "n = " + cell.n}${row.failures ? ", " + row.failures : ""}`,
       element("rect", { x: 0, y: y - 10, width, height: 21, style: "fill:transparent;stroke:none" }),
       element("line", { class: "bar", x1: low, x2: high, y1: y, y2: y }),
       ...cell.seeds.filter(seed => seed[2] !== null).map(seed => element("line", { class: "tick", x1: x.at(seed[2]), x2: x.at(seed[2]), y1: y - 5, y2: y + 5 })),
-      symbol(column.kind, x.at(cell.mean), y)), element("text", { class: "label", x: left - 10, y: y + 4, "text-anchor": "end" }, name(row.name)));
+      symbol(column.kind, x.at(cell.mean), y)), element("text", { class: "label", x: left - 10, y: y + 4, "text-anchor": "end" }, name(row.label)));
   });
   return chart([named(table.columns[0])], svg);
 }
@@ -185,10 +185,10 @@ function scatter(board, table, rows) {
   const svg = frame(width, height, x, y, cx.unit, cy.unit, named(cx));
   for (const row of points) {
     const [a, b] = chosen.map(c => row.cells[c]), [px, py] = [x.at(a.mean), y.at(b.mean)], [al, ah] = spread(a).map(x.at), [bl, bh] = spread(b).map(y.at);
-    svg.append(mark(row, chosen[1], `${row.name}\n${cy.heading} ${b.text}\n${cx.heading} ${a.text}`,
+    svg.append(mark(row, chosen[1], `${row.label}\n${cy.heading} ${b.text}\n${cx.heading} ${a.text}`,
       element("line", { class: "bar", x1: al, x2: ah, y1: py, y2: py }), element("line", { class: "bar", x1: px, x2: px, y1: bl, y2: bh }), symbol(cy.kind, px, py)));
     const end = px > width * .7;
-    if (points.length <= 16) svg.append(element("text", { class: "label", x: px + (end ? -8 : 8), y: py - 6, "text-anchor": end ? "end" : "start" }, row.name));
+    if (points.length <= 16) svg.append(element("text", { class: "label", x: px + (end ? -8 : 8), y: py - 6, "text-anchor": end ? "end" : "start" }, row.label));
   }
   return chart(title, svg);
 }
@@ -232,9 +232,11 @@ function behind(board, at, c) {
   const commit = execution => (execution.commit || "unknown").slice(0, 12) + (execution.dirty ? " with uncommitted changes" : "");
   const rank = cell && (cell.rank ? `rank ${cell.rank}` : cell.unranked && `not ranked: ${cell.unranked}`);
   const failed = row.runs.filter(run => DATA.executions[run[2]].status !== "ok");
+  const paper = row.published && list([["source", row.published], ["kind", column.kind], ["rank", "never ranked: what a paper reports, under its own protocol"]]);
   document.getElementById("behind").replaceChildren(...[
-    element("h3", { id: "behind-title" }, `${row.name}, ${column.heading} on ${table.data}`),
+    element("h3", { id: "behind-title" }, `${row.label}, ${column.heading} on ${table.data}`),
     element("p", { class: "value" }, cell ? (cell.text || "no value") + " " + column.shown_unit : row.failures || row.later || "not measured"),
+    ...paper ? [paper] : [
     list([["seeds", cell && cell.n], ["standard error of the test set", cell && cell.stderr !== null ? short(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later], ["model", row.model], ["settings", row.settings]]),
     seeds.length ? element("h4", {}, "single values") : null,
     seeds.length ? grid(["seed", "value", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, id, value, stderr, n, impl, execution]) => [seed, value === null ? "none" : +value.toPrecision(7), stderr === null ? "" : short(stderr, ""), n, impl, id, execution])) : null,
@@ -243,7 +245,7 @@ function behind(board, at, c) {
     element("h4", {}, "command"), ...(distinct("command").length ? distinct("command").map(command => element("pre", {}, command)) : [element("p", { class: "quiet" }, "not recorded")]),
     element("h4", {}, "code"), list([...new Set(executions.map(commit))].map(text => ["commit", text])),
     list([["seconds", executions.map(e => e.seconds === null || e.seconds === undefined ? "?" : e.seconds.toFixed(1)).join(", ")], ["attempts", executions.map(e => e.attempts).join(", ")]]),
-    ...distinct("environment").flatMap(i => [element("h4", {}, "environment"), list(Object.entries(DATA.environments[i]))]),
+    ...distinct("environment").flatMap(i => [element("h4", {}, "environment"), list(Object.entries(DATA.environments[i]))])],
   ].filter(Boolean));
   dialog.showModal();
   dialog.scrollTop = 0;

@@ -107,7 +107,10 @@ def _row(board: Board, row: Row, curves: Curves, runs: Runs) -> dict[str, Any]:
     last = {seed: runs[board.suite, run][-1].execution for seed, run in row.ids.items()}
     points = [(point.step, point.validation, point.loss) for point in curve_of(board, row, curves)]
     cells = [_cell(row.cells.get(column), column) for column in board.columns]
-    said = {key: getattr(row, key) for key in ("name", "model", "settings", "failures", "later", "hue")}
+    said = {
+        key: getattr(row, key)
+        for key in ("name", "label", "published", "model", "settings", "failures", "later", "hue")
+    }
     return {**said, "runs": [(seed, row.ids[seed], last[seed]) for seed in last], "curve": points, "cells": cells}
 
 

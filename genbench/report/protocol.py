@@ -16,6 +16,7 @@ RULES = (
     "Rows share a rank unless Welch's t-test over seeds tells them apart at 5 % (not adjusted for the number of"
     " pairs): rank = 1 + how many rows are significantly better. Rank 1 is bold.",
     "Exact values, bounds and estimates are columns of their own and never ranked together.",
+    "Rows marked published are what papers report, each under a protocol of its own: for orientation, never ranked.",
     "Rows with failed or missing runs are shown and not ranked; so are columns measured with one seed, where (a–b) is"
     " the 20 % to 80 % spread of repetitions on one machine.",
 )
@@ -32,7 +33,7 @@ def suite_of(board: Board) -> Suite | None:
 
 def protocol(board: Board) -> str:
     """Return what rows share ("2000 steps, batch 128, adam, lr 0.001, ..."), and all there is where they differ."""
-    said = [Settings.model_validate(_settings(row.settings)) for row in board.rows]
+    said = [Settings.model_validate(_settings(row.settings)) for row in board.measured]
     parts = (
         f"{_shared(s.steps for s in said)} steps",
         f"batch {_shared(s.batch for s in said)}",
@@ -54,7 +55,7 @@ def _shared(values: Iterable[Any]) -> str:
 
 def seeds(board: Board) -> str:
     """Return how many seeds rows have: "3 seeds", "1 to 5 seeds"."""
-    counts = sorted({len(row.ids) for row in board.rows})
+    counts = sorted({len(row.ids) for row in board.measured})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{many} seed{'s' if counts[-1] != 1 else ''}"
 

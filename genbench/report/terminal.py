@@ -11,7 +11,8 @@ from rich.table import Table
 
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
-from genbench.report.protocol import hardware, protocol, seeds
+from genbench.report.protocol import hardware, protocol, seeds, suite_of
+from genbench.report.published import with_published
 from genbench.report.text import interval, mean, notes, number
 from genbench.report.tidy import metrics_of, newest, settings, tidy
 from genbench.run import Record
@@ -22,7 +23,8 @@ ROWS, NAME = 20, 30  # rows of a board, and letters of a name, that are printed
 def leaderboard(records: Iterable[Record], console: Console) -> None:
     """Print a table for each suite and data set, with as many columns as fit."""
     records = list(records)
-    print_boards(boards(tidy(records), metrics_of(records)), console)
+    tables = boards(tidy(records), metrics_of(records))
+    print_boards([with_published(board, suite_of(board)) for board in tables], console)
 
 
 def print_boards(tables: Iterable[Board], console: Console) -> None:
@@ -60,7 +62,7 @@ def _left_out(board: Board, columns: list[Column]) -> Iterator[str]:
 
 def fitting(board: Board, width: int) -> list[Column]:
     """Return the columns that fit in `width` characters beside the rows' names: the primary, the speed, the others."""
-    left = width - 8 - min(NAME, max((len(row.name) for row in board.rows), default=0))
+    left = width - 8 - min(NAME, max((len(row.label) for row in board.rows), default=0))
     chosen: list[Column] = []
     for column in sorted(board.columns, key=lambda c: (c.measurement != board.primary, c != board.speed)):
         texts = [plain(board, row, column) for row in board.rows[:ROWS]]
@@ -85,13 +87,21 @@ def _row(board: Board, row: Row, columns: list[Column]) -> list[str]:
     first = row.cells.get(board.columns[0]) if board.columns else None
     texts = [_styled(board, row, column) for column in columns]
     rank = str(first.rank) if first and first.rank else "-"
-    return [rank, escape(row.name) + (" †" if row.dirty else ""), *(texts or [escape(row.failures)])]
+    return [rank, escape(_name(row)) + (" †" if row.dirty else ""), *(texts or [escape(row.failures)])]
+
+
+def _name(row: Row) -> str:
+    """Return the label, cut so that a mark at its end is not."""
+    cut = NAME - len(row.label) + len(row.name)
+    return row.label if len(row.label) <= NAME or not row.published else f"{row.name[: cut - 1]}…, published"
 
 
 def _styled(board: Board, row: Row, column: Column) -> str:
     cell, text = row.cells.get(column), escape(plain(board, row, column))
     if cell is None and text != "-":
         return f"[red]{text}[/]"
+    if row.published:
+        return f"[dim]{text}[/]"
     return f"[bold]{text}[/]" if cell and cell.rank == 1 else text
 
 

@@ -64,14 +64,19 @@ def _spread(cell: Cell) -> float | None:
 
 
 def mean(cell: Cell, unit: str) -> str:
-    """Return the mean with the digits that its interval supports; nothing where there is no value."""
+    """Return the mean with the digits that its interval supports; nothing where there is no value.
+
+    What a paper reports, of no seed, has the digits that it reports.
+    """
+    if cell.mean is not None and not cell.n:
+        return f"{cell.mean:g}"
     return "" if cell.mean is None else number(cell.mean, unit, _spread(cell))
 
 
 def seeds_beside(board: Board, row: Row, column: Column) -> str:
     """Return ``n=2`` where a cell has another number of seeds than is usual in its column."""
     cell = row.cells.get(column)
-    return f"n={cell.n}" if cell and cell.n != board.usual[column] else ""
+    return f"n={cell.n}" if cell and not row.published and cell.n != board.usual[column] else ""
 
 
 def failed(board: Board, row: Row, column: Column) -> str:

@@ -1,0 +1,77 @@
+"""What papers report, set among the rows that were measured: never ranked, no part of any statistic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from genbench.report.board import Board, Cell, Column, Row
+from genbench.report.tidy import COLUMNS
+from genbench.run import Published, Suite
+
+GREY = 7  # of the colours
+
+
+def with_published(board: Board, suite: Suite | None) -> Board:
+    """Return `board` with the rows that `suite` says papers report for its data, each before the first that is worse.
+
+    A value takes the unit and the better end of what the board measures under its name, and stands in the column of
+    its kind, which is added where there is none.
+    """
+    said = {} if suite is None else suite.published
+    found = {name: cells for name, paper in said.items() if (cells := _cells(board, paper))}
+    columns = _ordered(board.columns, [column for cells in found.values() for column in cells])
+    rows = list(board.rows)
+    for name, cells in found.items():
+        row = _row(name, said[name], cells)
+        worse = (i for i, other in enumerate(rows) if _place(other, columns) > _place(row, columns))
+        rows.insert(next(worse, len(rows)), row)
+    return replace(board, columns=tuple(columns), rows=tuple(rows))
+
+
+def _cells(board: Board, paper: Published) -> dict[Column, Cell]:
+    """Return what `paper` says of the data of `board`."""
+    like = {column.measurement: column for column in board.columns}
+    cells = {}
+    for name, values in paper.values.items():
+        if board.data in values:
+            column = replace(like.get(name) or Column(name, paper.kind, "", None), kind=paper.kind)
+            cells[column] = Cell(0, values[board.data], None, None, None, None, None, "published", ())
+    return cells
+
+
+def _row(name: str, paper: Published, cells: dict[Column, Cell]) -> Row:
+    blank = {"model": "", "settings": "{}", "failures": "", "later": ""}
+    return Row(name=name, ids={}, dirty=False, hue=GREY, cells=cells, published=paper.source, **blank)
+
+
+def _ordered(measured: Sequence[Column], said: Sequence[Column]) -> list[Column]:
+    """Return the columns there are, and after those of its measurement each that only papers fill."""
+    columns = list(dict.fromkeys([*measured, *said]))
+    names = list(dict.fromkeys(column.measurement for column in columns))
+    return sorted(columns, key=lambda column: names.index(column.measurement))
+
+
+def _place(row: Row, columns: Sequence[Column]) -> tuple[int, bool, float]:
+    """Return the first column in which a row has a value, whether it has failures, and the value, the best first."""
+    for i, column in enumerate(columns):
+        cell = row.cells.get(column)
+        if cell and cell.mean is not None:
+            return i, row.failures != "", cell.mean * (-1 if column.better == "higher" else 1)
+    return len(columns), row.failures != "", math.inf
+
+
+def published_frame(boards: Sequence[Board]) -> pd.DataFrame:
+    """Return the published values as lines with the columns of a tidy table: status "published", impl the source."""
+    return pd.DataFrame([line for board in boards for line in _lines(board)], columns=list(COLUMNS))
+
+
+def _lines(board: Board) -> Iterator[dict[str, object]]:
+    for row in board.papers:
+        said = {"suite": board.suite, "version": board.version, "data": board.data, "name": row.name}
+        for column, cell in row.cells.items():
+            numbers = {key: getattr(column, key) for key in ("measurement", "kind", "unit", "better")}
+            yield {**said, **numbers, "value": cell.mean, "status": "published", "impl": row.published}
