@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -92,3 +94,11 @@ class BatchNorm(Bijection):
 
     def inverse(self, y: Tensor) -> Tensor:
         return y * over((self.var + self.eps).sqrt(), y) + over(self.mean, y)
+
+
+Norm = Literal["act", "batch", "none"]
+NORMS: dict[Norm, Callable[[Shape], list[Bijection]]] = {
+    "act": lambda shape: [ActNorm(shape)],
+    "batch": lambda shape: [BatchNorm(shape)],
+    "none": lambda shape: [],
+}

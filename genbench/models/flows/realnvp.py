@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from genbench.dataset import Space
 from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Chain, Shape
+from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
 from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.monotone import marginals_of
-from genbench.models.flows.normalization import ActNorm, BatchNorm
+from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, MultiScale, Permutation, Squeeze, alternating, divisible
 from genbench.nets.activations import Activation
 from genbench.nets.mlp import mlp
@@ -23,15 +23,7 @@ from genbench.nets.resnet import resnet
 
 __all__ = ["RealNVP"]
 
-Norm = Literal["act", "batch", "none"]
-NORMS: dict[Norm, Callable[[Shape], list[Bijection]]] = {
-    "act": lambda shape: [ActNorm(shape)],
-    "batch": lambda shape: [BatchNorm(shape)],
-    "none": lambda shape: [],
-}
 Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
-
-DIAGONAL_FIRST = (0, 3, 1, 2)  # of the four pixels of a square: the halves are the two colours of a checkerboard
 
 
 def couplings_of(shape: Shape, n: int, net: Net, norm: Norm) -> list[Bijection]:
@@ -41,15 +33,6 @@ def couplings_of(shape: Shape, n: int, net: Net, norm: Norm) -> list[Bijection]:
         split = (C - i % 2 + 1) // 2
         steps += [*NORMS[norm](shape), AffineCoupling(net(split, 2 * (C - split)), C, split)]
     return steps
-
-
-def rows_from_checkerboard(C: int, turned: bool) -> Tensor:
-    """Return the order that puts the upper pixels of each 2x2 square first; C channels a pixel.
-
-    `turned`: an odd number of couplings has exchanged the colours.
-    """
-    squares = DIAGONAL_FIRST[2:] + DIAGONAL_FIRST[:2] if turned else DIAGONAL_FIRST
-    return torch.arange(4 * C).view(4, C)[[squares.index(i) for i in range(4)]].flatten()
 
 
 def multi_scale(shape: Shape, scales: int, n: int, net: Net, norm: Norm) -> list[Bijection]:

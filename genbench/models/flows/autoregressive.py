@@ -1,0 +1,74 @@
+"""Autoregressive bijections: each dimension is moved as those before it say."""
+
+from __future__ import annotations
+
+import torch
+from genbench_kernels.affine_coupling import Scale, affine_coupling
+from torch import Tensor
+
+from genbench.models.flows.bijection import Bijection, Elementwise
+from genbench.nets.masked import MADE
+
+
+class MaskedAutoregressive(Bijection):
+    """y_i = f(x_i; net(x_1 ... x_i-1)), f a monotone map of each entry (Masked Autoregressive Flow, 2017, eq. 3-5).
+
+    `net` gives map.parameters numbers for each dimension. The forward direction, which gives densities, is one pass of
+    the network; the inverse goes through the D dimensions one after another.
+    """
+
+    def __init__(self, net: MADE, map: Elementwise) -> None:
+        super().__init__()
+        self.net, self.map = net, map
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.map.forward(x, self.net(x))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.net.unroll(len(y), lambda i, params: self.map.inverse(y[:, i : i + 1], params))
+
+
+class InverseAutoregressive(Bijection):
+    """y_i = f(x_i; net(y_1 ... y_i-1)): the other way round (Inverse Autoregressive Flow, 2016, eq. 9-11).
+
+    The inverse direction, which samples, is one pass of the network. The forward direction, which gives densities and
+    is trained by maximum likelihood, goes through the D dimensions one after another and is differentiated as it
+    went: it multiplies as much as a pass does, in D times as many calls, so that at D = 64 a step of training takes
+    some 20 times as long as that of `MaskedAutoregressive`.
+    """
+
+    def __init__(self, net: MADE, map: Elementwise) -> None:
+        super().__init__()
+        self.net, self.map = net, map
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logdets = []
+
+        def entry(i: int, params: Tensor) -> Tensor:
+            y, logdet = self.map.forward(x[:, i : i + 1], params)
+            logdets.append(logdet)
+            return y
+
+        return self.net.unroll(len(x), entry), torch.stack(logdets).sum(0)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.map.inverse(y, self.net(y))
+
+
+def affine(scale: Scale = "tanh") -> Elementwise:
+    """Return y = e^s x + t, params (raw s, t); `scale` says what is made of the network's s, as in `affine_coupling`.
+
+    With "tanh" it is 3 tanh s: far from the data, where the network says anything, the densities of a few layers stay
+    finite, which those of e^s itself ("exp") do not.
+    """
+
+    def move(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        gain = x.new_full((1,), 3.0) if scale == "tanh" else None
+        return affine_coupling(x, params, layout="interleave", scale=scale, gain=gain, inverse=inverse)
+
+    return Elementwise(2, move, lambda y, params: move(y, params, inverse=True)[0])
+
+
+def orders(D: int, layers: int) -> list[list[int]]:
+    """Return an order of D dimensions for each layer: as they come, and reversed, in turn (MAF, 2017, section 3.1)."""
+    return [list(range(D))[:: (-1) ** i] for i in range(layers)]

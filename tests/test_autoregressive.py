@@ -1,0 +1,147 @@
+"""Masks let through what comes before and nothing else; one step after another agrees with all at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.models.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive, affine, orders
+from genbench.models.flows.iaf import IAF
+from genbench.models.flows.maf import MAF
+from genbench.nets.masked import MADE, Block, BlockLinear, MaskedLinear
+
+NETS = {
+    "one dimension": (1, (8,), False),
+    "plane": (2, (16, 16), True),
+    "linear": (6, (), False),
+    "narrow": (9, (3, 5), False),
+    "deep": (7, (30, 30, 30), True),
+    "unequal": (7, (30, 20, 20), True),
+    "wide": (64, (256, 256), False),
+}
+
+
+def made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> MADE:
+    """Return a MADE in a random order, in float64, with no weight or bias at zero."""
+    net = MADE(D, outputs, hidden, order=torch.randperm(D).tolist(), activation="tanh", residual=residual).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.2 * torch.randn_like(p)
+    return net
+
+
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_outputs_depend_on_what_comes_before_alone_and_on_all_of_it(net: tuple[int, tuple[int, ...], bool]) -> None:
+    D, hidden, _ = net
+    model = made(*net)
+    J = torch.autograd.functional.jacobian(model, torch.randn(1, D).double()).view(D, 3, D)
+    J = J[model.order][:, :, model.order].abs()
+    assert J.amax(1).triu().max() == 0
+    if all(units >= D - 1 for units in hidden):
+        assert (J > 0).sum() == 3 * D * (D - 1) // 2
+
+
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_one_after_another_gives_what_all_at_once_gives(net: tuple[int, tuple[int, ...], bool]) -> None:
+    model, x = made(*net), torch.randn(4, net[0]).double()
+    outputs = {}
+
+    def given(i: int, y: Tensor) -> Tensor:
+        outputs[i] = y
+        return x[:, i : i + 1]
+
+    assert torch.equal(model.unroll(4, given), x)
+    torch.testing.assert_close(torch.cat([outputs[i] for i in range(net[0])], 1), model(x))
+
+
+def test_zero_start_and_dropout() -> None:
+    x = torch.randn(5, 4)
+    assert torch.equal(MADE(4, 2, (8,), zero=True)(x), torch.zeros(5, 8))
+    net = MADE(4, 2, (64,), dropout=0.5)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_blocks_hold_the_mask_and_multiply_as_the_whole_does(upper: bool) -> None:
+    mask = torch.arange(300)[:, None] * 2 >= torch.arange(600)
+    layer = MaskedLinear(mask.flip(0) if upper else mask).double()
+    assert len(layer.blocks) == 4
+    left = layer.mask.clone()
+    for rows, columns in layer.blocks:
+        left[rows, columns] = 0
+    assert left.sum() == 0
+    x, W = torch.randn(3, 600).double().requires_grad_(), layer.mask * layer.weight
+    torch.testing.assert_close(layer(x), x @ W.T + layer.bias)
+    parameters, g = [x, *layer.parameters()], torch.randn(3, 300).double()
+    mine = torch.autograd.grad(layer(x), parameters, g)
+    torch.testing.assert_close(mine, torch.autograd.grad(x @ (layer.mask * layer.weight).T + layer.bias, parameters, g))
+
+
+def test_blocks_can_be_differentiated_twice() -> None:
+    x, W, b = (torch.randn(*shape).double().requires_grad_() for shape in ((3, 4), (6, 4), (6,)))
+    mask = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]).repeat_interleave(2, 0)
+    blocks = [Block(slice(0, 2), slice(0, 1)), Block(slice(2, 6), slice(0, 3))]
+
+    def f(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+        return BlockLinear.apply(x, W * mask, b, blocks)
+
+    assert torch.autograd.gradcheck(f, (x, W, b))
+    assert torch.autograd.gradgradcheck(f, (x, W, b))
+
+
+@pytest.mark.parametrize("scale", ["exp", "tanh", "sigmoid"])
+def test_inverse_autoregressive_is_the_other_direction(scale: str) -> None:
+    """With the inverse map, the two layers are each other's inverse, and so are their determinants."""
+    net = made(5, (12, 12), False, outputs=2)
+    f, g = MaskedAutoregressive(net, affine(scale)), InverseAutoregressive(net, affine(scale))
+    y = torch.randn(6, 5).double()
+    x = g.inverse(y)
+    torch.testing.assert_close(g(x)[0], y)
+    J = torch.autograd.functional.jacobian(lambda v: g(v[None])[0][0], x[0])
+    torch.testing.assert_close(g(x)[1][0], torch.linalg.slogdet(J).logabsdet)
+    torch.testing.assert_close(f.inverse(f(x)[0]), x)
+
+
+def test_layers_take_the_dimensions_in_turn() -> None:
+    assert orders(3, 3) == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
+
+
+def test_iaf_of_64_dimensions_is_trained_through_its_sequential_direction() -> None:
+    """The gradient is that of differences."""
+    model = IAF(Space((64,)), layers=1, hidden=(70,), activation="tanh").double()
+    x = torch.randn(8, 64).double()
+    model.loss(x)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn_like(p)
+    weight = next(p for name, p in model.named_parameters() if "inner.0.weight" in name)
+    (gradient,) = torch.autograd.grad(model.loss(x), weight)
+    losses = []
+    for nudge in (1e-6, -2e-6):
+        with torch.no_grad():
+            weight[30, 5] += nudge
+            losses.append(model.loss(x))
+    slope = (losses[0] - losses[1]) / 2e-6
+    assert slope.item() == pytest.approx(gradient[30, 5].item(), rel=1e-4)
+
+
+def test_maf_reaches_a_gaussian_of_any_covariance() -> None:
+    """One layer with linear conditionals holds the Cholesky factor, and more."""
+    A = torch.tensor([[2.0, 0.0, 0.0], [1.5, 0.5, 0.0], [-1.0, 0.3, 0.2]])
+    x = torch.randn(500, 3) @ A.T + 1
+    model = MAF(Space((3,)), layers=1, hidden=(), norm="act")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model.loss(x)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    best = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T, correction=0)).log_prob(x)
+    assert model.loss(x).item() <= -best.mean().item() + 1e-4
