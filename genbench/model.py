@@ -60,6 +60,13 @@ class Model(nn.Module, ABC):
         """Return log p(x) in nats, x (B, *shape) -> (B,); of the integers where `space.levels` is set."""
         raise NotImplementedError(f"{type(self).__name__} has no likelihood")
 
+    def log_weights(self, x: Tensor, k: int) -> Tensor:
+        """Return logs (k', B) of independent weights w with E w = p(x), x (B, *shape): k of them, one without latents.
+
+        log p(x) >= E log 1/k sum_i w_i (Importance Weighted Autoencoders, 2016, eq. 8). By default log p(x) itself.
+        """
+        return self.log_prob(x).unsqueeze(0)
+
     def loss(self, x: Tensor) -> Tensor:
         """Return the training loss (), x (B, *shape); the mean negative log-likelihood in nats by default."""
         return -self.log_prob(x).mean()

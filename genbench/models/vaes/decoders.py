@@ -1,0 +1,198 @@
+"""Observation models p(x | z): what the numbers that a decoder puts out mean for data of a space.
+
+A decoder gives `parameters` numbers for each of D dimensions, theta (..., parameters, D). Which model suits is a
+matter of the space: Bernoulli for two levels, a discretised logistic (or a categorical) for more, a Gaussian for
+reals. The Gaussian is a density, with its (D/2) log 2 pi sigma^2, and refuses integers, whose probabilities the others
+give; a board is of one data set, so densities and probabilities never stand in one ranking.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, one_hot, softplus
+
+from genbench.dataset import Space
+
+ObservationName = Literal["auto", "bernoulli", "logistic", "categorical", "gaussian"]
+
+
+class Observation(ABC):
+    """p(x | theta) of independent dimensions; x (..., D) float in the data's own units.
+
+    Attributes:
+        parameters: how many numbers each dimension takes.
+    """
+
+    parameters: int
+
+    def __init__(self, space: Space) -> None:
+        self.levels = space.levels or 0
+        self.dtype = torch.float32 if not space.levels else torch.uint8 if space.levels <= 256 else torch.int64
+
+    @abstractmethod
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Return log p(x | theta) of each dimension in nats, theta (..., parameters, D), x (..., D) -> (..., D)."""
+
+    @abstractmethod
+    def sample(self, theta: Tensor) -> Tensor:
+        """Return one draw of each dimension, (..., D), in the data's own type."""
+
+    @abstractmethod
+    def mean(self, theta: Tensor) -> Tensor:
+        """Return E[x | theta], (..., D) float."""
+
+    @abstractmethod
+    def start(self, x: Tensor) -> Tensor:
+        """Return theta (parameters, D) that fits x (B, D) without latents: the bias that a decoder starts from."""
+
+
+class Bernoulli(Observation):
+    """theta: the logit of x = 1."""
+
+    parameters = 1
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        logits = theta.squeeze(-2)
+        return -binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+
+    def sample(self, theta: Tensor) -> Tensor:
+        return torch.bernoulli(self.mean(theta)).to(self.dtype)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        return theta.squeeze(-2).sigmoid()
+
+    def start(self, x: Tensor) -> Tensor:
+        return ((x.sum(0, keepdim=True) + 0.5) / (len(x) + 1)).logit()
+
+
+class DiscretisedLogistic(Observation):
+    """theta: mu and log s of a logistic variable, whose mass in (x - 1/2, x + 1/2) is p(x), the edges taking the tails.
+
+    PixelCNN++ (2017), eq. 2. In closed form, with a = (x + 1/2 - mu) / s and b = (x - 1/2 - mu) / s,
+
+        sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - e^(b - a)),
+
+    three factors whose logarithms are safe wherever mu and s are. mu and s are in units of half the range.
+    """
+
+    parameters = 2
+    floor = -7.0  # of log s
+
+    def _centre_and_rate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu in levels and 1/s in 1/levels, (..., D) each."""
+        half = (self.levels - 1) / 2
+        mu, log_s = theta.unbind(-2)
+        return half * (1 + mu), torch.exp(-self.floor - softplus(log_s - self.floor)) / half
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        mu, rate = self._centre_and_rate(theta)
+        distance, last = x - mu, self.levels - 1
+        below = logsigmoid((distance + 0.5) * rate).masked_fill(x == last, 0)
+        above = logsigmoid((0.5 - distance) * rate).masked_fill(x == 0, 0)
+        width = torch.log(-torch.expm1(-rate)).masked_fill((x == 0) | (x == last), 0)
+        return below + above + width
+
+    def sample(self, theta: Tensor) -> Tensor:
+        mu, rate = self._centre_and_rate(theta)
+        x = mu + torch.rand_like(mu).logit(1e-7) / rate
+        return x.round().clamp(0, self.levels - 1).to(self.dtype)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        """Return the sum over j from 0 of P(x > j) = sigma((mu - j - 1/2) / s)."""
+        mu, rate = self._centre_and_rate(theta)
+        return sum((((mu - j - 0.5) * rate).sigmoid() for j in range(self.levels - 1)), torch.zeros_like(mu))
+
+    def start(self, x: Tensor) -> Tensor:
+        half = (self.levels - 1) / 2
+        s = (x.std(0, correction=0) * math.sqrt(3) / math.pi).clamp(min=0.1) / half
+        return torch.stack((x.mean(0) / half - 1, s.log()))
+
+
+class Categorical(Observation):
+    """theta: a logit for every level."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__(space)
+        self.parameters = self.levels
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        index = x.long().expand(*theta.shape[:-2], -1).unsqueeze(-2)
+        return theta.gather(-2, index).squeeze(-2) - theta.logsumexp(-2)
+
+    def sample(self, theta: Tensor) -> Tensor:
+        gumbel = -torch.empty_like(theta).exponential_().log()
+        return (theta + gumbel).argmax(-2).to(self.dtype)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        values = torch.arange(self.levels, device=theta.device, dtype=theta.dtype)
+        return torch.einsum("...kd,k->...d", theta.softmax(-2), values)
+
+    def start(self, x: Tensor) -> Tensor:
+        counts = one_hot(x.long(), self.levels).sum(0).T.to(x.dtype)
+        return ((counts + 1) / (len(x) + self.levels)).log()
+
+
+class Gaussian(Observation):
+    """theta: mu, and log sigma unless `sigma` is fixed."""
+
+    def __init__(self, space: Space, sigma: float | None = None) -> None:
+        super().__init__(space)
+        self.log_sigma = None if sigma is None else math.log(sigma)
+        self.parameters = 2 if sigma is None else 1
+
+    def _moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and log sigma, (..., D) each; a learned sigma is at least e^-7."""
+        if self.log_sigma is not None:
+            mu = theta.squeeze(-2)
+            return mu, torch.full_like(mu, self.log_sigma)
+        mu, log_sigma = theta.unbind(-2)
+        return mu, softplus(log_sigma + 7) - 7
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        mu, log_sigma = self._moments(theta)
+        return -0.5 * (((x - mu) * torch.exp(-log_sigma)) ** 2 + math.log(2 * math.pi)) - log_sigma
+
+    def sample(self, theta: Tensor) -> Tensor:
+        mu, log_sigma = self._moments(theta)
+        return mu + log_sigma.exp() * torch.randn_like(mu)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        return self._moments(theta)[0]
+
+    def start(self, x: Tensor) -> Tensor:
+        std, mean = torch.std_mean(x, 0, correction=0)
+        return torch.stack((mean, std.clamp(min=1e-3).log()))[: self.parameters]
+
+
+OBSERVATIONS: dict[ObservationName, Callable[[Space], Observation]] = {
+    "bernoulli": Bernoulli,
+    "logistic": DiscretisedLogistic,
+    "categorical": Categorical,
+    "gaussian": Gaussian,
+}
+
+
+def observation_of(space: Space, name: ObservationName = "auto", sigma: float | None = None) -> Observation:
+    """Return the observation model called `name`, or the one that suits `space`.
+
+    Args:
+        sigma: the standard deviation of a Gaussian; None: learned, for each dimension, from z.
+
+    Raises:
+        ValueError: it does not suit the space, or `sigma` is given and it is no Gaussian.
+    """
+    if name == "auto":
+        name = "gaussian" if space.levels is None else "bernoulli" if space.levels == 2 else "logistic"
+    if (name == "gaussian") != (space.levels is None) or (name == "bernoulli" and space.levels != 2):
+        valid = "gaussian" if space.levels is None else "bernoulli" if space.levels == 2 else "logistic"
+        data = "reals" if space.levels is None else f"integers of {space.levels} levels"
+        raise ValueError(f"observation={name!r} does not suit {data}; {valid!r} does")
+    if sigma is not None and (name != "gaussian" or sigma <= 0):
+        raise ValueError(f"sigma={sigma} needs a Gaussian and a positive number; the observation model is {name!r}")
+    return Gaussian(space, sigma) if name == "gaussian" else OBSERVATIONS[name](space)

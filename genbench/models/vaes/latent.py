@@ -1,0 +1,201 @@
+"""What the family shares: p(x, z) = N(z; 0, I) p(x | z), an approximate posterior q(z | x), and the bounds they give.
+
+Auto-Encoding Variational Bayes (2014), eq. 3, and Importance Weighted Autoencoders (2016), eq. 8:
+
+    log p(x) >= E_q log p(x | z) - KL(q(z | x) || p(z)),    L_k = E log 1/k sum_i w_i,    w = p(x | z) p(z) / q(z | x).
+
+-E_q log p(x | z) is called the distortion and the KL the rate (Fixing a Broken ELBO, 2018, eq. 2 and 3).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from genbench_kernels.reparameterize import reparameterize
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+from genbench.model import Model
+from genbench.models.vaes.decoders import Observation
+from genbench.run import Kind
+
+
+class Draw(NamedTuple):
+    """k draws z of q(z | x) = N(mu, e^logvar), each (k, B, Z), and KL(q, N(0, I)) in nats, (B,) or (k, B)."""
+
+    z: Tensor
+    mu: Tensor
+    logvar: Tensor
+    kl: Tensor
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log p(z) - log q(z | x), (k, B) nats."""
+        return 0.5 * (((self.z - self.mu) * torch.exp(-0.5 * self.logvar)) ** 2 + self.logvar - self.z**2).sum(-1)
+
+
+def draw(mu: Tensor, logvar: Tensor, k: int = 1) -> Draw:
+    """Return k reparameterised draws of N(mu, e^logvar), mu and logvar (B, Z)."""
+    key = torch.randint(2**63 - 1, (1,), device=mu.device)
+    z, kl = reparameterize(mu, logvar, key, samples=k)
+    assert kl is not None
+    return Draw(z, mu, logvar, kl)
+
+
+def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Return log N(z; mu, e^logvar) in nats, summed over the last dimension."""
+    return -0.5 * ((z - mu) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
+
+
+class LatentModel(Model):
+    """A decoder of z ~ N(0, I) and draws of an approximate posterior.
+
+    `decoder` takes z (B, latent) to the parameters of `observation` (B, parameters * D); its last layer has a bias.
+
+    On the first batch that it is trained on, the decoder's last bias becomes what fits that batch without latents
+    (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean), and inputs are centred and scaled.
+    """
+
+    likelihood: Kind | None = "bound"
+    ready: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, space: Space, latent: int, observation: Observation, decoder: nn.Sequential) -> None:
+        super().__init__(space)
+        self.latent, self.observation, self.decoder = latent, observation, decoder
+        self.register_buffer("ready", torch.tensor(False))
+        self.register_buffer("centre", torch.zeros(space.shape))
+        self.register_buffer("scale", torch.ones(()))
+        self.waits = True  # `ready` is looked at once: reading it from a GPU would wait for it
+
+    @abstractmethod
+    def infer(self, x: Tensor, k: int = 1) -> Draw:
+        """Return k draws of q(z | x), x (B, *shape)."""
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Take centre, scale and the decoder's last bias from x (B, *shape), unless they have been taken."""
+        self.waits = False
+        if not self.ready:
+            x = x.to(self.centre.dtype)
+            self.centre.copy_(x.mean(0)), self.scale.copy_(x.std(correction=0).clamp(min=1e-6))
+            self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
+            self.ready.fill_(True)
+
+    @property
+    def last_bias(self) -> Tensor:
+        """The decoder's last bias, (parameters * D,)."""
+        last = self.decoder[-1]
+        assert isinstance(last.bias, Tensor)
+        return last.bias
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return x (B, *shape) centred and scaled for an encoder."""
+        if self.waits and self.training:
+            self.start(x)
+        return (x - self.centre) / self.scale
+
+    def theta(self, z: Tensor) -> Tensor:
+        """Return the parameters of p(x | z), z (..., Z) -> (..., parameters, D)."""
+        theta: Tensor = self.decoder(z.reshape(-1, self.latent))
+        return theta.view(*z.shape[:-1], self.observation.parameters, self.space.dims)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x | z) in nats, x (B, *shape), z (..., B, Z) -> (..., B)."""
+        return self.observation.log_prob(self.theta(z), x.flatten(1).to(z.dtype)).sum(-1)
+
+    def log_weights(self, x: Tensor, k: int) -> Tensor:
+        """Return log p(x | z) p(z) / q(z | x) of k draws, x (B, *shape) -> (k, B) nats."""
+        drawn = self.infer(x, k)
+        return self.log_likelihood(x, drawn.z) + drawn.log_ratio
+
+    def rate_and_distortion(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the KL, in closed form, and -E_q log p(x | z) by k draws, x (B, *shape) -> (B,), (B,) nats."""
+        drawn = self.infer(x, k)
+        rate = drawn.kl if drawn.kl.ndim == 1 else drawn.kl.mean(0)
+        return rate, -self.log_likelihood(x, drawn.z).mean(0)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the ELBO, with one draw, x (B, *shape) -> (B,) nats."""
+        rate, distortion = self.rate_and_distortion(x)
+        return -rate - distortion
+
+    def sample(self, n: int) -> Tensor:
+        """Return n samples (n, *shape) of p(x | z), z of the prior."""
+        z = torch.randn(n, self.latent, device=self.centre.device, dtype=self.centre.dtype)
+        return self.observation.sample(self.theta(z)).view(n, *self.space.shape)
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the mean of q(z | x), x (B, *shape) -> (B, Z)."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return E[x | z] in the data's own units, z (B, Z) -> (B, *shape) float."""
+        return self.observation.mean(self.theta(z)).view(-1, *self.space.shape)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return E[x | z] at the mean of q(z | x), x (B, *shape) -> as x, float."""
+        return self.decode(self.encode(x))
+
+
+class DiagonalGaussian(LatentModel):
+    """A model whose q(z | x) is one N(mu, e^logvar) for each x."""
+
+    @abstractmethod
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and logvar of q(z | x), x (B, *shape) -> (B, Z), (B, Z)."""
+
+    def infer(self, x: Tensor, k: int = 1) -> Draw:
+        """Return k draws of q(z | x), x (B, *shape)."""
+        return draw(*self.posterior(x), k)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the mean of q(z | x), x (B, *shape) -> (B, Z)."""
+        return self.posterior(x)[0]
+
+    def elbo_of(self, x: Tensor, mu: Tensor, logvar: Tensor, k: int = 1) -> Tensor:
+        """Return the ELBO of q = N(mu, e^logvar) by k draws, x (B, *shape), mu and logvar (B, Z) -> (B,) nats."""
+        drawn = draw(mu, logvar, k)
+        return self.log_likelihood(x, drawn.z).mean(0) - drawn.kl
+
+    def refined(
+        self, x: Tensor, mu: Tensor, logvar: Tensor, steps: int, rate: float, k: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Return mu and logvar (B, Z), without gradients, after `steps` of Adam on each point's own ELBO by k draws.
+
+        Stochastic Variational Inference (2013): points do not share what is moved, so batch-mates do not matter.
+        """
+        q = [mu.detach().clone().requires_grad_(), logvar.detach().clone().requires_grad_()]
+        optimizer = torch.optim.Adam(q, lr=rate)
+        with torch.enable_grad():
+            for step in range(steps):
+                optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+                q[0].grad, q[1].grad = torch.autograd.grad(-self.elbo_of(x, q[0], q[1], k).sum(), q)
+                optimizer.step()
+        return q[0].detach(), q[1].detach()
+
+    def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor:
+        """Return a number () whose gradient has the mean of that of the negative ELBO, averaged over x (B, *shape).
+
+        By reparameterisation where `baseline` is None. Else by the log-derivative with the score of q,
+
+            grad E_q f = E_q[(f - b) grad log q(z | x) + grad f],    f = log p(x | z),
+
+        (Simple statistical gradient-following algorithms, 1992; Neural Variational Inference and Learning, 2014,
+        eq. 4 and 8), b a number or a function of f (B,) that does not depend on these z. The value is the negative
+        ELBO either way.
+        """
+        mu, logvar = self.posterior(x)
+        drawn = draw(mu, logvar)
+        if baseline is None:
+            return (drawn.kl - self.log_likelihood(x, drawn.z)[0]).mean()
+        z = drawn.z[0].detach()
+        f = self.log_likelihood(x, z)
+        b = baseline(f.detach()) if callable(baseline) else baseline
+        score = (f.detach() - b) * log_normal(z, mu, logvar)
+        return (drawn.kl - f - (score - score.detach())).mean()

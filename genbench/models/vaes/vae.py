@@ -1,0 +1,102 @@
+"""Variational autoencoders: the ELBO, beta times the rate, and the least rate at a distortion that is asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.models.vaes.decoders import ObservationName, observation_of
+from genbench.models.vaes.latent import DiagonalGaussian
+from genbench.models.vaes.networks import NetworkName, Networks
+from genbench.nets.activations import Activation
+
+__all__ = ["GECO", "VAE"]
+
+
+class VAE(DiagonalGaussian):
+    """The variational autoencoder, and beta-VAE.
+
+    Auto-Encoding Variational Bayes (2014), eq. 10; beta-VAE (2017), eq. 4: the loss is distortion + beta * rate.
+    Whatever beta, the likelihood is the ELBO.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        latent: int = 16,
+        beta: float = 1.0,
+        draws: int = 1,
+        observation: ObservationName = "auto",
+        sigma: float | None = None,
+        network: NetworkName = "mlp",
+        hidden: tuple[int, ...] = (256, 256),
+        channels: int = 32,
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        networks = Networks(network, hidden, channels, activation, dropout)
+        p_x = observation_of(space, observation, sigma)
+        super().__init__(space, latent, p_x, networks.decoder(space, latent, p_x.parameters))
+        self.encoder, self.beta, self.draws = networks.encoder(space, 2 * latent), beta, draws
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and logvar of q(z | x), x (B, *shape) -> (B, Z), (B, Z)."""
+        mu, logvar = self.encoder(self.inputs(x)).chunk(2, -1)
+        return mu, logvar
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return distortion + beta * rate by `draws` draws, x (B, *shape) -> () nats."""
+        rate, distortion = self.rate_and_distortion(x, self.draws)
+        return (distortion + self.beta * rate).mean()
+
+
+class GECO(VAE):
+    """The least rate at which the distortion is `distortion` nats: beta-VAE in its lambda form.
+
+    Taming VAEs (2018), eq. 3 and algorithm 1: loss = rate + lambda (distortion - asked), with a multiplier lambda that
+    grows by e^(speed C) at each step, C a moving average of the constraint relative to what is asked. At its fixed
+    point lambda is 1 / beta. Beside it, the loss is divided by max(1, lambda), so that steps do not grow with it.
+    """
+
+    log_lambda: Tensor
+    constraint: Tensor
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        distortion: float,
+        speed: float = 0.05,
+        memory: float = 0.95,
+        latent: int = 16,
+        observation: ObservationName = "auto",
+        sigma: float | None = None,
+        network: NetworkName = "mlp",
+        hidden: tuple[int, ...] = (256, 256),
+        channels: int = 32,
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(
+            space, latent=latent, observation=observation, sigma=sigma, network=network, hidden=hidden,
+            channels=channels, activation=activation, dropout=dropout,
+        )  # fmt: skip
+        self.distortion, self.speed, self.memory = distortion, speed, memory
+        self.register_buffer("log_lambda", torch.zeros(()))
+        self.register_buffer("constraint", torch.zeros(()))
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return (rate + lambda (distortion - asked)) / max(1, lambda), x (B, *shape) -> (); training moves lambda."""
+        rate, distortion = (value.mean() for value in self.rate_and_distortion(x))
+        excess = distortion - self.distortion
+        if self.training:
+            self.adapt(excess.detach())
+        weight = self.log_lambda.exp()
+        return (rate + weight * excess) / weight.clamp(min=1)
+
+    def adapt(self, excess: Tensor) -> None:
+        """Move lambda up where the distortion exceeds what is asked for, by `excess` (), and down where it does not."""
+        self.constraint.lerp_(excess / max(abs(self.distortion), 1.0), 1 - self.memory)
+        self.log_lambda.add_(self.speed * self.constraint).clamp_(-7, 7)
