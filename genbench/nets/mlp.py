@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import nn
 
 from genbench.nets.activations import ACTIVATIONS, Activation, zeroed
+from genbench.nets.linear import Linear
 
 
 def mlp(
@@ -22,7 +23,7 @@ def mlp(
     """Return a perceptron (B, inputs) -> (B, outputs); with `zero` it is the zero function until it is trained."""
     layers: list[nn.Module] = []
     for a, b in pairwise((inputs, *hidden)):
-        layers += [nn.Linear(a, b), ACTIVATIONS[activation]()]
+        layers += [Linear(a, b), ACTIVATIONS[activation]()]
         layers += [nn.Dropout(dropout)] if dropout else []
-    last = nn.Linear((inputs, *hidden)[-1], outputs)
+    last = Linear((inputs, *hidden)[-1], outputs)
     return nn.Sequential(*layers, zeroed(last) if zero else last)

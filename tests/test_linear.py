@@ -1,0 +1,138 @@
+"""The linear layer gives what PyTorch's gives, by oneDNN or not, and takes oneDNN nowhere it does not belong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from genbench.nets import linear as module
+from genbench.nets.linear import Linear, by_onednn, linear
+
+B, I, O = 128, 160, 192  # noqa: E741
+assert B * I * O >= module.LARGE
+
+needs_onednn = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN, or says it otherwise"
+)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this processor be one where oneDNN is faster."""
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
+
+
+def arguments(*batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x (*batch, I), W (O, I) and b (O,) that take gradients."""
+    return tuple(torch.randn(s).requires_grad_() for s in ((*batch, I), (O, I), (O,)))
+
+
+@needs_onednn
+@pytest.mark.parametrize("batch", [(B,), (4, 32), (2, 2, 32)], ids=str)
+@pytest.mark.parametrize("lie", [Tensor.contiguous, lambda x: x.transpose(0, -2).contiguous().transpose(0, -2)])
+def test_values_and_gradients_are_those_of_pytorch(here: None, batch: tuple[int, ...], lie: Callable) -> None:
+    x, W, b = arguments(*batch)
+    assert by_onednn(x, W)
+    mine, theirs = linear(lie(x), W, b), nn.functional.linear(x.double(), W.double(), b.double())
+    torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-4)
+    for g in (torch.randn_like(mine), torch.ones(()).expand_as(mine)):
+        found = torch.autograd.grad(mine, (x, W, b), g, retain_graph=True)
+        expected = torch.autograd.grad(theirs, (x, W, b), g.double(), retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@needs_onednn
+def test_a_layer_on_part_of_its_input_and_without_a_bias(here: None) -> None:
+    x, W, _ = arguments(B)
+    wide = torch.randn(B, 2 * I)
+    mine = linear(wide[:, I:], W)
+    torch.testing.assert_close(mine, nn.functional.linear(wide[:, I:], W), rtol=1e-5, atol=1e-4)
+    g = torch.randn_like(mine)
+    torch.testing.assert_close(torch.autograd.grad(mine, W, g)[0], g.T @ wide[:, I:], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(linear(x.detach(), W), nn.functional.linear(x, W), rtol=1e-5, atol=1e-4)
+
+
+@needs_onednn
+def test_gradients_of_gradients_are_those_of_pytorch(here: None) -> None:
+    """As of the penalty E |d f / d x|^2, which asks for them all."""
+
+    def penalty(f: Callable[..., Tensor], x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        y = f(torch.tanh(f(x, W, b) @ torch.eye(O, I, dtype=x.dtype)), W, b).sin().sum()
+        (gx,) = torch.autograd.grad(y, x, create_graph=True)
+        return torch.autograd.grad(gx.square().sum() / B, (x, W, b))
+
+    tensors = arguments(B)
+    exact = penalty(nn.functional.linear, *(t.detach().double().requires_grad_() for t in tensors))
+    for mine, theirs in zip(penalty(linear, *tensors), exact, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+def test_other_dtypes_are_differentiable_twice() -> None:
+    x, W, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((3, 4), (2, 4), (2,)))
+    assert torch.autograd.gradgradcheck(linear, (x, W, b))
+
+
+@needs_onednn
+def test_it_gives_the_same_bits_twice(here: None) -> None:
+    x, W, b = arguments(B)
+    g = torch.randn(B, O)
+    runs = [(y := linear(x, W, b), *torch.autograd.grad(y, (x, W, b), g)) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+def test_the_layer_is_pytorchs_but_for_its_product() -> None:
+    torch.manual_seed(0)
+    mine = Linear(I, O)
+    torch.manual_seed(0)
+    theirs = nn.Linear(I, O)
+    assert mine.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(mine.state_dict()[k], v) for k, v in theirs.state_dict().items())
+    x = torch.randn(B, I)
+    torch.testing.assert_close(mine(x), theirs(x), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(mine(x[0]), theirs(x[0]))
+
+
+@needs_onednn
+def test_it_keeps_out_of_everything_else(here: None) -> None:
+    x, W, _ = arguments(B)
+    assert by_onednn(x, W)
+    assert not by_onednn(x[:1], W)
+    assert not by_onednn(x.double(), W.double())
+    assert not by_onednn(x.bfloat16(), W.bfloat16())
+    assert not by_onednn(x.to("meta"), W.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not by_onednn(x, W)
+    seen = []
+    torch.vmap(lambda v: seen.append(by_onednn(v, W)) or v)(x.expand(2, B, I))
+    torch.func.jvp(lambda v: seen.append(by_onednn(v, W)) or v, (x,), (x,))
+    with forward_ad.dual_level():
+        seen.append(by_onednn(forward_ad.make_dual(x, x), W))
+    assert seen == [False] * 3
+
+
+def test_transforms_of_the_call_work(here: None) -> None:
+    x, W, b = (t.detach() for t in arguments(B))
+    many = torch.randn(3, B, I)
+    torch.testing.assert_close(
+        torch.vmap(lambda v: linear(v, W, b))(many), nn.functional.linear(many, W, b), rtol=1e-5, atol=1e-4
+    )
+    _, tangent = torch.func.jvp(lambda v: linear(v, W, b), (x,), (many[0],))
+    torch.testing.assert_close(tangent, many[0] @ W.T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_it_compiles_whole(here: None) -> None:
+    layer = Linear(I, O)
+    x = torch.randn(B, I)
+    compiled = torch.compile(copy.deepcopy(layer), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x), rtol=1e-5, atol=1e-4)
+
+
+def test_a_size_that_does_not_fit_is_named_by_pytorch(here: None) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Linear(I, O)(torch.randn(B, I + 1))
