@@ -1,0 +1,103 @@
+"""Gaussianization (2000), trained by gradient: Gaussianization Flows (2020)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+from genbench.models.dequantization import Dequantization
+from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.flow import Flow
+from genbench.models.flows.lu import LULinear
+from genbench.models.flows.monotone import MixtureCDF
+from genbench.models.flows.normalization import ActNorm
+from genbench.models.flows.reshaping import Flatten
+
+__all__ = ["Gaussianization"]
+
+
+class Marginals(MixtureCDF):
+    """The map that makes each dimension normal; on the first batch it smooths, by Silverman's rule, 1.06 std K^-1/5.
+
+    Narrower components would put noise into the tails, which the layers that follow would make worse.
+    """
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Put the components at quantiles of x (B, D), each a logistic of that standard deviation."""
+        first, K = not self.ready, self.mu.shape[-1]
+        super().start(x)
+        if first:
+            sigma = 1.06 * math.sqrt(3) / math.pi * K**-0.2 * x.std(0, correction=0)
+            self.log_sigma.copy_((sigma + 1e-6).log().unsqueeze(-1).expand_as(self.mu))
+
+
+class Rotation(Bijection):
+    """y = Q x, Q the product of D - 1 reflections: volume is kept (Gaussianization Flows, 2020, section 3.2).
+
+    The i-th mirror is normal to (0, .., 0, 1, A_{i+1,i}, .., A_{D,i}). Q starts anywhere. With `learned` False it stays
+    there.
+    """
+
+    A: Tensor
+
+    def __init__(self, shape: Shape, *, learned: bool = True) -> None:
+        super().__init__()
+        A = torch.geqrf(torch.randn(shape[0], shape[0])).a.tril(-1)[:, :-1]
+        self.register_parameter("A", nn.Parameter(A)) if learned else self.register_buffer("A", A)
+
+    def matrix(self) -> Tensor:
+        """Return Q (D, D)."""
+        A = self.A.tril(-1)
+        square = torch.cat((A, A.new_zeros(len(A), 1)), 1)
+        tau = 2 / (1 + A.square().sum(0))
+        Q: Tensor = torch.linalg.householder_product(square, torch.cat((tau, tau.new_zeros(1))))
+        return Q
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x @ self.matrix().T, x.new_zeros(())
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y @ self.matrix()
+
+
+RotationName = Literal["orthogonal", "fixed", "lu"]
+ROTATIONS: dict[RotationName, Callable[[Shape], Bijection]] = {
+    "orthogonal": Rotation,
+    "fixed": lambda shape: Rotation(shape, learned=False),
+    "lu": LULinear,
+}
+
+
+class Gaussianization(Flow):
+    """Each dimension is made normal by a mixture of logistics, then all are rotated, and again.
+
+    Every layer's mixtures start at quantiles of what the layers before make of the first batch, which is a step of the
+    iteration of 2000; all are then trained together.
+
+    Args:
+        layers: how many.
+        components: K, logistics in each mixture.
+        rotation: an orthogonal matrix, learned or drawn once, or any invertible one by its LU factors.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        layers: int = 8,
+        components: int = 8,
+        rotation: RotationName = "orthogonal",
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        shape = (space.dims,)
+        bijections: list[Bijection] = [Flatten(space.shape), ActNorm(shape), Marginals(shape, components)]
+        for _ in range(layers - 1):
+            bijections += [ROTATIONS[rotation](shape), Marginals(shape, components)]
+        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
