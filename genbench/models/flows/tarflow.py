@@ -1,0 +1,114 @@
+"""TarFlow: Normalizing Flows are Capable Generative Models (2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from genbench_kernels.affine_coupling import affine_coupling
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.models.dequantization import Dequantization
+from genbench.models.flows.bijection import Bijection, Elementwise, Shape
+from genbench.models.flows.flow import Flow
+from genbench.models.flows.mixture_cdf import mixture_cdf
+from genbench.models.flows.monotone import marginals_of
+from genbench.models.flows.reshaping import Flatten, Permutation
+from genbench.nets.transformer import Past, Transformer
+
+__all__ = ["TarFlow"]
+
+AFFINE = Elementwise(  # z = (x - mu) e^-alpha of params (alpha, mu), eq. 5
+    2,
+    partial(affine_coupling, layout="interleave", inverse=True),
+    lambda z, params: affine_coupling(z, params, layout="interleave")[0],
+)
+
+
+def patches(shape: Shape, side: int) -> Tensor:
+    """Return the order (T, P) of the entries of `shape` in T tokens: squares of an image row by row, or each entry.
+
+    Raises:
+        ValueError: `side` does not divide the sides of an image.
+    """
+    places = torch.arange(torch.Size(shape).numel()).view(shape)
+    if len(shape) != 3:
+        return places.view(-1, 1)
+    if any(n % side for n in shape[1:]):
+        raise ValueError(f"patch={side} must divide the sides of {shape[1]}x{shape[2]}")
+    return places.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
+
+
+class Autoregressive(Bijection):
+    """z_t = f(x_t; net(x_1 .. x_(t-1))) of tokens t, f a monotone map of each entry; x (B, T P).
+
+    All at once forward; the inverse goes token by token (section 2.2), with the keys and values of those done.
+    """
+
+    def __init__(self, net: Transformer, tokens: int, map: Elementwise) -> None:
+        super().__init__()
+        self.net, self.tokens, self.map = net, tokens, map
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        params = self.net(x.unflatten(1, (self.tokens, -1)))
+        return self.map.forward(x, params.flatten(1))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        past: Past = {}
+        x: list[Tensor] = []
+        for t, z in enumerate(y.unflatten(1, (self.tokens, -1)).unbind(1)):
+            x.append(self.map.inverse(z, self.net.step(x[-1] if x else z, t, past)))
+        return torch.cat(x, 1)
+
+
+def turns(shape: Shape, n: int, net: Callable[[int, int, int], Transformer], map: Elementwise) -> list[Bijection]:
+    """Return n autoregressive flows of tokens (T, P), the order of the tokens reversed from each to the next."""
+    T, P = shape
+    backwards: Bijection = Permutation(torch.arange(T * P).view(T, P).flip(0).flatten())
+    flows = [Autoregressive(net(P, map.parameters * P, T), T, map) for _ in range(n)]
+    return [bijection for flow in flows for bijection in (backwards, flow)][1:]  # the first goes forwards
+
+
+class TarFlow(Flow):
+    """Autoregressive transformers over patches of an image, forwards and backwards in turn.
+
+    The paper writes [P-Ch-T-K] for patch, channels, blocks and layers. Not here: its noise augmentation with the
+    denoising of samples, and its guidance, which make samples look better, not likelihood. `components` is not its own.
+
+    Args:
+        patch: P, the side of a patch (images); of a vector each dimension is a token.
+        channels, heads: Ch, the width of the transformers, and how many heads their attention has.
+        blocks: T, how many flows.
+        layers: K, how many layers of attention in each.
+        components: of a mixture of logistics, whose distribution function moves each entry (as in Flow++, 2019); 0: the
+            paper's affine map.
+        dropout: in the transformers.
+        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+
+    Raises:
+        ValueError: `patch` does not divide the sides of an image, or `heads` the channels.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        patch: int = 2,
+        channels: int = 64,
+        heads: int = 4,
+        blocks: int = 4,
+        layers: int = 2,
+        components: int = 0,
+        dropout: float = 0.0,
+        marginals: int = 0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        order = patches(space.shape, patch)
+        net = partial(Transformer, width=channels, depth=layers, heads=heads, dropout=dropout, zero=True)
+        map = mixture_cdf(components) if components else AFFINE
+        bijections = [Flatten(space.shape), Permutation(order.flatten()), *turns(order.shape, blocks, net, map)]
+        first = marginals_of(space.shape, marginals)
+        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)

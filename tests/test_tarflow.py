@@ -1,0 +1,86 @@
+"""Truths about the causal transformer and TarFlow: what each output is told by, and decoding token by token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genbench.dataset import Space
+from genbench.models.flows.tarflow import TarFlow, patches
+from genbench.nets.transformer import Past, Transformer
+
+T, INPUTS, OUTPUTS = 6, 3, 5
+
+
+def transformer(**options: object) -> tuple[Transformer, torch.Tensor]:
+    """Return a transformer far from its start, in float64, and x (4, T, INPUTS)."""
+    torch.manual_seed(0)
+    net = Transformer(INPUTS, OUTPUTS, T, width=8, heads=2, depth=2, **options).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.3 * torch.randn_like(p)
+    return net, torch.randn(4, T, INPUTS, dtype=torch.float64)
+
+
+def test_output_is_told_by_every_token_before_it_and_no_other() -> None:
+    net, x = transformer()
+    J = torch.autograd.functional.jacobian(lambda v: net(v[None])[0].sum(-1), x[0])  # (T, T, INPUTS)
+    told = J.abs().sum(-1) > 0
+    assert torch.equal(told, torch.ones(T, T).tril(-1).bool())
+
+
+def test_steps_with_kept_keys_and_values_are_the_parallel_pass() -> None:
+    net, x = transformer()
+    past: Past = {}
+    steps = [net.step(x[:, max(t - 1, 0)], t, past) for t in range(T)]
+    torch.testing.assert_close(torch.stack(steps, 1), net(x))
+    assert all(k.shape == v.shape == (4, 2, T, 4) for k, v in past.values())
+
+
+def test_zero_transformer_starts_as_the_zero_function_and_can_leave_it() -> None:
+    net, x = Transformer(INPUTS, OUTPUTS, T, width=8, heads=2, zero=True), torch.randn(4, T, INPUTS)
+    assert torch.equal(net(x), torch.zeros(4, T, OUTPUTS))
+    gradients = torch.autograd.grad((net(x) - 1).square().sum(), list(net.parameters()))
+    assert any(g.abs().sum() > 0 for g in gradients)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    net, x = transformer(dropout=0.5)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), net(x))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="heads must divide the width, got 3 and 8"):
+        Transformer(1, 1, 2, width=8, heads=3)
+
+
+def test_patches_are_squares_row_by_row() -> None:
+    image = torch.arange(2 * 4 * 6).view(2, 4, 6)
+    order = patches((2, 4, 6), 2)
+    assert order.shape == (6, 8)
+    assert torch.equal(order[0], image[:, :2, :2].flatten())
+    assert torch.equal(order[1], image[:, :2, 2:4].flatten())
+    assert torch.equal(order[5], image[:, 2:, 4:].flatten())
+    assert torch.equal(order.flatten().sort().values, torch.arange(48))
+    assert torch.equal(patches((5,), 2), torch.arange(5).view(5, 1))
+
+
+def test_patches_that_do_not_tile_the_image_are_refused() -> None:
+    with pytest.raises(ValueError, match="patch=3 must divide the sides of 28x28"):
+        TarFlow(Space((1, 28, 28), 256), patch=3)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_blocks_see_the_tokens_forwards_then_backwards(blocks: int) -> None:
+    """One block: dz_t/dx_s = 0 for later patches s; a second goes backwards, and every patch tells every other."""
+    torch.manual_seed(0)
+    model = TarFlow(Space((1, 4, 4)), blocks=blocks, channels=8, heads=2).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.3 * torch.randn_like(p)
+    x = torch.randn(16, dtype=torch.float64)
+    J = torch.autograd.functional.jacobian(lambda v: model.encode(v.view(1, 1, 4, 4))[0], x)
+    J = J[:, patches((1, 4, 4), 2).flatten()].view(4, 4, 4, 4).abs().sum((1, 3)) > 0
+    assert torch.equal(J, torch.ones(4, 4).tril().bool() if blocks == 1 else torch.ones(4, 4).bool())
