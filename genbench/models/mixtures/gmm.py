@@ -1,0 +1,199 @@
+"""A mixture of Gaussians, each of full covariance: the classical density model.
+
+Maximum Likelihood from Incomplete Data via the EM Algorithm (1977), 4.3: p(x) = sum_k pi_k N(x | mu_k, Sigma_k),
+Sigma_k^-1 = U_k U_k^T with U_k upper triangular, so that log N = sum log diag U - D/2 log 2 pi - |(x - mu) U|^2 / 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+from genbench.model import MakeOptimizer, Model, Player
+from genbench.models.dequantization import Uniform
+
+__all__ = ["GMM"]
+
+AT_ONCE = 2**16  # numbers of an intermediate result: 512 KiB, which a cache holds
+
+
+class Mixture(NamedTuple):
+    """Its parameters, float64: log pi (K,), mu (K, D), U (K, D, D) upper triangular."""
+
+    log_pi: Tensor
+    mu: Tensor
+    U: Tensor
+
+    def away(self, x: Tensor) -> Tensor:
+        """Return d = x - mu_k, x (B, D) -> (K, D, B)."""
+        return x.T.contiguous() - self.mu[:, :, None]
+
+    def log_joint(self, d: Tensor) -> Tensor:
+        """Return log pi_k + log N(x | mu_k, Sigma_k) in nats, d (K, D, B) -> (K, B)."""
+        z = self.U.mT @ d
+        log_det = self.U.diagonal(dim1=1, dim2=2).log().sum(1)
+        return (self.log_pi + log_det)[:, None] - 0.5 * (z.square().sum(1) + d.shape[1] * math.log(2 * math.pi))
+
+    def chunks(self, x: Tensor) -> Iterator[Tensor]:
+        """Return x (N, D) in parts whose differences from every mean fit in memory."""
+        return iter(x.split(max(1, AT_ONCE // self.mu.numel())))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, x (N, D) -> (N,)."""
+        return torch.cat([self.log_joint(self.away(part)).logsumexp(0) for part in self.chunks(x)])
+
+
+def start(x: Tensor, components: int, floor: float) -> Mixture:
+    """Return equal components at points of x (N, D) far from each other, of the variances of x around them.
+
+    k-means++: The Advantages of Careful Seeding (2007).
+    """
+    from sklearn.cluster import kmeans_plusplus
+
+    seed = int(torch.randint(2**31, ()))
+    mu = torch.from_numpy(kmeans_plusplus(x.cpu().numpy(), components, random_state=seed)[0]).to(x)
+    nearest = torch.cat([torch.cdist(part, mu).argmin(1) for part in x.split(max(1, AT_ONCE // components))])
+    variance = (x - mu[nearest]).square().mean(0) + floor
+    return Mixture(
+        x.new_full((components,), -math.log(components)), mu, variance.rsqrt().diag().repeat(components, 1, 1)
+    )
+
+
+def em(x: Tensor, mixture: Mixture, floor: float) -> tuple[Mixture, float]:
+    """Return the mixture after one step of EM on x (N, D), and the mean log-likelihood in nats of the one before it.
+
+    Moments are taken around the old means, a part of x at a time; `floor` is added to each variance.
+    """
+    K, D = mixture.mu.shape
+    N, first, second = x.new_full((K,), 1e-10), x.new_zeros(K, D), x.new_zeros(K, D, D)
+    nats = 0.0
+    for part in mixture.chunks(x):
+        d = mixture.away(part)
+        log_joint = mixture.log_joint(d)
+        log_p = log_joint.logsumexp(0)
+        r = (log_joint - log_p).exp()
+        rd = r[:, None] * d
+        N, first, second = N + r.sum(1), first + rd.sum(2), second.baddbmm(rd, d.mT)
+        nats += log_p.sum().item()
+    delta = first / N[:, None]
+    Sigma = second / N[:, None, None] - delta[:, :, None] * delta[:, None] + floor * torch.eye(D).to(x)
+    return Mixture((N / N.sum()).log(), mixture.mu + delta, precision_factor(Sigma)), nats / len(x)
+
+
+def precision_factor(Sigma: Tensor) -> Tensor:
+    """Return U, upper triangular with Sigma^-1 = U U^T, of (..., D, D)."""
+    C = torch.linalg.cholesky(Sigma)
+    inverse: Tensor = torch.linalg.solve_triangular(C, torch.eye(C.shape[-1]).to(C), upper=False)
+    return inverse.mT
+
+
+class GMM(Model):
+    """Mixture of Gaussians of full covariance, by expectation maximisation or by gradient.
+
+    It is exact on reals; integers get uniform noise, in [0, 1)^D, and it is a bound on them. All is float64.
+
+    Args:
+        components: how many.
+        fit: "em" fits in `finish` and lets training, of any number of steps, pass (say steps: 0); "gradient" follows
+            the likelihood, from the start that EM has, taken on the first batch.
+        floor: what EM adds to each variance, in the units of x; by gradient no standard deviation, given the other
+            coordinates, falls under its root.
+        tolerance: EM ends when a step gains less than so many nats a point,
+        iterations: or after so many steps.
+    """
+
+    likelihood: Literal["exact", "bound", "estimate"] | None = "exact"
+    started: Tensor
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        components: int = 10,
+        fit: Literal["em", "gradient"] = "em",
+        floor: float = 1e-6,
+        tolerance: float = 1e-4,
+        iterations: int = 1000,
+    ) -> None:
+        super().__init__(space)
+        K, D = components, space.dims
+        self.fit, self.floor, self.tolerance, self.iterations = fit, floor, tolerance, iterations
+        self.logits = nn.Parameter(torch.zeros(K, dtype=torch.float64))
+        self.mu = nn.Parameter(torch.randn(K, D, dtype=torch.float64))
+        self.log_scales = nn.Parameter(torch.zeros(K, D, dtype=torch.float64))  # log of the diagonal of U
+        self.above = nn.Parameter(torch.zeros(K, D * (D - 1) // 2, dtype=torch.float64))  # the diagonal of U
+        self.register_buffer("started", torch.tensor(fit == "em"))
+        if space.levels:
+            self.likelihood = "bound"
+            self.dequantization = Uniform(space)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The mixture that the parameters say."""
+        K, D = self.mu.shape
+        i, j = torch.triu_indices(D, D, 1, device=self.mu.device)
+        U = self.log_scales.clamp(max=-0.5 * math.log(self.floor)).exp().diag_embed()
+        return Mixture(self.logits.log_softmax(0), self.mu, U.index_put((torch.arange(K)[:, None], i, j), self.above))
+
+    @torch.no_grad()
+    def take(self, mixture: Mixture) -> None:
+        """Set the parameters to `mixture`."""
+        i, j = torch.triu_indices(self.space.dims, self.space.dims, 1)
+        self.logits.copy_(mixture.log_pi)
+        self.mu.copy_(mixture.mu)
+        self.log_scales.copy_(mixture.U.diagonal(dim1=1, dim2=2).log())
+        self.above.copy_(mixture.U[:, i, j])
+        self.started.fill_(True)
+
+    def real(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return x (B, *shape) as reals (B, D) and the log-density of the noise that made them so."""
+        x, log_q = self.dequantization(x) if self.space.levels else (x, 0.0)
+        return x.flatten(1).double(), log_q
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log p(x) in nats, x (B, *shape) -> (B,); on integers, the lower bound log p(x + u) - log q(u | x)."""
+        x, log_q = self.real(x)
+        return self.mixture.log_prob(x) - log_q
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the responsibilities p(k | x), x (B, *shape) -> (B, K)."""
+        mixture = self.mixture
+        return mixture.log_joint(mixture.away(self.real(x)[0])).softmax(0).T
+
+    def sample(self, n: int) -> Tensor:
+        """Return n samples (n, *shape); integers where `space.levels` is set."""
+        log_pi, mu, U = self.mixture
+        k = torch.multinomial(log_pi.exp(), n, replacement=True)
+        x = torch.randn(n, mu.shape[1]).to(mu)
+        for i in k.unique():
+            x[k == i] = mu[i] + torch.linalg.solve_triangular(U[i], x[k == i], upper=True, left=False)
+        x = x.float().view(n, *self.space.shape)
+        return self.dequantization.inverse(x) if self.space.levels else x
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood in nats (), x (B, *shape); the first batch starts the means."""
+        if not self.started:
+            self.take(start(self.real(x)[0], len(self.mu), self.floor))
+        return super().loss(x)
+
+    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+        """Return nobody where EM fits."""
+        return [] if self.fit == "em" else super().players(optimizer)
+
+    def finish(self, x: Tensor) -> None:
+        """Fit by EM on the training split x (N, *shape), from k-means++, unless the fit is by gradient."""
+        if self.fit == "gradient":
+            return
+        x, last = self.real(x)[0], -math.inf
+        mixture = start(x, len(self.mu), self.floor)
+        for _ in range(self.iterations):
+            after, nats = em(x, mixture, self.floor)
+            if nats - last < self.tolerance:
+                break
+            mixture, last = after, nats
+        self.take(mixture)
