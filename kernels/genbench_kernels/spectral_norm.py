@@ -14,12 +14,14 @@ registers (1024 elements) is read again, from cache. Backward reads G and W, the
 sigma alone 1. Each further iteration costs another 1.25.
 Launches, for all layers of one dtype together: forward 3 (step, reduce, finish; 2 in eval mode, 2 n_iter + 1 in
 general; one more for sigma alone, which is copied), backward 2 (of sigma alone too: its gradients are stacked).
-Weights that are not contiguous are copied first. Under torch.compile a pass runs as in eager, between two graphs.
+Weights that are not contiguous are copied first. Under torch.compile the op moves nothing in place, and u and v are
+copied by one launch more: forward 4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
@@ -59,6 +61,7 @@ def spectral_norm_(
     forward; of order="torch" by any access to `.weight`) that this pass has already handed out, or that has changed
     since, be it by an optimizer, by train() or eval(), or by grad mode. So a network whose layers each run once in a
     forward makes `n_iter` iterations per forward, as torch's does; a layer used twice begins a second pass for all.
+    Under torch.compile a pass ends with its graph: where a network is compiled in pieces, normalise each by itself.
     In eval mode u and v stay. They are kept per pass, so several forwards may precede one backward; one node of the
     graph then gives the gradients of all layers, once all are there.
 
@@ -122,19 +125,36 @@ def reference(
 
     weights (any shape), us (h,), vs (w,); `dims` are the output dimensions; n_iter=0 leaves us and vs (eval mode).
     """
-    matrices = [matrix(w, dim) for w, dim in zip(weights, dims, strict=True)]
     with torch.no_grad():
-        for _ in range(n_iter):
-            for w, u, v in zip(matrices, us, vs, strict=True):
-                _power_step(w, u, v, order, eps)
-    pairs = [(u.clone(), v.clone()) for u, v in zip(us, vs, strict=True)]  # the next pass moves us and vs
-    sigmas = [torch.dot(u, torch.mv(w, v)) for w, (u, v) in zip(matrices, pairs, strict=True)]
+        steps = _registered_steps if torch.compiler.is_compiling() else power_steps
+        kept_us, kept_vs = steps(weights, us, vs, dims, order, eps, n_iter)
+        if n_iter:
+            torch._foreach_copy_([*us, *vs], [*kept_us, *kept_vs])
+    matrices = (matrix(w, dim) for w, dim in zip(weights, dims, strict=True))
+    sigmas = [torch.dot(u, torch.mv(w, v)) for w, u, v in zip(matrices, kept_us, kept_vs, strict=True)]
     return sigmas if mode == "sigma" else [w / sigma for w, sigma in zip(weights, sigmas, strict=True)]
 
 
 def matrix(weight: Tensor, dim: int) -> Tensor:
     """Return the weight as W (h, w), its output dimension in front."""
     return weight.movedim(dim, 0).flatten(1)
+
+
+def power_steps(
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    dims: Sequence[int],
+    order: Order,
+    eps: float,
+    n_iter: int,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return u and v of each layer after `n_iter` iterations, as new tensors."""
+    moved_us, moved_vs = [u.clone() for u in us], [v.clone() for v in vs]
+    for w, dim, u, v in zip(weights, dims, moved_us, moved_vs, strict=True):
+        for _ in range(n_iter):
+            _power_step(matrix(w, dim), u, v, order, eps)
+    return moved_us, moved_vs
 
 
 def _power_step(w: Tensor, u: Tensor, v: Tensor, order: Order, eps: float) -> None:
@@ -144,6 +164,22 @@ def _power_step(w: Tensor, u: Tensor, v: Tensor, order: Order, eps: float) -> No
     else:
         v.copy_(normalize(w.T @ u, dim=0, eps=eps))
         u.copy_(normalize(w @ v, dim=0, eps=eps))
+
+
+# A compiler sees the steps as one op. Inductor would repeat them in backward, from u and v that have moved by then: the
+# gradients of torch.nn.utils.spectral_norm come out wrong that way, with torch 2.11 and 2.15.
+_registered_steps = torch.library.custom_op(
+    "genbench::power_steps",
+    power_steps,
+    mutates_args=(),
+    schema="(Tensor[] weights, Tensor[] us, Tensor[] vs, int[] dims, str order, float eps, int n_iter)"
+    " -> (Tensor[], Tensor[])",
+)
+
+
+@_registered_steps.register_fake
+def _fake_steps(weights: Any, us: Sequence[Tensor], vs: Sequence[Tensor], *rest: Any) -> tuple[Any, Any]:
+    return [torch.empty_like(u) for u in us], [torch.empty_like(v) for v in vs]
 
 
 def gradients(
@@ -429,7 +465,6 @@ class _Plan(NamedTuple):
     layers: Tensor  # ten integers a layer: h, w, inner, places of u, v and parts, of sums, aligned, of chunks, chunks
     maps: dict[str, tuple[Tensor, int]]  # from programs to layers and places in them, and how many programs
     tiles_at: Tensor  # the first tile of each layer
-    places: list[tuple[int, int, int, int]]  # of u, h, of v, w in the flat vectors
     sizes: list[int]  # of the flat vectors and of the parts of c
     counted: list[int]  # of the scalars: |a|^2 by block, by layer, |c|^2 by chunk
     constants: dict[str, dict[str, Any]]  # of each kernel
@@ -445,8 +480,7 @@ def _plan(
     """Return the plan of weights of these shapes, whose output dimensions are `dims`."""
     N, legacy, wide = len(shapes), int(order == "legacy"), torch.float64 if dtype == torch.float64 else torch.float32
     unit, wider = 16 // dtype.itemsize, wide.itemsize // 4
-    heights = [shape[dim] for shape, dim in zip(shapes, dims, strict=True)]
-    widths = [prod(shape) // h for shape, h in zip(shapes, heights, strict=True)]
+    u_at, heights, v_at, widths = zip(*_flat_places(shapes, dims), strict=True)
     inners = [prod(shape[dim + 1 :]) for shape, dim in zip(shapes, dims, strict=True)]
     ps, qs = (widths, heights) if legacy else (heights, widths)
     P, Q = 32 if legacy else 8, min(max(16, _power(max(qs))), (256 if legacy else 1024) // wider)
@@ -455,11 +489,10 @@ def _plan(
     blocks, chunks = [-(-p // P) for p in ps], [-(-q // CHUNK) for q in qs]
     tiles = [-(-h * w // TILE) for h, w in zip(heights, widths, strict=True)]
     vectors = [-(-max(h, w) // TILE) for h, w in zip(heights, widths, strict=True)]
-    sixteens = [-(-n // 16) for n in (*heights, *widths)]
     parts = [b * -(-q // 16) for b, q in zip(blocks, qs, strict=True)]
-    at, aligned = _starts(sixteens), [inner % unit == 0 for inner in inners]
+    places, aligned = [[at // 16 for at in ats] for ats in (u_at, v_at)], [inner % unit == 0 for inner in inners]
     rows = (
-        heights, widths, inners, at[:N], at[N:], _starts(parts), _starts(blocks), aligned, _starts(chunks), chunks,
+        heights, widths, inners, *places, _starts(parts), _starts(blocks), aligned, _starts(chunks), chunks,
     )  # fmt: skip
     maps = {"blocks": _map(blocks), "chunks": _map(chunks), "tiles": _map(tiles), "vectors": _map(vectors)}
     maps["patches"] = [
@@ -475,8 +508,7 @@ def _plan(
         _table([row[n] for n in range(N) for row in rows], device),
         {name: (_table([v for row in entries for v in row], device), len(entries)) for name, entries in maps.items()},
         _table(_starts([*tiles, 0]), device),
-        [(16 * at[n], heights[n], 16 * at[N + n], widths[n]) for n in range(N)],
-        [16 * sum(sixteens), 16 * sum(parts)],
+        [_length(shapes, dims), 16 * sum(parts)],
         [16 * -(-n // 16) for n in (sum(blocks), N, sum(chunks))],
         {
             "step": {**body, **split, "Q": Q, "LOOPS": loops, "C": _power(max(chunks)), "num_warps": 8},
@@ -487,6 +519,26 @@ def _plan(
             "gradient": {**body, "R": R, "K": K, "D": _power(max(tiles))},
         },
     )
+
+
+def _flat_places(shapes: Sequence[Sequence[int]], dims: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Return, for each layer, where u begins in the flat vectors, h, where v begins, w: each at a multiple of 16."""
+    heights = [shape[dim] for shape, dim in zip(shapes, dims, strict=True)]
+    widths = [prod(shape) // h for shape, h in zip(shapes, heights, strict=True)]
+    at = [16 * start for start in _starts([-(-n // 16) for n in (*heights, *widths)])]
+    return list(zip(at, heights, at[len(shapes) :], widths, strict=False))
+
+
+def _length(shapes: Sequence[Sequence[int]], dims: Sequence[int]) -> int:
+    """Return how long the flat vectors are."""
+    *_, last, width = _flat_places(shapes, dims)[-1]
+    return last + -(-width // 16) * 16
+
+
+def _vectors(kept: Tensor, weights: Sequence[Tensor], dims: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return u (h,) and v (w,) of each layer, of the flat vectors of a pass."""
+    places = _flat_places([w.shape for w in weights], dims)
+    return [kept[i : i + h] for i, h, _, _ in places], [kept[j : j + w] for _, _, j, w in places]
 
 
 def _power(n: int) -> int:
@@ -507,25 +559,26 @@ def _table(values: list[int], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.int32).to(device)
 
 
-def _plan_of(weights: Sequence[Tensor], dims: tuple[int, ...], order: Order) -> _Plan:
-    return _plan(tuple(tuple(w.shape) for w in weights), dims, order, weights[0].dtype, weights[0].device)
-
-
-def _moved(*groups: Sequence[Tensor] | None) -> int:
-    return sum(t.numel() * t.element_size() for group in groups if group is not None for t in group)
+def _plan_of(weights: Sequence[Tensor], dims: Sequence[int], order: Order) -> _Plan:
+    return _plan(tuple(tuple(w.shape) for w in weights), tuple(dims), order, weights[0].dtype, weights[0].device)
 
 
 def _forward(
-    weights: tuple[Tensor, ...],
-    us: tuple[Tensor, ...],
-    vs: tuple[Tensor, ...],
-    plan: _Plan,
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    dims: Sequence[int],
+    order: Order,
     eps: float,
     n_iter: int,
-    outs: tuple[Tensor, ...] | None,
-    move: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return u and v of this pass, flat, and sigma (N,); write W / sigma to `outs`, and `move` us and vs."""
+    mode: Mode,
+    *,
+    move: bool = False,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return u and v of this pass, flat, sigma (N,), and W / sigma of each (none in mode "sigma"); `move` us and vs."""
+    plan = _plan_of(weights, dims, order)
+    weights, us, vs = tuple(weights), tuple(us), tuple(vs)
+    outs = tuple(torch.empty_like(w) for w in weights) if mode == "weight" else None
     make, constants = weights[0].new_empty, plan.constants
     kept, sigmas = make(plan.sizes[0], dtype=plan.wide), make(len(weights), dtype=plan.wide)
     ps, qs = (vs, us) if constants["reduce"]["LEGACY"] else (us, vs)
@@ -552,7 +605,7 @@ def _forward(
         weights if outs else None, outs, kept, sigmas, eps,
         extra=_bytes(*touched, outs, weights if outs else None), **constants["finish" if n_iter else "still"],
     )  # fmt: skip
-    return kept, sigmas
+    return kept, sigmas, list(outs or ())
 
 
 def _bytes(*groups: Sequence[Tensor] | None) -> int:
@@ -560,13 +613,20 @@ def _bytes(*groups: Sequence[Tensor] | None) -> int:
 
 
 def _backward(
-    gs: tuple[Tensor, ...] | Tensor, weights: tuple[Tensor, ...], kept: Tensor, sigmas: Tensor, plan: _Plan
+    gs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    kept: Tensor,
+    sigmas: Tensor,
+    dims: Sequence[int],
+    order: Order,
+    mode: Mode,
 ) -> list[Tensor]:
     """Return dW of each layer from the gradients of W / sigma, or from that of sigma (N,)."""
+    plan, weights = _plan_of(weights, dims, order), tuple(weights)
     outs = tuple(torch.empty_like(w) for w in weights)
     dots, gsigma, G = None, None, None
-    if isinstance(gs, Tensor):
-        gsigma = gs
+    if mode == "sigma":
+        gsigma = gs[0].contiguous()
     else:
         G, (tiles, programs) = tuple(g.contiguous() for g in gs), plan.maps["tiles"]
         dots = kept.new_empty(programs, dtype=torch.float64)
@@ -597,9 +657,22 @@ def fused(
 ) -> list[Tensor]:
     """Return what `reference` does, of the kernels and differentiable twice; weights, us and vs share a dtype."""
     weights = tuple(w.contiguous() for w in weights)
-    plan = _plan(tuple(tuple(w.shape) for w in weights), dims, order, weights[0].dtype, weights[0].device)
-    outputs = _Fused.apply((tuple(us), tuple(vs), dims, plan, eps, n_iter, mode), *weights)
+    if torch.compiler.is_compiling():
+        return _traced(weights, us, vs, dims, order, eps, n_iter, mode)
+    outputs = _Fused.apply((tuple(us), tuple(vs), dims, order, eps, n_iter, mode), *weights)
     return list(outputs) if mode == "weight" else list(outputs.unbind())
+
+
+def _traced(
+    weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], dims: tuple[int, ...], order: Order,
+    eps: float, n_iter: int, mode: Mode,
+) -> list[Tensor]:  # fmt: skip
+    """Return what `fused` does, of an op that moves nothing in place, and one more launch that moves us and vs."""
+    kept, sigmas, outs = _registered(weights, us, vs, dims, order, eps, n_iter, mode)
+    if n_iter:
+        moved_us, moved_vs = _vectors(kept.detach(), weights, dims)
+        torch._foreach_copy_([*us, *vs], [*moved_us, *moved_vs])
+    return list(outs) if mode == "weight" else list(sigmas.unbind())
 
 
 class _Fused(torch.autograd.Function):
@@ -607,22 +680,20 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, options: Any, *weights: Tensor) -> Any:
-        us, vs, ctx.dims, ctx.plan, eps, n_iter, ctx.mode = options
-        outs = tuple(torch.empty_like(w) for w in weights) if ctx.mode == "weight" else None
-        ctx.kept, ctx.sigmas = _forward(weights, us, vs, ctx.plan, eps, n_iter, outs, move=n_iter > 0)
+        us, vs, dims, order, eps, n_iter, mode = options
+        ctx.kept, ctx.sigmas, outs = _forward(weights, us, vs, dims, order, eps, n_iter, mode, move=n_iter > 0)
         if n_iter:
             torch.autograd.graph.increment_version((*us, *vs))
         # not save_for_backward, whose tensors the first backward frees: layers may be differentiated one by one
-        ctx.weights, ctx.versions = weights, [_version(w) for w in weights]
-        return outs or ctx.sigmas.clone()
+        ctx.weights, ctx.versions, ctx.options = weights, [_version(w) for w in weights], (dims, order, mode)
+        return tuple(outs) or ctx.sigmas.clone()
 
     @staticmethod
     def backward(ctx: Any, *gs: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.versions != [_version(w) for w in ctx.weights]:
             raise RuntimeError("a weight under spectral_norm_ was modified in place between forward and backward")
-        found = _differentiate(gs, ctx.weights, ctx.kept, ctx.sigmas, ctx.dims, ctx.plan, ctx.mode)
-        wanted = zip(found, ctx.needs_input_grad[1:], strict=True)
-        return None, *(g if needed else None for g, needed in wanted)
+        found = _differentiate(gs, ctx.weights, ctx.kept, ctx.sigmas, *ctx.options)
+        return None, *_needed(found, ctx.needs_input_grad[1:])
 
 
 def _version(x: Tensor) -> int:
@@ -630,29 +701,72 @@ def _version(x: Tensor) -> int:
 
 
 def _differentiate(
-    gs: tuple[Tensor, ...],
-    weights: tuple[Tensor, ...],
-    kept: Tensor,
-    sigmas: Tensor,
-    dims: Any,
-    plan: _Plan,
-    mode: Mode,
-) -> list[Tensor]:
+    gs: Sequence[Tensor], weights: Sequence[Tensor], kept: Tensor, sigmas: Tensor, dims: tuple[int, ...],
+    order: Order, mode: Mode, *, kernels: Any = _backward,
+) -> list[Tensor]:  # fmt: skip
     if not torch.is_grad_enabled():
-        return _backward(gs if mode == "weight" else gs[0], weights, kept, sigmas, plan)
-    us = [kept[i : i + h] for i, h, _, _ in plan.places]
-    vs = [kept[j : j + w] for _, _, j, w in plan.places]
-    return gradients(gs if mode == "weight" else gs[0].unbind(), weights, us, vs, dims, mode)
+        return list(kernels(gs, weights, kept, sigmas, dims, order, mode))
+    return gradients(gs if mode == "weight" else gs[0].unbind(), weights, *_vectors(kept, weights, dims), dims, mode)
+
+
+def _needed(found: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    return [g if needed else None for g, needed in zip(found, wanted, strict=True)]
+
+
+_registered = torch.library.custom_op(
+    "genbench::spectral_norm",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor[] weights, Tensor[] us, Tensor[] vs, int[] dims, str order, float eps, int n_iter, str mode)"
+    " -> (Tensor, Tensor, Tensor[])",
+)
+_registered_backward = torch.library.custom_op(
+    "genbench::spectral_norm_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor[] gs, Tensor[] weights, Tensor kept, Tensor sigmas, int[] dims, str order, str mode) -> Tensor[]",
+)
+
+
+@_registered.register_fake
+def _fake(
+    weights: Sequence[Tensor], us: Any, vs: Any, dims: Sequence[int], order: Order, eps: float, n_iter: int, mode: Mode
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    wide = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
+    kept, sigmas = (weights[0].new_empty(n, dtype=wide) for n in (_length([w.shape for w in weights], dims), len(us)))
+    return kept, sigmas, [torch.empty_like(w) for w in weights] if mode == "weight" else []
+
+
+@_registered_backward.register_fake
+def _fake_backward(gs: Any, weights: Sequence[Tensor], *rest: Any) -> list[Tensor]:
+    return [torch.empty_like(w) for w in weights]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, list[Tensor]]) -> None:
+    weights, _, _, dims, order, _, _, mode = inputs
+    ctx.save_for_backward(*weights, *output[:2])
+    ctx.options = dims, order, mode
+
+
+def _differentiate_registered(ctx: Any, _: Tensor, gsigmas: Tensor, gs: list[Tensor]) -> tuple[Any, ...]:
+    *weights, kept, sigmas = ctx.saved_tensors
+    found = _differentiate(gs or [gsigmas], weights, kept, sigmas, *ctx.options, kernels=_registered_backward)
+    none = [None] * len(weights)
+    return _needed(found, ctx.needs_input_grad[0]), none, none, None, None, None, None, None
+
+
+_registered.register_autograd(_differentiate_registered, setup_context=_save)
 
 
 # -------------------------------------------------------------------------------------------------- layers
 
 
-class _Ready(NamedTuple):
-    """What a pass has made for a layer and not yet handed out, and what it was made of."""
+@dataclass
+class _Ready:
+    """What a pass has made for a layer and not yet handed out, and (in eager) what it was made of."""
 
-    value: Tensor
-    stamp: tuple[Any, ...]
+    value: Any = None
+    stamp: tuple[Any, ...] | None = None
 
 
 class _Group:
@@ -665,10 +779,12 @@ class _Group:
             layers, eps, n_iter, order, mode, backend,
         )  # fmt: skip
         self.dims = [1 if isinstance(layer, TRANSPOSED) else 0 for layer in layers]
-        self.ready: dict[int, _Ready] = {}
+        self.ready = [_Ready() for _ in layers]
+        self.traced: tuple[Any, dict[int, Any]] = (None, {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "ready": {}}  # of a graph, which can be neither copied nor pickled
+        fresh = {"ready": [_Ready() for _ in self.layers], "traced": (None, {})}
+        return {**self.__dict__, **fresh}  # values are of a graph, which can be neither copied nor pickled
 
     def attach(self) -> None:
         """Give each layer its u and v, under torch's names, and what asks this group for its weight."""
@@ -689,28 +805,47 @@ class _Group:
         chain = layer.parametrizations.weight
         return chain.original, chain[0]._u, chain[0]._v
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def take(self, index: int) -> Tensor:
         """Return W / sigma (or sigma) of a layer: of the pass at hand, once, or of one that begins here."""
-        entry = self.ready.pop(index, None)
-        if entry is None or entry.stamp != self._stamp(index):
+        entry = self.ready[index]
+        if torch.compiler.is_compiling():
+            at_hand = self._at_hand(index, torch.is_grad_enabled(), [layer.training for layer in self.layers])
+        else:
+            at_hand = entry.stamp == self._stamp(index)
+        if not at_hand:
             self._begin(index)
-            entry = self.ready.pop(index)
-        return entry.value
+        value, entry.value, entry.stamp = entry.value, None, None
+        return value
 
-    def _stamp(self, index: int) -> tuple[Any, ...]:
+    def _stamp(self, index: int) -> tuple[Any, ...] | None:
+        if torch.compiler.is_compiling():
+            return None
         weight, *_ = self.tensors(index)
         state = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), self.layers[index].training
         return (id(weight), weight.data_ptr(), _version(weight), *state)
 
+    @torch.compiler.assume_constant_result
+    def _at_hand(self, index: int, grad: bool, training: list[bool]) -> bool:
+        """Return whether the graph being traced has begun a pass that it has not yet taken this layer's part of.
+
+        It runs while a graph is traced, never in one: which takes begin a pass is a constant of the graph.
+        """
+        trace = torch._guards.CompileContext.current_trace_id()
+        if self.traced[0] != trace:
+            self.traced = trace, {}
+        left = self.traced[1]
+        at_hand = left.pop(index, None) == (grad, training[index])
+        if not at_hand:
+            left.update({i: (grad, t) for i, t in enumerate(training) if t == training[index] and i != index})
+        return at_hand
+
     def _begin(self, index: int) -> None:
         training = self.layers[index].training
         same = [i for i, layer in enumerate(self.layers) if layer.training == training]
-        self.ready.clear()
         for members in self._kinds(same):
             values = self._normalise(members, self.n_iter if training else 0, self.mode, self.backend)
             for i, value in zip(members, values, strict=True):
-                self.ready[i] = _Ready(value, self._stamp(i))
+                self.ready[i].value, self.ready[i].stamp = value, self._stamp(i)
 
     def _kinds(self, indices: Iterable[int]) -> list[list[int]]:
         """Return the indices in groups that share dtype and device."""
@@ -778,7 +913,8 @@ class _Hook:
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         value = self.group.take(self.index)
         if self.group.order == "legacy":
-            layer.__dict__["weight"] = value if self.group.mode == "weight" else layer.weight_orig
+            weight = value if self.group.mode == "weight" else layer.weight_orig
+            object.__setattr__(layer, "weight", weight)  # not registered, though it be a parameter
         return None if self.group.mode == "weight" else (inputs[0] / value, *inputs[1:])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from genbench_kernels import explain, spectral_norm_
 from genbench_kernels.op import trace
 from genbench_kernels.spectral_norm import OP, Mode, Order, fused, matrix, reference
@@ -18,6 +20,7 @@ from genbench_kernels.tolerance import excess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn.utils import parametrizations, parametrize
 
 ORDERS: tuple[Order, ...] = ("torch", "legacy")
@@ -403,19 +406,80 @@ def test_the_normalisation_can_be_taken_off() -> None:
     assert torch.linalg.matrix_norm(net.weight, 2).item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("mode", MODES)
-def test_compiled_networks_train_as_they_do_in_eager(order: Order, mode: Mode) -> None:
-    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), order=order, mode=mode)
+# ----------------------------------------------------------------------------------------------- torch.compile
+
+
+def difference(net: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return (net(real) - net(fake)).square().sum()
+
+
+def walk_alike(net: nn.Module, compiler: Any) -> None:
+    """Assert that three steps of gradient descent go as in eager, compiled whole and once for all batches."""
     twin = copy.deepcopy(net)
-    compiled = torch.compile(twin, backend="aot_eager")
+    compiled = torch.compile(difference, fullgraph=True, backend=compiler, dynamic=True)
+    for step in range(3):
+        results, pair = [], [torch.randn(2 + step, 3, 8, 8, dtype=torch.float64) for _ in range(2)]
+        for call, owner in ((difference, net), (compiled, twin)):
+            loss, parameters = call(owner, *pair), list(owner.parameters())
+            slopes = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                for p, g in zip(parameters, slopes, strict=True):
+                    p -= 0.1 * g
+            results.append([loss, *slopes, *owner.buffers()])
+        for ours, plain in zip(*results, strict=True):
+            torch.testing.assert_close(ours, plain)
+
+
+CASES = [("fused", order, mode, True) for order in ORDERS for mode in MODES]
+CASES += [("reference", order, "weight", True) for order in ORDERS]
+CASES += [("fused", order, "weight", False) for order in ORDERS]
+
+
+@torch._dynamo.config.patch(error_on_recompile=True)
+@pytest.mark.parametrize(("backend", "order", "mode", "training"), CASES)
+def test_compiled_networks_walk_as_in_eager(backend: Any, order: Order, mode: Mode, training: bool) -> None:
+    torch._dynamo.reset()
+    net = spectral_norm_(network(torch.float64), order=order, mode=mode, backend=backend)
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    walk_alike(net.train(training), "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_inductor_walks_as_eager(backend: Any) -> None:
+    torch._dynamo.reset()
+    net = nn.Sequential(nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.Flatten(), nn.Linear(1024, 2)).double()
+    walk_alike(spectral_norm_(net, order="legacy", backend=backend), "inductor")
+
+
+def test_a_compiled_pass_is_one_op_and_one_copy() -> None:
+    graphs: list[list[str]] = []
+
+    def counting(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    net = spectral_norm_(network(), backend="fused")
+    compiled = torch.compile(net, fullgraph=True, backend=aot_autograd(fw_compiler=counting))
+    compiled(torch.randn(2, 3, 8, 8)).sum().backward()
+    names = ("genbench", "_foreach_copy")
+    counts = [[sum(name in target for target in targets) for name in names] for targets in graphs]
+    assert counts == [[1, 1], [1, 0]]  # forward, backward
+
+
+def test_a_layer_compiled_alone_takes_a_pass_of_its_graph() -> None:
+    torch._dynamo.reset()
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), n_iter=50)
+    first, second = (torch.compile(layer, fullgraph=True, backend="aot_eager") for layer in net)
     for _ in range(2):
-        x, results = torch.randn(3, 6), []
-        for call, owner in ((net, net), (compiled, twin)):
-            y = call(x)
-            results.append([y, *torch.autograd.grad(y.square().sum(), list(owner.parameters())), *owner.buffers()])
-        for a, b in zip(*results, strict=True):
-            torch.testing.assert_close(a, b)
+        first(torch.randn(3, 6))
+        with torch.no_grad():
+            net[1].parametrizations.weight.original.copy_(3 * torch.eye(4, 5))
+        torch.testing.assert_close(second(torch.eye(5)) - net[1].bias, torch.eye(5, 4))
+    net[0](torch.randn(3, 6)).sum().backward()  # eager takes nothing that a graph has left
 
 
 # ------------------------------------------------------------------------------------------ costs and errors
