@@ -15,12 +15,12 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from genbench.dataset import Space
 from genbench.models.dequantization import Dequantization
-from genbench.models.flows.bijection import Bijection, Chain, Shape
+from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.probes import Noise, Pointed, Probes
-from genbench.models.flows.reshaping import Flatten, MultiScale, Squeeze, divisible
+from genbench.models.flows.reshaping import Flatten, divisible, multi_scale
 from genbench.nets.vector_field import Smooth, Timing, VectorField, convolutional_field, dense_field
 
 __all__ = ["FFJORD"]
@@ -119,25 +119,6 @@ class Continuous(Bijection):
         return y
 
 
-Field = Callable[[int], VectorField]  # of so many dimensions or channels
-Step = Callable[[VectorField, Shape], Continuous]
-
-
-def blocks_of(shape: Shape, n: int, field: Field, step: Step) -> list[Bijection]:
-    """Return n continuous flows in a row, the first of them on standardised data."""
-    return [ActNorm(shape), *(step(field(shape[0]), shape) for _ in range(n))]
-
-
-def multi_scale(shape: Shape, scales: int, n: int, field: Field, step: Step) -> list[Bijection]:
-    """Return n flows of the squeezed image and the split of half the channels, scale by scale (section 4.2)."""
-    C, H, W = shape
-    squeezed = (4 * C, H // 2, W // 2)
-    flows = [Squeeze(), *blocks_of(squeezed, n, field, step)]
-    if scales == 1:
-        return [*flows, Flatten(squeezed)]
-    return [*flows, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), scales - 1, n, field, step)))]
-
-
 class FFJORD(Flow):
     """Continuous flow of a free-form vector field, its log-determinant the integral of a trace.
 
@@ -185,14 +166,22 @@ class FFJORD(Flow):
         alpha: float = 0.05,
     ) -> None:
         solvers = Solver(training or method, rtol, atol, steps), Solver(method, rtol, atol, steps)
-        step = partial(Continuous, solvers=solvers, T=T, trace=trace, noise=noise, gradient=gradient)
-        if space.is_image and network == "auto":
-            field = partial(convolutional_field, channels=channels, activation=activation, timing=timing)
-            flows = multi_scale(divisible(space.shape, scales=scales), scales, blocks, field, step)
+        flow = partial(Continuous, solvers=solvers, T=T, trace=trace, noise=noise, gradient=gradient)
+        convolutional = space.is_image and network == "auto"
+        field: Callable[[int], VectorField] = (
+            partial(convolutional_field, channels=channels, activation=activation, timing=timing)
+            if convolutional
+            else partial(dense_field, hidden=hidden, activation=activation, timing=timing)
+        )
+
+        def steps_of(shape: Shape) -> list[Bijection]:
+            return [ActNorm(shape), *(flow(field(shape[0]), shape) for _ in range(blocks))]
+
+        if convolutional:
+            bijections = multi_scale(divisible(space.shape, scales=scales), scales, steps_of)
         else:
-            field = partial(dense_field, hidden=hidden, activation=activation, timing=timing)
-            flows = [Flatten(space.shape), *blocks_of((space.dims,), blocks, field, step)]
-        chain = Pointed([*marginals_of(space.shape, marginals), *flows])
+            bijections = [Flatten(space.shape), *steps_of((space.dims,))]
+        chain = Pointed([*marginals_of(space.shape, marginals), *bijections])
         super().__init__(space, [chain], dequantization=dequantization, alpha=alpha)
 
     @property

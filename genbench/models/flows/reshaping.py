@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -90,6 +91,16 @@ class MultiScale(Bijection):
     def inverse(self, y: Tensor) -> Tensor:
         D = math.prod(self.done)
         return torch.cat((y[:, :D].view(-1, *self.done), self.rest.inverse(y[:, D:])), 1)
+
+
+def multi_scale(shape: Shape, scales: int, steps: Callable[[Shape], list[Bijection]]) -> list[Bijection]:
+    """Return squeeze, the steps for images of that shape and the split of half the channels, scale by scale."""
+    C, H, W = shape
+    squeezed = (4 * C, H // 2, W // 2)
+    scale = [Squeeze(), *steps(squeezed)]
+    if scales == 1:
+        return [*scale, Flatten(squeezed)]
+    return [*scale, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), scales - 1, steps)))]
 
 
 def divisible(shape: Shape, **times: int) -> Shape:
