@@ -1,0 +1,194 @@
+"""The five data sets on which flows of plain vectors are compared, from the archive of Masked Autoregressive Flow.
+
+Masked Autoregressive Flow for Density Estimation (2017), appendix D, and its released code say what columns go, what
+noise comes in and how rows are split and scaled. The archive (data.tar.gz) is unpacked by hand in the folder that
+GENBENCH_DATA names (default: data), or beside it; nothing is downloaded. x (N, D) float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genbench.dataset import Dataset, Space
+from genbench.run import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["BSDS300", "GAS", "HEPMASS", "MINIBOONE", "POWER"]
+
+Array = NDArray[np.float64]
+Splits = tuple[Array, Array, Array]  # train, validation, test, each (N, D)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where a data set is and how it is made of its files; called, it gives the data set.
+
+    Attributes:
+        files: in the archive's folder ``data``.
+        prepare: makes the three splits of what the files hold.
+    """
+
+    files: tuple[str, ...]
+    prepare: Callable[..., Splits]
+
+    def __call__(self) -> Dataset:
+        """Return the data set.
+
+        Raises:
+            UsageError: a file is not there, cannot be read, or needs a package that is missing.
+        """
+        return loaded(self, Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve())
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(table: Table, root: Path) -> Dataset:
+    """Return the data set of `table` under `root`; the latest one is kept in memory."""
+    held = [opened(found(root, file)) for file in table.files]
+    train, validation, test = (torch.from_numpy(np.asarray(x, np.float32)) for x in table.prepare(*held))
+    return Dataset(Space((train.shape[1],)), train, validation, test)
+
+
+def found(root: Path, file: str) -> Path:
+    """Return the path of `file` of the archive, unpacked in `root` (which may be its folder ``data``).
+
+    Raises:
+        UsageError: it is not there.
+    """
+    for path in (root / file, root / "data" / file):
+        if path.is_file():
+            return path
+    raise UsageError(
+        f"{root / file} is not there: unpack data.tar.gz of Masked Autoregressive Flow, which holds data/{file}, "
+        f"so that it is, or name another folder in GENBENCH_DATA"
+    )
+
+
+def opened(path: Path) -> Any:
+    """Return what the file holds: an array, a table with named columns, or the arrays of an HDF5 file by name."""
+    match path.suffix:
+        case ".npy":
+            return np.load(path).astype(np.float64)
+        case ".csv":
+            import pandas as pd
+
+            return pd.read_csv(path, index_col=False)
+        case ".hdf5":
+            return hdf5(path)
+    return unpickled(path)
+
+
+def hdf5(path: Path) -> dict[str, Array]:
+    """Return the arrays of an HDF5 file by name.
+
+    Raises:
+        UsageError: h5py is not installed.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError:
+        raise UsageError(f"{path.name} needs the package 'h5py', which is not installed: pip install h5py") from None
+    with h5py.File(path) as file:
+        return {name: file[name][:] for name in file}
+
+
+def unpickled(path: Path) -> pd.DataFrame:
+    """Return a pickled table; one that pandas of 2017 wrote may be beyond the pandas of today.
+
+    Raises:
+        UsageError: it is.
+    """
+    import pandas as pd
+
+    try:
+        table: pd.DataFrame = pd.read_pickle(path)
+        return table
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read by pandas {pd.__version__} ({' '.join(str(error).split())[:200]}): "
+            f"read it once with pandas 1.2 and write it anew with to_pickle"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------ the sets
+
+
+def last_tenths(x: Array) -> Splits:
+    """Return the rows x (N, D) split: the last tenth is the test split, the last tenth of the rest validation."""
+    rest, test = np.split(x, [len(x) - int(0.1 * len(x))])
+    train, validation = np.split(rest, [len(rest) - int(0.1 * len(rest))])
+    return train, validation, test
+
+
+def standardised(splits: Splits) -> Splits:
+    """Return the splits with mean 0 and variance 1 over the first two together."""
+    seen = np.concatenate(splits[:2])
+    train, validation, test = ((x - seen.mean(0)) / seen.std(0) for x in splits)
+    return train, validation, test
+
+
+def power(x: Array) -> Splits:
+    """Return minutes of a household's electricity: active power, voltage, three meters and the time of day.
+
+    Rows are shuffled by seed 42. Reactive power and current go; each measured number gets uniform noise of the width
+    of its last digit, drawn for voltage first.
+    """
+    generator = np.random.RandomState(42)
+    x = x.copy()
+    generator.shuffle(x)
+    n, x = len(x), np.delete(x, (1, 3), axis=1)
+    voltage, active, meters = 0.01 * generator.rand(n, 1), 0.001 * generator.rand(n, 1), generator.rand(n, 3)
+    return standardised(last_tenths(x + np.hstack((active, voltage, meters, np.zeros((n, 1))))))
+
+
+def gas(table: pd.DataFrame) -> Splits:
+    """Return the signals of chemical sensors in a mixture of ethylene and carbon monoxide, scaled over all rows.
+
+    Time and concentrations go; then, of the sensors that correlate by more than 0.98 with another, the first, again and
+    again until there is none.
+    """
+    table = table.drop(columns=["Meth", "Eth", "Time"])
+    while len(alike := np.flatnonzero((table.corr().to_numpy() > 0.98).sum(1) > 1)):
+        table = table.drop(columns=table.columns[alike[0]])
+    return last_tenths(((table - table.mean()) / table.std()).to_numpy(np.float64))
+
+
+def hepmass(train: pd.DataFrame, test: pd.DataFrame) -> Splits:
+    """Return the signals (label 1) among simulated collisions of particles of mass 1000, scaled by the training file.
+
+    Columns whose smallest value occurs more than five times go: the released code drops these as discrete. The test
+    file has a last column more. The last tenth of the training file is for validation.
+    """
+    signal, other = (table[table.iloc[:, 0] == 1].iloc[:, 1:] for table in (train, test))
+    a, b = signal.to_numpy(np.float64), other.iloc[:, :-1].to_numpy(np.float64)
+    kept = (a == a.min(0)).sum(0) <= 5
+    x, y = ((z - a.mean(0)) / a.std(0, ddof=1) for z in (a, b))
+    first, validation = np.split(x[:, kept], [len(x) - int(0.1 * len(x))])
+    return first, validation, y[:, kept]
+
+
+def miniboone(x: Array) -> Splits:
+    """Return events of a neutrino experiment; outliers and discrete columns have been taken out in the archive."""
+    return standardised(last_tenths(x))
+
+
+def bsds300(held: dict[str, Array]) -> Splits:
+    """Return grey patches of 8x8 pixels of photographs without mean and without last pixel, as the archive has them."""
+    return held["train"], held["validation"], held["test"]
+
+
+POWER = Table(("power/data.npy",), power)
+GAS = Table(("gas/ethylene_CO.pickle",), gas)
+HEPMASS = Table(("hepmass/1000_train.csv", "hepmass/1000_test.csv"), hepmass)
+MINIBOONE = Table(("miniboone/data.npy",), miniboone)
+BSDS300 = Table(("BSDS300/BSDS300.hdf5",), bsds300)

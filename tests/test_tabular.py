@@ -1,0 +1,185 @@
+"""The tabular sets: files in the layout of the archive, prepared as the paper's code does, step by step."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from genbench.datasets import tabular
+from genbench.run import UsageError, find
+
+N = 1000
+NAMES = {"POWER": 6, "GAS": 4, "HEPMASS": 3, "MINIBOONE": 5}  # dimensions of the files made here
+
+
+def numbers(n: int = N, D: int = 5) -> np.ndarray:
+    return np.random.default_rng(0).normal(3, 2, (n, D)) @ np.diag(np.arange(1, D + 1))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder that holds small files of the archive's layout."""
+    for folder in ("power", "gas", "hepmass", "miniboone"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "power/data.npy", numbers(D=8))
+    np.save(tmp_path / "miniboone/data.npy", numbers())
+    sensors(tmp_path / "gas/ethylene_CO.pickle")
+    particles(tmp_path / "hepmass")
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    tabular.loaded.cache_clear()
+    return tmp_path
+
+
+def sensors(path):
+    """Write sensors a, a2, a3, b, c, d, of which the first three say the same."""
+    x = numbers(D=4)
+    table = pd.DataFrame({"Time": range(N), "Meth": 1.0, "Eth": 2.0, "a": x[:, 0]})
+    table["a2"], table["a3"] = 3 * x[:, 0] + 0.01 * x[:, 1], x[:, 0] - 0.01 * x[:, 2]
+    for name, column in zip("bcd", x.T[1:], strict=True):
+        table[name] = column
+    table.to_pickle(path)
+
+
+def particles(folder):
+    """Write tables of a label, three numbers, a discrete column, and in the test file one column more."""
+    generator = np.random.default_rng(1)
+    for name, n, more in (("train", N, 0), ("test", 300, 1)):
+        x = pd.DataFrame(generator.normal(size=(n, 4 + more)))
+        x[3] = generator.integers(0, 3, n)
+        x.insert(0, "# label", generator.integers(0, 2, n).astype(float))
+        x.to_csv(folder / f"1000_{name}.csv", index=False)
+
+
+def load(name: str):
+    return find("datasets", f"tabular:{name}")()
+
+
+@pytest.mark.parametrize(("name", "D"), NAMES.items())
+def test_splits_are_finite_vectors_of_the_space(root, name, D):
+    data = load(name)
+    assert data.space.shape == (D,)
+    assert data.space.levels is None
+    for x in (data.train, data.validation, data.test):
+        assert (x.dtype, x.shape[1:], bool(x.isfinite().all())) == (torch.float32, (D,), True)
+
+
+@pytest.mark.parametrize("name", ["POWER", "GAS", "MINIBOONE"])
+def test_the_last_tenth_is_for_test_and_the_last_tenth_of_the_rest_for_validation(root, name):
+    data = load(name)
+    assert [len(x) for x in (data.train, data.validation, data.test)] == [810, 90, 100]
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [
+        (2_049_280, (1_659_917, 184_435, 204_928)),
+        (1_052_065, (852_174, 94_685, 105_206)),
+        (36_488, (29_556, 3_284, 3_648)),
+    ],
+)
+def test_splits_have_the_sizes_that_the_paper_gives(n, sizes):
+    """Masked Autoregressive Flow for Density Estimation (2017), table 4: POWER, GAS, MINIBOONE."""
+    assert tuple(map(len, tabular.last_tenths(np.zeros((n, 1))))) == sizes
+
+
+@pytest.mark.parametrize("name", ["POWER", "MINIBOONE"])
+def test_training_and_validation_together_are_standardised_and_the_test_split_by_them(root, name):
+    data = load(name)
+    seen = torch.cat([data.train, data.validation]).double()
+    torch.testing.assert_close(seen.mean(0), torch.zeros(seen.shape[1]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(seen.std(0, correction=0), torch.ones(seen.shape[1]).double(), atol=1e-6, rtol=0)
+    assert data.test.mean(0).abs().max() > 1e-3
+
+
+def test_miniboone_keeps_its_order(root):
+    x = numbers()
+    expected = (x - x[:900].mean(0)) / x[:900].std(0)
+    data = load("MINIBOONE")
+    found = torch.cat([data.train, data.validation, data.test])
+    torch.testing.assert_close(found, torch.from_numpy(expected).float())
+
+
+def test_power_is_shuffled_loses_two_columns_and_gets_noise_of_the_last_digit():
+    """Digits that are counted: active power 0.001, voltage 0.01, meters 1; the time of day is left as it is."""
+    x = np.round(numbers(2000, 9), 0)[:, :8]
+    splits = tabular.power(x)
+    order = np.random.RandomState(42).permutation(2000)
+    kept = x[order][:, [0, 2, 4, 5, 6, 7]]
+    width = np.array([0.001, 0.01, 1, 1, 1, 0])
+    scaled = np.concatenate(splits)
+    seen = kept[:1800]
+    for column in range(6):
+        slope, level = np.polyfit(scaled[:, column], kept[:, column], 1)
+        noise = scaled[:, column] * slope + level - kept[:, column]
+        assert np.ptp(noise) == pytest.approx(width[column], rel=0.05, abs=1e-9)
+        assert slope == pytest.approx(np.sqrt(seen[:, column].var() + width[column] ** 2 / 12), rel=0.01)
+
+
+def test_power_noise_is_drawn_in_the_order_of_the_released_code():
+    x = np.zeros((10, 8))
+    generator = np.random.RandomState(42)
+    generator.shuffle(np.arange(10))
+    voltage, active, meters = (generator.rand(10, k) for k in (1, 1, 3))
+    noise = np.hstack((0.001 * active, 0.01 * voltage, meters))
+    expected = (noise - noise[:9].mean(0)) / noise[:9].std(0)
+    with np.errstate(invalid="ignore"):
+        found = np.concatenate(tabular.power(x))
+    np.testing.assert_allclose(found[:, :5], expected)
+
+
+def test_gas_keeps_one_of_the_sensors_that_say_the_same_and_scales_over_all_rows(root):
+    data, x = load("GAS"), pd.read_pickle(root / "gas/ethylene_CO.pickle")[["a3", "b", "c", "d"]]
+    found = torch.cat([data.train, data.validation, data.test]).numpy()
+    np.testing.assert_allclose(found, (x - x.mean()) / x.std(), rtol=1e-5, atol=1e-6)
+
+
+def test_hepmass_is_the_signal_without_its_discrete_column_scaled_by_the_training_file(root):
+    data = load("HEPMASS")
+    a, b = (pd.read_csv(root / f"hepmass/1000_{name}.csv") for name in ("train", "test"))
+    a, b = (table[table["# label"] == 1][["0", "1", "2"]] for table in (a, b))
+    expected = ((a - a.mean()) / a.std()).to_numpy()
+    last = int(0.1 * len(a))
+    np.testing.assert_allclose(data.train, expected[:-last], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(data.validation, expected[-last:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(data.test, (b - a.mean()) / a.std(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_archive_may_lie_unpacked_with_its_folder(root, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    alone = load("MINIBOONE").sha256
+    (tmp_path / "other" / "data").symlink_to(root)
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path / "other"))
+    assert load("MINIBOONE").sha256 == alone
+
+
+@pytest.mark.parametrize("name", [*NAMES, "BSDS300"])
+def test_a_missing_file_is_one_line_that_says_where_it_should_be(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/.* is not there: unpack data.tar.gz .* GENBENCH_DATA$"):
+        load(name)
+
+
+def test_a_pickle_that_pandas_cannot_read_is_one_line(root):
+    (root / "gas/ethylene_CO.pickle").write_bytes(b"cpandas.nowhere\nDataFrame\n.")
+    with pytest.raises(UsageError, match=r"ethylene_CO.pickle cannot be read by pandas .* to_pickle$"):
+        load("GAS")
+
+
+def test_bsds300_is_read_as_it_is(root):
+    h5py = pytest.importorskip("h5py")
+    (root / "BSDS300").mkdir()
+    x = numbers(60, 63)
+    with h5py.File(root / "BSDS300/BSDS300.hdf5", "w") as file:
+        for name, rows in (("train", x[:40]), ("validation", x[40:45]), ("test", x[45:])):
+            file[name] = rows
+    data = load("BSDS300")
+    np.testing.assert_allclose(torch.cat([data.train, data.validation, data.test]), x, rtol=1e-6)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [40, 5, 15]
+
+
+def test_without_h5py_the_package_is_named(root, monkeypatch):
+    (root / "BSDS300").mkdir()
+    (root / "BSDS300/BSDS300.hdf5").touch()
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    with pytest.raises(UsageError, match="needs the package 'h5py'"):
+        load("BSDS300")
