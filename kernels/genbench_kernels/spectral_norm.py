@@ -783,7 +783,7 @@ class _Group:
         self.traced: tuple[Any, dict[int, Any]] = (None, {})
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh = {"ready": [_Ready() for _ in self.layers], "traced": (None, {})}
+        fresh: dict[str, Any] = {"ready": [_Ready() for _ in self.layers], "traced": (None, {})}
         return {**self.__dict__, **fresh}  # values are of a graph, which can be neither copied nor pickled
 
     def attach(self) -> None:
@@ -814,7 +814,8 @@ class _Group:
             at_hand = entry.stamp == self._stamp(index)
         if not at_hand:
             self._begin(index)
-        value, entry.value, entry.stamp = entry.value, None, None
+        value: Tensor = entry.value
+        entry.value, entry.stamp = None, None
         return value
 
     def _stamp(self, index: int) -> tuple[Any, ...] | None:
@@ -824,7 +825,7 @@ class _Group:
         state = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), self.layers[index].training
         return (id(weight), weight.data_ptr(), _version(weight), *state)
 
-    @torch.compiler.assume_constant_result
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _at_hand(self, index: int, grad: bool, training: list[bool]) -> bool:
         """Return whether the graph being traced has begun a pass that it has not yet taken this layer's part of.
 
@@ -834,7 +835,7 @@ class _Group:
         if self.traced[0] != trace:
             self.traced = trace, {}
         left = self.traced[1]
-        at_hand = left.pop(index, None) == (grad, training[index])
+        at_hand: bool = left.pop(index, None) == (grad, training[index])
         if not at_hand:
             left.update({i: (grad, t) for i, t in enumerate(training) if t == training[index] and i != index})
         return at_hand
