@@ -351,9 +351,9 @@ def test_geco_drives_the_distortion_to_what_is_asked() -> None:
     space = Space((6,))
     torch.manual_seed(0)
     x = torch.randn(2000, 6) @ torch.diag(torch.tensor([3.0, 2.0, 1.0, 1.0, 0.5, 0.5]))
-    model = GECO(space, distortion=5.0, latent=4, hidden=(32,), sigma=0.5, activation="silu", speed=0.3)
+    model = GECO(space, distortion=5.0, latent=4, hidden=(32,), sigma=0.5, activation="silu")
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    for step in range(600):
+    for step in range(800):
         optimizer.zero_grad()
         model.loss(x[torch.arange(step * 200, step * 200 + 200) % 2000]).backward()
         optimizer.step()

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, one_hot, softplus
+from torch.nn.functional import logsigmoid, one_hot, softplus
 
 from genbench.dataset import Space
 
@@ -58,8 +58,7 @@ class Bernoulli(Observation):
     parameters = 1
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
-        logits = theta.squeeze(-2)
-        return -binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+        return logsigmoid((2 * x - 1) * theta.squeeze(-2))
 
     def sample(self, theta: Tensor) -> Tensor:
         return torch.bernoulli(self.mean(theta)).to(self.dtype)

@@ -19,6 +19,11 @@ __all__ = ["HierarchicalVAE"]
 Choose = Callable[[Tensor, Tensor], Draw]
 
 
+def middle(mu: Tensor, logvar: Tensor) -> Draw:
+    """Return the mean as if it were drawn, mu and logvar (B, Z)."""
+    return Draw(mu[None], mu, logvar, torch.zeros_like(mu)[None], mu.new_zeros(len(mu)))
+
+
 class Layer(nn.Module):
     """One stochastic layer: z = mu_p(d) + sigma_p(d) u, u ~ N(0, I), and d + f(d, z), given the state d from above."""
 
@@ -107,13 +112,12 @@ class HierarchicalVAE(LatentModel):
     def infer(self, x: Tensor, k: int = 1) -> Draw:
         """Return k draws of q(u | x), x (B, *shape)."""
         draws = self.descended([h.repeat(k, 1) for h in self.climbed(x)], draw)
-        z, mu, logvar = (
+        z, mu, logvar, eps = (
             torch.cat([part.view(k, -1, part.shape[-1]) for part in parts], -1)
-            for parts in zip(*((each.z, each.mu, each.logvar) for each in draws), strict=True)
+            for parts in zip(*(each[:4] for each in draws), strict=True)
         )
-        return Draw(z, mu, logvar, torch.stack([each.kl for each in draws]).sum(0).view(k, -1))
+        return Draw(z, mu, logvar, eps, torch.stack([each.kl for each in draws]).sum(0).view(k, -1))
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the means of q, those of a layer given the means above it, x (B, *shape) -> (B, Z)."""
-        means = self.descended(self.climbed(x), lambda mu, logvar: Draw(mu[None], mu, logvar, mu.new_zeros(len(mu))))
-        return torch.cat([each.mu for each in means], -1)
+        return torch.cat([each.mu for each in self.descended(self.climbed(x), middle)], -1)

@@ -1,0 +1,222 @@
+"""What latents hold: rate and distortion, active units, reconstructions, the amortisation gap, gradient variances.
+
+A metric gives what a model has the methods for, and nothing for one that has none of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.samples import PIXELS, grid, png
+
+__all__ = ["amortisation", "gradients", "latents"]
+
+DRAWS, CLIMBS, RATE = 64, 300, 0.05  # draws of a bound; steps of Adam that refine q, and their rate
+GRADIENTS, BATCH = 200, 128  # gradients that a variance is taken of, and the training points they are taken on
+ACTIVE = 0.01  # of a unit: Var_x E[z | x] (Importance Weighted Autoencoders, 2016, section 5.2)
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A model with latents z (B, Z) and E[x | z] in the data's own units."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor) -> Tensor: ...
+    def reconstruct(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Bounds(Protocol):
+    """A model with an ELBO in two parts, each (B,) nats."""
+
+    def rate_and_distortion(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Variational(Protocol):
+    """A model whose q(z | x) is one diagonal Gaussian for each x."""
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def elbo_of(self, x: Tensor, mu: Tensor, logvar: Tensor, k: int = 1) -> Tensor: ...
+    def refined(
+        self, x: Tensor, mu: Tensor, logvar: Tensor, steps: int, rate: float, k: int = 1
+    ) -> tuple[Tensor, Tensor]: ...
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
+    def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor: ...
+
+
+def averaged(values: Tensor, unit: str, better: str | None = None, kind: str = "exact") -> Measurement:
+    """Return the mean of `values` (N,) with its standard error."""
+    stderr = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
+    return Measurement.model_validate(
+        {"value": values.mean().item(), "unit": unit, "better": better, "kind": kind}
+        | {"n": len(values), "stderr": stderr, "impl": "latents 1"}
+    )
+
+
+# ------------------------------------------------------------------------------------------------- latents
+
+
+def measure(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return what z holds of the test split, and draw it.
+
+    - elbo, rate, distortion: nats of a point, elbo = -(rate + distortion), by 64 draws (Fixing a Broken ELBO, 2018).
+    - active_units: of how many latents the mean moves with x, Var_x E[z | x] > 0.01.
+    - reconstruction_error: root of the mean square of x - E[x | z] over points and dimensions, z the mean of q(z | x),
+      in the data's own units: levels, or those of real data.
+
+    Pictures: reconstructions.png, pairs of columns, x left and E[x | z] right; interpolations.png, rows from one test
+    point to another, straight in z; latents.png, z of the test split by label on its two leading principal axes;
+    attributes.png, the same from a point to the mean z of each label in turn, z + a (mean - z); manifold.png, where z
+    has two dimensions, E[x | z] at the quantiles of its prior.
+    """
+    model, x = evaluation.model, evaluation.dataset.test
+    found: dict[str, Measurement] = {}
+    with torch.no_grad():
+        if isinstance(model, Bounds):
+            parts = [model.rate_and_distortion(batch, DRAWS) for batch in evaluation.batches(x, 64)]
+            rate, distortion = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
+            found |= {
+                "elbo": averaged(-rate - distortion, "nats", "higher", "bound"),
+                "rate": averaged(rate, "nats"),
+                "distortion": averaged(distortion, "nats"),
+            }
+        if isinstance(model, Reconstructs):
+            z = torch.cat([model.encode(batch).flatten(1).cpu() for batch in evaluation.batches(x)])
+            active = int((z.var(0) > ACTIVE).sum())
+            found["active_units"] = Measurement(value=active, unit="units", n=z.shape[1], impl="latents 1")
+            found["reconstruction_error"] = reconstruction_error(evaluation, model)
+            evaluation.files |= dict(pictures(evaluation, model, z))
+    return found
+
+
+def reconstruction_error(evaluation: Evaluation, model: Reconstructs) -> Measurement:
+    """Return the root mean square of x - E[x | z] over the test split, with its standard error by the delta method."""
+    batches = evaluation.batches(evaluation.dataset.test)
+    squares = torch.cat([((b - model.reconstruct(b)) ** 2).flatten(1).mean(1).double().cpu() for b in batches])
+    root = squares.mean().sqrt().item()
+    unit = "levels" if evaluation.dataset.space.levels else "data units"
+    stderr = (squares.std() / len(squares) ** 0.5 / (2 * max(root, 1e-12))).item() if len(squares) > 1 else None
+    return Measurement(value=root, unit=unit, better="lower", n=len(squares), stderr=stderr, impl="latents 1")
+
+
+def pictures(evaluation: Evaluation, model: Reconstructs, z: Tensor) -> Iterator[tuple[str, bytes]]:
+    """Yield pictures by name; z (N, Z) are the latents of the test split."""
+    space, x, device = evaluation.dataset.space, evaluation.dataset.test, evaluation.device
+    labels = None if evaluation.dataset.labels is None else evaluation.dataset.labels[2]
+    if labels is not None and z.shape[1] > 1:
+        yield "latents.png", png(scatter(z, labels))
+    if not space.is_image or len(x) < 32:
+        return
+
+    def rows(start: Tensor, end: Tensor) -> bytes:
+        z = torch.lerp(start[:, None], end[:, None], torch.linspace(0, 1, 8).view(1, 8, 1))
+        return png(grid(model.decode(z.flatten(0, 1).to(device)).cpu(), space))
+
+    pairs = torch.stack((x[:32].to(device), model.reconstruct(x[:32].to(device))), 1)
+    yield "reconstructions.png", png(grid(pairs.flatten(0, 1).cpu(), space))
+    yield "interpolations.png", rows(z[:8], z[8:16])
+    if labels is not None and len(kinds := labels.unique()[:8]) == 8:
+        yield "attributes.png", rows(z[:8], torch.stack([z[labels == kind].mean(0) for kind in kinds]))
+    if z.shape[1] == 2:
+        yield "manifold.png", png(grid(manifold(model, device), space, side=16))
+
+
+def manifold(model: Reconstructs, device: torch.device, side: int = 16) -> Tensor:
+    """Return E[x | z] on a grid of quantiles of the prior, the first axis rightwards and the second upwards."""
+    q = torch.special.ndtri((torch.arange(side) + 0.5) / side)
+    up, right = torch.meshgrid(q.flip(0), q, indexing="ij")
+    return model.decode(torch.stack((right, up), -1).view(-1, 2).to(device)).cpu()
+
+
+def scatter(z: Tensor, labels: Tensor) -> Tensor:
+    """Return z (N, Z) on its two leading principal axes, coloured by labels (N,), as a picture (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    axes = torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh[:2]
+    points = z if z.shape[1] == 2 else (z - z.mean(0)) @ axes.T
+    figure = Figure(figsize=(PIXELS / 100, PIXELS / 100), dpi=100, layout="tight")
+    canvas, plot = FigureCanvasAgg(figure), figure.add_subplot()
+    colours = matplotlib.colormaps["tab10"](labels.numpy() % 10)
+    plot.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=9, c=colours)
+    for label in labels.unique().tolist():
+        right, up = points[labels == label].median(0).values.tolist()
+        plot.annotate(str(label), (right, up), weight="bold", ha="center", va="center")
+    picture, size = canvas.print_to_buffer()  # type: ignore[no-untyped-call]
+    return torch.frombuffer(bytearray(picture), dtype=torch.uint8).view(size[1], size[0], 4)[..., :3]
+
+
+# -------------------------------------------------------------------------------------- the amortisation gap
+
+
+def gap(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return how much the ELBO gains where q is optimised for each test point instead of taken from the model.
+
+    Inference Suboptimality in Variational Autoencoders (2018), eq. 5: the amortisation gap, in nats of a point; of
+    diagonal Gaussians, by 300 steps of Adam from the model's own q. It is never negative but for the draws.
+    """
+    model = evaluation.model
+    if not isinstance(model, Variational):
+        return {}
+    gains = []
+    for x in evaluation.batches(evaluation.dataset.test[:512]):
+        with torch.no_grad():
+            mu, logvar = model.posterior(x)
+            better = model.refined(x, mu, logvar, CLIMBS, RATE, k=4)
+            gain = model.elbo_of(x, *better, DRAWS) - model.elbo_of(x, mu, logvar, DRAWS)
+        gains.append(gain.double().cpu())
+    return {"amortisation_gap": averaged(torch.cat(gains), "nats", "lower", "estimate")}
+
+
+# ------------------------------------------------------------------------------------------- gradient variances
+
+
+def variances(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return the variance of each estimator's gradient of the mean ELBO with regard to what makes q, over draws of z.
+
+    It is summed over the parameters of the encoder, on the first 128 training points: by reparameterisation; by the
+    log-derivative; and by the log-derivative with the best constant baseline, the mean of log p(x | z). All three
+    have the same mean; all take the KL in closed form.
+    """
+    model, encoder = evaluation.model, getattr(evaluation.model, "encoder", None)
+    if not isinstance(model, Variational) or not isinstance(encoder, torch.nn.Module):
+        return {}
+    x, parameters = evaluation.dataset.train[:BATCH].to(evaluation.device), list(encoder.parameters())
+    with torch.no_grad():
+        mu, logvar = model.posterior(x)
+        z = mu + torch.exp(0.5 * logvar) * torch.randn(DRAWS, *mu.shape, device=mu.device)
+        b = model.log_likelihood(x, z).mean().item()
+    ways = {"reparameterised": None, "log_derivative": 0.0, "log_derivative_baseline": b}
+    return {
+        f"gradient_variance_{name}": variance(partial(model.surrogate, x, b), parameters) for name, b in ways.items()
+    }
+
+
+def variance(loss: Callable[[], Tensor], parameters: list[torch.nn.Parameter]) -> Measurement:
+    """Return the variance of the gradient of `loss`, summed over `parameters`, over 200 calls."""
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    for _ in range(GRADIENTS):
+        g = torch.cat([part.flatten() for part in torch.autograd.grad(loss(), parameters)]).double()
+        total, squares = total + g, squares + g.square().sum()
+    mean = torch.as_tensor(total) / GRADIENTS
+    value = (torch.as_tensor(squares).item() / GRADIENTS - mean.square().sum().item()) * GRADIENTS / (GRADIENTS - 1)
+    if not math.isfinite(value):
+        raise ArithmeticError(f"the variance of the gradient is {value}")
+    return Measurement(
+        value=max(value, 0.0), unit="nats²", better="lower", kind="estimate", n=GRADIENTS, impl="gradients 1"
+    )
+
+
+latents = Metric(measure)
+amortisation = Metric(gap)
+gradients = Metric(variances)
