@@ -10,13 +10,13 @@ from torch import nn
 
 from genbench.dataset import Space
 from genbench.models.dequantization import Dequantization
-from genbench.models.flows.bijection import Bijection, Chain, Shape
+from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
 from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm
-from genbench.models.flows.reshaping import Flatten, MultiScale, Squeeze, divisible
+from genbench.models.flows.reshaping import Flatten, divisible, multi_scale
 from genbench.nets.activations import Activation
 from genbench.nets.convnet import convnet
 from genbench.nets.mlp import mlp
@@ -36,16 +36,6 @@ def step_of_flow(shape: Shape, net: Net) -> list[Bijection]:
 def steps_of_flow(shape: Shape, n: int, net: Net) -> list[Bijection]:
     """Return n steps in a row."""
     return [bijection for _ in range(n) for bijection in step_of_flow(shape, net)]
-
-
-def multi_scale(shape: Shape, levels: int, n: int, net: Net) -> list[Bijection]:
-    """Return squeeze, n steps and the split of half the channels, level by level (figure 2b)."""
-    C, H, W = shape
-    squeezed = (4 * C, H // 2, W // 2)
-    level = [Squeeze(), *steps_of_flow(squeezed, n, net)]
-    if levels == 1:
-        return [*level, Flatten(squeezed)]
-    return [*level, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), levels - 1, n, net)))]
 
 
 class Glow(Flow):
@@ -80,7 +70,8 @@ class Glow(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(convnet, channels=channels, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, levels=levels), levels, depth, net)
+            steps = partial(steps_of_flow, n=depth, net=net)
+            bijections = multi_scale(divisible(space.shape, levels=levels), levels, steps)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), depth, net)]

@@ -1,0 +1,138 @@
+"""Neural Spline Flows (2019): monotone rational-quadratic splines in couplings, or autoregressive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+
+from genbench.dataset import Space
+from genbench.models.dequantization import Dequantization
+from genbench.models.flows.autoregressive import MaskedAutoregressive, orders
+from genbench.models.flows.bijection import Bijection, Elementwise, Shape
+from genbench.models.flows.coupling import Coupling
+from genbench.models.flows.flow import Flow
+from genbench.models.flows.lu import LULinear
+from genbench.models.flows.monotone import marginals_of
+from genbench.models.flows.normalization import NORMS, Norm
+from genbench.models.flows.reshaping import Flatten, Permutation, divisible, multi_scale
+from genbench.models.flows.spline import spline
+from genbench.nets.activations import Activation
+from genbench.nets.masked import MADE
+from genbench.nets.mlp import mlp
+from genbench.nets.resnet import resnet
+
+__all__ = ["NSF", "AutoregressiveNSF"]
+
+Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
+Linear = Literal["lu", "permutation", "none"]
+
+LINEARS: dict[Linear, Callable[[Shape], list[Bijection]]] = {
+    "lu": lambda shape: [LULinear(shape)],
+    "permutation": lambda shape: [Permutation(torch.randperm(shape[0]))],
+    "none": lambda shape: [],
+}
+
+
+def steps_of_flow(shape: Shape, n: int, net: Net, map: Elementwise, norm: Norm, linear: Linear) -> list[Bijection]:
+    """Return n times: norm, linear map or permutation of the channels, coupling of the halves (section 4.1)."""
+    C, steps = shape[0], []
+    for i in range(n):
+        split = (C - i % 2 + 1) // 2
+        coupling = Coupling(net(split, (C - split) * map.parameters), C, split, map)
+        steps += [*NORMS[norm](shape), *LINEARS[linear](shape), coupling]
+    return steps
+
+
+class NSF(Flow):
+    """Couplings by rational-quadratic splines, with a linear map of the channels before each; multi-scale on images.
+
+    Args:
+        couplings: how many; on images at each level.
+        bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
+        linear: a full matrix by its LU factors (a 1x1 convolution on images), a random permutation, or none: a coupling
+            then moves the half that the one before did not.
+        norm: before each: ActNorm, or batch norm on running averages.
+        hidden: widths of a coupling's perceptron (vectors).
+        levels, channels, blocks: of the multi-scale architecture and its residual networks (images).
+        network: "mlp" takes an image as a vector.
+        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+
+    Raises:
+        ValueError: the sides of an image cannot be halved `levels` times; or less than two bins.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        couplings: int = 4,
+        bins: int = 8,
+        bound: float = 4.0,
+        linear: Linear = "lu",
+        norm: Norm = "act",
+        hidden: tuple[int, ...] = (256, 256),
+        levels: int = 2,
+        channels: int = 32,
+        blocks: int = 1,
+        network: Literal["auto", "mlp"] = "auto",
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        marginals: int = 0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        steps = partial(steps_of_flow, n=couplings, map=spline(bins, bound), norm=norm, linear=linear)
+        if space.is_image and network == "auto":
+            net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
+            bijections = multi_scale(divisible(space.shape, levels=levels), levels, partial(steps, net=net))
+        else:
+            net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
+            bijections = [Flatten(space.shape), *steps((space.dims,), net=net)]
+        first = marginals_of(space.shape, marginals)
+        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
+
+
+class AutoregressiveNSF(Flow):
+    """Rational-quadratic splines of each dimension as those before it say, in an order that turns with each layer.
+
+    Args:
+        layers: how many.
+        bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
+        linear: before each layer, a full matrix by its LU factors, a random permutation, or none.
+        norm: before each: ActNorm, or batch norm on running averages.
+        hidden: widths of each layer's MADE.
+        residual: skip connections between hidden layers.
+        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+
+    Raises:
+        ValueError: less than two bins.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        layers: int = 3,
+        bins: int = 8,
+        bound: float = 4.0,
+        linear: Linear = "none",
+        norm: Norm = "act",
+        hidden: tuple[int, ...] = (256, 256),
+        residual: bool = False,
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        marginals: int = 0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        D, map = space.dims, spline(bins, bound)
+        made = partial(MADE, D, map.parameters, hidden, activation=activation, dropout=dropout, residual=residual)
+        bijections: list[Bijection] = [*marginals_of(space.shape, marginals), Flatten(space.shape)]
+        for order in orders(D, layers):
+            layer = MaskedAutoregressive(made(order=order, zero=True), map)
+            bijections += [*NORMS[norm]((D,)), *LINEARS[linear]((D,)), layer]
+        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)

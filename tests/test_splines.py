@@ -1,0 +1,134 @@
+"""Splines: closed forms agree with their equations, inverses with maps, and float32 with float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.models.flows.coupling import Coupling
+from genbench.models.flows.nsf import NSF, AutoregressiveNSF
+from genbench.models.flows.spline import LEAST, Spline, by_number, moved, spline
+from genbench.nets.mlp import mlp
+
+SHAPES = {"vector": (40, 10), "image": (6, 2, 4, 5)}
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def drawn(shape: tuple[int, ...], K: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return x in and about [-3, 3], and params for K bins, in float64 with gradients."""
+    params = spread * torch.randn(shape[0], (3 * K - 1) * shape[1], *shape[2:], dtype=torch.float64)
+    return (2 * torch.randn(shape, dtype=torch.float64)).requires_grad_(), params.requires_grad_()
+
+
+@every_shape
+@pytest.mark.parametrize("K", [2, 3, 8, 32])
+def test_the_fast_form_is_the_equation(shape: tuple[int, ...], K: int) -> None:
+    x, params = drawn(shape, K)
+    fast = Spline.apply(x, params, K, 3.0)
+    plain = moved(x, by_number(params, 3 * K - 1), K, 3.0)
+    torch.testing.assert_close(fast, plain)
+    g = [torch.randn_like(x), torch.randn_like(x)]
+    torch.testing.assert_close(
+        torch.autograd.grad(fast, (x, params), g), torch.autograd.grad(plain, (x, params), g), rtol=1e-6, atol=1e-9
+    )
+
+
+def test_gradients_of_first_and_second_order() -> None:
+    x, params = drawn((3, 2), 4)
+    assert torch.autograd.gradcheck(lambda x, p: Spline.apply(x, p, 4, 3.0), (x, params))
+    assert torch.autograd.gradgradcheck(lambda x, p: Spline.apply(x, p, 4, 3.0), (x, params))
+
+
+@every_shape
+def test_the_log_determinant_is_that_of_the_slopes(shape: tuple[int, ...]) -> None:
+    x, params = drawn(shape, 5, spread=3)
+    y, logdet = spline(5, 3.0).forward(x, params)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert slope.min() > 0
+    torch.testing.assert_close(logdet, slope.log().flatten(1).sum(1))
+
+
+@every_shape
+@pytest.mark.parametrize("spread", [1.0, 10.0])
+def test_the_inverse_undoes_the_map(shape: tuple[int, ...], spread: float) -> None:
+    x, params = drawn(shape, 8, spread)
+    map = spline(8, 3.0)
+    torch.testing.assert_close(map.inverse(map.forward(x, params)[0], params), x, rtol=1e-6, atol=1e-6)
+    small, p = x.float(), params.float()
+    y, logdet = map.forward(small, p)
+    torch.testing.assert_close(logdet.double(), map.forward(x, params)[1], rtol=1e-2, atol=1e-2)
+    assert ((map.forward(map.inverse(y, p), p)[0] - y).abs() < 1e-4).all()
+
+
+def test_ends_meet_the_identity_outside() -> None:
+    K, bound = 6, 2.5
+    params = torch.randn(1, 3 * K - 1, dtype=torch.float64)
+    x = torch.tensor([-100.0, -bound, bound, 100.0], dtype=torch.float64).unsqueeze(1).requires_grad_()
+    y, _ = spline(K, bound).forward(x, params.expand(4, -1))
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], torch.ones_like(x))
+
+
+def test_zero_parameters_are_the_identity() -> None:
+    x = 2 * torch.randn(500, 4)
+    y, logdet = spline(8).forward(x, torch.zeros(500, 4 * 23))
+    torch.testing.assert_close(y, x, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(logdet, torch.zeros(500), rtol=0, atol=2e-5)
+
+
+def test_extreme_parameters_stay_finite_in_float32() -> None:
+    """Bins and slopes at their least, points on knots and ends: numbers and gradients are finite."""
+    K, bound = 8, 3.0
+    params = (100 * torch.randn(2000, 3 * K - 1)).requires_grad_()
+    x = torch.linspace(-bound, bound, 2000).unsqueeze(1).requires_grad_()
+    map = spline(K, bound)
+    y, logdet = map.forward(x, params)
+    assert all(g.isfinite().all() for g in torch.autograd.grad((y.sum(), logdet.sum()), (x, params)))
+    assert logdet.isfinite().all()
+    assert map.inverse(y, params).isfinite().all()
+
+
+def test_widths_heights_and_slopes_have_their_least() -> None:
+    """One bin is given all: the others keep a thousandth, over which the spline rises as little."""
+    K, bound = 4, 1.0
+    params = torch.zeros(1, 3 * K - 1, dtype=torch.float64)
+    params[0, 0] = params[0, K] = 1000.0
+    knot = torch.tensor([[1 - 2 * 3 * LEAST]], dtype=torch.float64)
+    torch.testing.assert_close(spline(K, bound).forward(knot, params)[0], knot)
+
+
+def test_a_point_that_is_no_number_stays_none() -> None:
+    y, _ = spline(8).forward(torch.tensor([[float("nan")]]), torch.zeros(1, 23))
+    assert y.isnan().all()
+
+
+def test_one_bin_is_refused() -> None:
+    with pytest.raises(ValueError, match="two bins or more, got 1"):
+        spline(1)
+
+
+def test_half_precision_is_widened() -> None:
+    x, params = torch.randn(5, 4, dtype=torch.bfloat16), torch.randn(5, 92, dtype=torch.bfloat16)
+    y, logdet = spline(8).forward(x, params)
+    assert y.dtype == logdet.dtype == torch.float32
+    torch.testing.assert_close(y, spline(8).forward(x.float(), params.float())[0])
+
+
+@pytest.mark.parametrize("make", [NSF, AutoregressiveNSF])
+def test_a_flow_of_splines_starts_as_a_linear_map(make: type[NSF] | type[AutoregressiveNSF]) -> None:
+    torch.manual_seed(0)
+    model = make(Space((4,)), hidden=(8,), bound=10.0).double()
+    x = torch.randn(64, 4, dtype=torch.float64)
+    z = model.encode(x)
+    best = torch.linalg.lstsq(torch.cat((x, torch.ones(64, 1)), 1), z)
+    torch.testing.assert_close(torch.cat((x, torch.ones(64, 1)), 1) @ best.solution, z, rtol=1e-6, atol=1e-6)
+
+
+def test_a_spline_coupling_moves_one_half() -> None:
+    map = spline(8)
+    layer, x = Coupling(mlp(3, 4 * map.parameters, (8,)), 7, 3, map), torch.randn(6, 7)
+    y, _ = layer(x)
+    assert torch.equal(y[:, 4:], x[:, :3])
+    torch.testing.assert_close(layer.inverse(y), x, rtol=1e-4, atol=1e-4)
