@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genbench.dataset import Space
-from genbench.models.flows.tarflow import TarFlow, patches
+from genbench.models.flows.tarflow import TarFlow, patches, strided
 from genbench.nets.transformer import Past, Transformer
 
 T, INPUTS, OUTPUTS = 6, 3, 5
@@ -67,6 +67,14 @@ def test_patches_are_squares_row_by_row() -> None:
     assert torch.equal(patches((5,), 2), torch.arange(5).view(5, 1))
 
 
+def test_strided_tokens_are_pixels_far_apart() -> None:
+    image = torch.arange(2 * 4 * 6).view(2, 4, 6)
+    order = strided((2, 4, 6), 2)
+    assert torch.equal(order[0], image[:, ::2, ::3].flatten())
+    assert torch.equal(order[4], image[:, 1::2, 1::3].flatten())
+    assert torch.equal(order.flatten().sort().values, torch.arange(48))
+
+
 def test_patches_that_do_not_tile_the_image_are_refused() -> None:
     with pytest.raises(ValueError, match="patch=3 must divide the sides of 28x28"):
         TarFlow(Space((1, 28, 28), 256), patch=3)
@@ -82,5 +90,6 @@ def test_blocks_see_the_tokens_forwards_then_backwards(blocks: int) -> None:
             p += 0.3 * torch.randn_like(p)
     x = torch.randn(16, dtype=torch.float64)
     J = torch.autograd.functional.jacobian(lambda v: model.encode(v.view(1, 1, 4, 4))[0], x)
-    J = J[:, patches((1, 4, 4), 2).flatten()].view(4, 4, 4, 4).abs().sum((1, 3)) > 0
+    order = patches((1, 4, 4), 2).flatten()
+    J = J[order][:, order].view(4, 4, 4, 4).abs().sum((1, 3)) > 0
     assert torch.equal(J, torch.ones(4, 4).tril().bool() if blocks == 1 else torch.ones(4, 4).bool())

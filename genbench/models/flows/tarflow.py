@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from genbench_kernels.affine_coupling import affine_coupling
@@ -41,6 +42,20 @@ def patches(shape: Shape, side: int) -> Tensor:
     return places.unfold(1, side, side).unfold(2, side, side).permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)
 
 
+def strided(shape: Shape, side: int) -> Tensor:
+    """Return `patches` of as many tokens, each of pixels as far apart as `side` by `side` of them can be."""
+    if len(shape) != 3:
+        return patches(shape, side)
+    C, H, W = shape
+    T, P = patches(shape, side).shape
+    places = torch.arange(T * P).view(C, side, H // side, side, W // side)
+    return places.permute(2, 4, 0, 1, 3).reshape(T, P)
+
+
+Grid = Literal["patches", "strided"]
+GRIDS: dict[Grid, Callable[[Shape, int], Tensor]] = {"patches": patches, "strided": strided}
+
+
 class Autoregressive(Bijection):
     """z_t = f(x_t; net(x_1 .. x_(t-1))) of tokens t, f a monotone map of each entry; x (B, T P).
 
@@ -63,25 +78,25 @@ class Autoregressive(Bijection):
         return torch.cat(x, 1)
 
 
-def turns(shape: Shape, n: int, net: Callable[[int, int, int], Transformer], map: Elementwise) -> list[Bijection]:
-    """Return n autoregressive flows of tokens (T, P), the order of the tokens reversed from each to the next."""
-    T, P = shape
-    backwards: Bijection = Permutation(torch.arange(T * P).view(T, P).flip(0).flatten())
-    flows = [Autoregressive(net(P, map.parameters * P, T), T, map) for _ in range(n)]
-    return [bijection for flow in flows for bijection in (backwards, flow)][1:]  # the first goes forwards
+def in_order(order: Tensor, flow: Bijection) -> list[Bijection]:
+    """Return a flow of tokens (T, P) between the dimensions and the `order` (T, P) in which it takes them."""
+    return [Permutation(order.flatten()), flow, Permutation(order.flatten().argsort())]
 
 
 class TarFlow(Flow):
     """Autoregressive transformers over patches of an image, forwards and backwards in turn.
 
     The paper writes [P-Ch-T-K] for patch, channels, blocks and layers. Not here: its noise augmentation with the
-    denoising of samples, and its guidance, which make samples look better, not likelihood. `components` is not its own.
+    denoising of samples, and its guidance, which make samples look better, not likelihood. `grids` and
+    `components` are not its own.
 
     Args:
         patch: P, the side of a patch (images); of a vector each dimension is a token.
         channels, heads: Ch, the width of the transformers, and how many heads their attention has.
         blocks: T, how many flows.
         layers: K, how many layers of attention in each.
+        grids: what the flows take as tokens, in turn: patches, or as many pixels far apart. The paper's are all
+            patches, and then the pixels of a patch tell of one another only by way of other patches.
         components: of a mixture of logistics, whose distribution function moves each entry (as in Flow++, 2019); 0: the
             paper's affine map.
         dropout: in the transformers.
@@ -100,15 +115,21 @@ class TarFlow(Flow):
         heads: int = 4,
         blocks: int = 4,
         layers: int = 2,
+        grids: tuple[Grid, ...] = ("patches",),
         components: int = 0,
         dropout: float = 0.0,
         marginals: int = 0,
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
-        order = patches(space.shape, patch)
-        net = partial(Transformer, width=channels, depth=layers, heads=heads, dropout=dropout, zero=True)
         map = mixture_cdf(components) if components else AFFINE
-        bijections = [Flatten(space.shape), Permutation(order.flatten()), *turns(order.shape, blocks, net, map)]
+        bijections: list[Bijection] = [Flatten(space.shape)]
+        for i in range(blocks):
+            order = GRIDS[grids[i % len(grids)]](space.shape, patch)
+            T, P = order.shape
+            net = Transformer(
+                P, map.parameters * P, T, width=channels, depth=layers, heads=heads, dropout=dropout, zero=True
+            )
+            bijections += in_order(order.flip(0) if i % 2 else order, Autoregressive(net, T, map))
         first = marginals_of(space.shape, marginals)
         super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
