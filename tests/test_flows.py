@@ -13,24 +13,32 @@ from torch import Tensor
 from torch.nn.functional import batch_norm
 
 from genbench.dataset import Space
-from genbench.models.dequantization import DEQUANTIZATIONS, noise_of
+from genbench.models.dequantization import noise_of
 from genbench.models.flows.bijection import Bijection
+from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
 from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.ffjord import FFJORD
-from genbench.models.flows.flow import BASES, Flow
+from genbench.models.flows.flow import BASES, DEQUANTIZATIONS, Flow
+from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
+from genbench.models.flows.iaf import IAF
 from genbench.models.flows.linear import Linear
 from genbench.models.flows.lu import LULinear
+from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.nice import NICE
 from genbench.models.flows.normalization import ActNorm, BatchNorm
+from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.one_dimensional import OneDimensional
-from genbench.models.flows.realnvp import DIAGONAL_FIRST, RealNVP, couplings_of, rows_from_checkerboard
+from genbench.models.flows.realnvp import RealNVP, couplings_of
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
+from genbench.models.flows.residual import ResidualFlow
+from genbench.models.flows.tarflow import TarFlow
 from genbench.nets.mlp import mlp
 
 Make = Callable[..., Flow]
 SMALL = {"hidden": (16,), "activation": "silu"}
+TOKENS = {"channels": 4, "heads": 2}
 
 FLOWS: dict[str, tuple[Make, dict[str, object]]] = {
     "Linear": (Linear, {}),
@@ -44,7 +52,16 @@ FLOWS: dict[str, tuple[Make, dict[str, object]]] = {
     "RealNVP none": (RealNVP, {"couplings": 3, "norm": "none", **SMALL}),
     "RealNVP marginals": (RealNVP, {"couplings": 3, "marginals": 3, **SMALL}),
     "Glow": (Glow, {"depth": 2, **SMALL}),
-    "FFJORD": (FFJORD, {"hidden": (3,), "method": "rk4", "steps": 10}),
+    "MAF": (MAF, {"layers": 2, **SMALL}),
+    "MAF batch": (MAF, {"layers": 2, "norm": "batch", "scale": "sigmoid", "residual": True, "hidden": (16, 16)}),
+    "IAF": (IAF, {"layers": 2, **SMALL}),
+    "NSF": (NSF, {"couplings": 3, "bins": 4, **SMALL}),
+    "NSF permutation": (NSF, {"couplings": 2, "linear": "permutation", "norm": "batch", **SMALL}),
+    "NSF autoregressive": (AutoregressiveNSF, {"layers": 2, "bins": 4, "linear": "lu", **SMALL}),
+    "TarFlow": (TarFlow, {"blocks": 2, "layers": 1, **TOKENS}),
+    "Gaussianization": (Gaussianization, {"layers": 2, "components": 3}),
+    "Residual": (ResidualFlow, {"blocks": 2, "hidden": (8,)}),
+    "FFJORD": (FFJORD, {"hidden": (3,), "method": "rk4", "steps": 6}),
 }
 IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
     "RealNVP image": (RealNVP, {"couplings": 3, "channels": 4, "blocks": 1, "activation": "silu"}),
@@ -53,10 +70,18 @@ IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
     "RealNVP flat": (RealNVP, {"network": "mlp", "dropout": 0.5, **SMALL}),
     "Glow image": (Glow, {"depth": 2, "channels": 4, "activation": "silu"}),
     "Glow image marginals": (Glow, {"depth": 1, "channels": 4, "marginals": 3, "activation": "silu"}),
+    "NSF image": (NSF, {"couplings": 2, "bins": 3, "channels": 4, "activation": "silu", "dropout": 0.5}),
+    "NSF flat": (NSF, {"network": "mlp", "linear": "none", **SMALL}),
     "Glow flat": (Glow, {"network": "mlp", "depth": 2, **SMALL}),
-    "FFJORD image": (FFJORD, {"scales": 2, "channels": (4,), "method": "rk4", "steps": 12}),
-    "FFJORD flat": (FFJORD, {"network": "mlp", "hidden": (8,), "rtol": 1e-10, "atol": 1e-10, "marginals": 3}),
-    **{name: FLOWS[name] for name in ("Linear", "1-D normal", "NICE")},
+    "Gaussianization flat": (Gaussianization, {"layers": 2, "components": 3}),
+    "Gaussianization LU": (Gaussianization, {"layers": 2, "components": 3, "rotation": "lu"}),
+    "Residual image": (ResidualFlow, {"blocks": 2, "channels": (4,)}),
+    "Residual flat": (ResidualFlow, {"blocks": 2, "network": "mlp", "hidden": (8,), "marginals": 3}),
+    "FFJORD image": (FFJORD, {"scales": 1, "channels": (3,), "method": "rk4", "steps": 6}),
+    "FFJORD flat": (FFJORD, {"network": "mlp", "hidden": (8,), "rtol": 1e-9, "atol": 1e-9, "marginals": 3}),
+    "TarFlow image mixture": (TarFlow, {"grids": ["patches", "strided"], "components": 3, "dropout": 0.5, **TOKENS}),
+    "TarFlow image": (TarFlow, {"blocks": 2, "marginals": 3, **TOKENS}),
+    **{name: FLOWS[name] for name in ("TarFlow", "Linear", "1-D normal", "NICE", "MAF", "IAF", "NSF autoregressive")},
 }
 PLANE, VECTOR, PICTURE = Space((2,)), Space((5,)), Space((3, 4, 4))
 CASES = [(row, VECTOR) for row in FLOWS.items()] + [(row, PICTURE) for row in IMAGE.items()]

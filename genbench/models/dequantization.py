@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 
-Dequantization = Literal["uniform"]
+Dequantization = Literal["uniform", "variational"]  # the second is a flow: models/flows/variational.py
+GOLDEN = -7046029254386353131  # 2^64 / the golden ratio, as int64
 EDGE = 2.0**-15  # as near as float32 lets u come to 0 and 1 without k + u, of up to 256 levels, rounding to a neighbour
 
 
@@ -30,8 +30,18 @@ class Noise(nn.Module, ABC):
         self.volume = -space.dims * math.log(self.levels)  # log of the cube of x that belongs to one k
 
     @abstractmethod
-    def forward(self, k: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Return x and log q(x | k) in nats, k (B, *shape) -> x (B, *shape) float, log q (B,) or a number."""
+    def forward(self, k: Tensor, draw: int = 0) -> tuple[Tensor, Tensor | float]:
+        """Return x and log q(x | k) in nats, k (B, *shape) -> x (B, *shape) float, log q (B,) or a number.
+
+        In evaluation, x is a function of k and of the number of the draw.
+        """
+
+    def uniform(self, k: Tensor, draw: int) -> Tensor:
+        """Return u ~ U[0, 1)^D as k: drawn anew in training; in evaluation a function of the point and `draw` alone.
+
+        So a point's log-likelihood moves neither with its batch-mates nor from one look to the next.
+        """
+        return torch.rand(k.shape, device=k.device) if self.training else noise_of(k, draw)
 
     def inverse(self, x: Tensor) -> Tensor:
         """Return the integers k whose cube holds x, (B, *shape) -> (B, *shape); what is outside goes to the edge."""
@@ -40,25 +50,22 @@ class Noise(nn.Module, ABC):
 
 
 class Uniform(Noise):
-    """u ~ U[0, 1)^D: drawn anew in training; in evaluation a function of the point alone.
+    """u ~ U[0, 1)^D."""
 
-    So a point's log-likelihood moves neither with its batch-mates nor from one look to the next.
-    """
-
-    def forward(self, k: Tensor) -> tuple[Tensor, float]:
-        u = torch.rand(k.shape, device=k.device) if self.training else noise_of(k)
-        return (k + u.clamp(EDGE, 1 - EDGE)) / self.levels, -self.volume
+    def forward(self, k: Tensor, draw: int = 0) -> tuple[Tensor, float]:
+        return (k + self.uniform(k, draw).clamp(EDGE, 1 - EDGE)) / self.levels, -self.volume
 
 
-def noise_of(k: Tensor) -> Tensor:
+def noise_of(k: Tensor, draw: int = 0) -> Tensor:
     """Return noise u, uniform on [0, 1)^D over points, that is a function of each point: k (B, ...) -> u as k, float32.
 
     A counter-based generator: the point's hash is the key, the dimension the counter, mixed by the finaliser of
-    splitmix64 (Fast splittable pseudorandom number generators, 2014).
+    splitmix64 (Fast splittable pseudorandom number generators, 2014). Another `draw` goes on counting.
     """
-    count = torch.arange(1, k[0].numel() + 1, device=k.device) * -7046029254386353131
-    key = _mix(_mix(count) * (k.flatten(1).long() + 1)).sum(1, keepdim=True)
-    bits = _mix(_mix(key) + count) >> 40 & 0xFFFFFF
+    D = k[0].numel()
+    count = torch.arange(1, D + 1, device=k.device)
+    key = _mix(_mix(count * GOLDEN) * (k.flatten(1).long() + 1)).sum(1, keepdim=True)
+    bits = _mix(_mix(key) + (count + draw * D) * GOLDEN) >> 40 & 0xFFFFFF
     return (bits.float() / 2**24).view(k.shape)
 
 
@@ -72,6 +79,3 @@ def _mix(x: Tensor) -> Tensor:
 def _shift(x: Tensor, n: int) -> Tensor:
     """Return x shifted right by n bits, zeros coming in."""
     return x >> n & (1 << 64 - n) - 1
-
-
-DEQUANTIZATIONS: dict[Dequantization, Callable[[Space], Noise]] = {"uniform": Uniform}

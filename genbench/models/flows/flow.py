@@ -16,8 +16,11 @@ from torch.nn.functional import softplus
 
 from genbench.dataset import Space
 from genbench.model import Model
-from genbench.models.dequantization import DEQUANTIZATIONS, Dequantization
+from genbench.models.dequantization import Dequantization, Noise, Uniform
 from genbench.models.flows.bijection import Bijection, Chain
+from genbench.models.flows.variational import Variational
+
+DEQUANTIZATIONS: dict[Dequantization, Callable[[Space], Noise]] = {"uniform": Uniform, "variational": Variational}
 
 
 class Base(NamedTuple):
@@ -66,7 +69,8 @@ class Flow(Model):
     """A density p(x) = p(z) |det dz/dx|, z = f(x), of real data; a bound on p of integers by dequantisation.
 
     The bijections map (B, *space.shape) to (B, D). Integers become reals in [0, 1] by `dequantization`, and are
-    then taken to the whole line by the logit with `alpha`.
+    then taken to the whole line by the logit with `alpha`. In evaluation the bound is the mean over `draws` of the
+    noise, in the logarithm: Importance Weighted Autoencoders (2016), eq. 8.
     """
 
     likelihood: Literal["exact", "bound", "estimate"] | None = "exact"
@@ -79,17 +83,25 @@ class Flow(Model):
         base: BaseName = "normal",
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
+        draws: int = 1,
     ) -> None:
         super().__init__(space)
-        self.base = BASES[base]
+        self.base, self.draws = BASES[base], draws
         self.bijection = Chain([*([Logit(alpha)] if space.levels else []), *bijections])
         if space.levels:
             self.likelihood = "bound"
             self.dequantization = DEQUANTIZATIONS[dequantization](space)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, x (B, *shape) -> (B,); on integers, the lower bound log p(x + u) - log q(u | x)."""
-        x, log_q = self.dequantization(x) if self.space.levels else (x, 0.0)
+        """Return log p(x) in nats, x (B, *shape) -> (B,); on integers, a lower bound of `draws` draws of the noise."""
+        if self.training or self.draws == 1 or not self.space.levels:
+            return self.bound(x)
+        bounds = torch.stack([self.bound(x, draw) for draw in range(self.draws)])
+        return bounds.logsumexp(0) - math.log(self.draws)
+
+    def bound(self, x: Tensor, draw: int = 0) -> Tensor:
+        """Return log p(x), x (B, *shape) -> (B,); on integers log p(x + u) - log q(u | x), u draw number `draw`."""
+        x, log_q = self.dequantization(x, draw) if self.space.levels else (x, 0.0)
         z, logdet = self.bijection(x)
         log_p: Tensor = self.base.log_prob(z).flatten(1).sum(1) + logdet - log_q
         return log_p

@@ -1,0 +1,191 @@
+"""Truths about the noise that makes integers real: its density, and the bound on the likelihood of the integers."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.models.dequantization import EDGE, noise_of
+from genbench.models.flows.flow import DEQUANTIZATIONS, Flow
+from genbench.models.flows.linear import Linear
+from genbench.models.flows.realnvp import RealNVP
+from genbench.models.flows.reshaping import Flatten
+from genbench.models.flows.variational import Variational
+from tests.test_flows import FLOWS, IMAGE
+
+SQUARE = Space((2,), 3)
+SPACES = {"vector": Space((5,), 17), "small image": Space((1, 8, 8), 17), "image": Space((3, 10, 12), 256)}
+every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+
+
+def points(space: Space, n: int = 6) -> Tensor:
+    """Return n points of `space`, the first at the lowest level everywhere, the second at the highest."""
+    k = torch.randint(0, space.levels, (n, *space.shape))
+    k[0], k[1] = 0, space.levels - 1
+    return k.to(torch.uint8)
+
+
+def perturbed(model: torch.nn.Module, by: float = 0.5) -> torch.nn.Module:
+    """Return `model` far from its start, in evaluation mode."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p += by * torch.randn_like(p) / p.shape[-1] ** 0.5
+    return model.eval()
+
+
+@every_space
+@pytest.mark.parametrize("training", [True, False])
+def test_variational_noise_starts_as_the_uniform(space: Space, training: bool) -> None:
+    k, noise = points(space), Variational(space, dropout=0.0)
+    seed = torch.random.get_rng_state()
+    x, log_q = noise.train(training)(k)
+    torch.random.set_rng_state(seed)
+    expected, level = DEQUANTIZATIONS["uniform"](space).train(training)(k)
+    torch.testing.assert_close(x, expected, rtol=0, atol=2 * EDGE / space.levels)
+    torch.testing.assert_close(log_q, torch.full((6,), level), rtol=1e-5, atol=space.dims * 3 * EDGE)
+
+
+def test_uniform_over_256_levels_is_8_bits_under_variational_noise_at_its_start() -> None:
+    space = Space((3, 8, 8), 256)
+    model = Flow(space, [Flatten(space.shape)], base="logistic", alpha=0.0, dequantization="variational").eval()
+    bits = -model.log_prob(points(space)) / math.log(2) / space.dims
+    torch.testing.assert_close(bits, torch.full((6,), 8.0), rtol=2e-5, atol=0)
+
+
+@every_space
+@pytest.mark.parametrize("training", [True, False])
+def test_variational_noise_stays_in_its_cell(space: Space, training: bool) -> None:
+    k, noise = points(space, 64), perturbed(Variational(space, components=2)).train(training)
+    x, log_q = noise(k)
+    assert torch.equal(noise.inverse(x), k)
+    assert log_q.shape == (64,)
+    assert (x * space.levels - k).std() > 0.05
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_variational_density_is_that_of_the_map(components: int) -> None:
+    torch.manual_seed(0)
+    noise = perturbed(Variational(SQUARE, components=components)).double()
+    k = torch.tensor([[2, 0]])
+
+    def moved(u: Tensor) -> tuple[Tensor, Tensor]:
+        noise.uniform = lambda k, draw: u[None]
+        x, log_q = noise(k)
+        return x[0], log_q[0]
+
+    for u in torch.rand(4, 2, dtype=torch.float64):
+        J = torch.autograd.functional.jacobian(lambda v: moved(v)[0], u)
+        torch.testing.assert_close(moved(u)[1], -torch.linalg.slogdet(J).logabsdet)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_variational_density_has_mass_one(components: int) -> None:
+    """The sum of density times area over a mesh of the square, bent by the flow; the area of a cell by its corners."""
+    torch.manual_seed(1)
+    noise, n = perturbed(Variational(SQUARE, components=components)).double(), 120
+    side = torch.linspace(-16, 16, 2 * n + 1, dtype=torch.float64).sigmoid()
+    noise.uniform = lambda k, draw: torch.cartesian_prod(side, side)
+    x, log_q = noise(torch.tensor([[1, 2]]).expand((2 * n + 1) ** 2, 2))
+    x, q = x.detach().view(2 * n + 1, 2 * n + 1, 2), log_q.detach().exp().view(2 * n + 1, 2 * n + 1)
+    a, b = x[2::2, 2::2] - x[:-2:2, :-2:2], x[:-2:2, 2::2] - x[2::2, :-2:2]  # diagonals
+    area = (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).abs() / 2
+    assert (q[1::2, 1::2] * area).sum().item() == pytest.approx(1, abs=2e-3)
+
+
+# ---------------------------------------------------------------------------------------------------- the bound
+
+
+def enumerable(dequantization: str, draws: int = 1) -> tuple[Flow, Tensor, Tensor]:
+    """Return a flow on 2 dimensions of 3 levels far from its start, the nine points and their log P by quadrature."""
+    torch.manual_seed(2)
+    model = RealNVP(SQUARE, couplings=2, hidden=(8,), activation="tanh", norm="none", dequantization=dequantization)
+    model.draws = draws
+    perturbed(model.bijection), perturbed(model.dequantization, 0.2)
+    exact = copy.deepcopy(model).double().eval()
+    side, n = (torch.arange(900, dtype=torch.float64) + 0.5) / 900, 300
+    x = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        z, logdet = exact.bijection(x)
+        p = (exact.base.log_prob(z).sum(1) + logdet).exp().view(3, n, 3, n)
+    k = torch.cartesian_prod(torch.arange(3), torch.arange(3)).to(torch.uint8)
+    return model.eval(), k, (p.sum((1, 3)) / 900**2).log().flatten().float()
+
+
+@pytest.mark.parametrize("dequantization", DEQUANTIZATIONS)
+@torch.no_grad()
+def test_expected_bound_is_below_the_true_likelihood_and_many_draws_reach_it(dequantization: str) -> None:
+    model, k, truth = enumerable(dequantization)
+    assert truth.exp().sum().item() < 1
+    bounds = torch.stack([model.bound(k, draw) for draw in range(600)])
+    assert (bounds.mean(0) < truth).all()
+    reached = bounds.logsumexp(0) - math.log(600)
+    torch.testing.assert_close(reached, truth, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("dequantization", DEQUANTIZATIONS)
+@torch.no_grad()
+def test_more_draws_tighten_the_bound(dequantization: str) -> None:
+    """L_1 <= L_8 <= L_64 in expectation: over 9 points and 8 disjoint sets of draws."""
+    model, k, truth = enumerable(dequantization)
+    bounds = torch.stack([model.bound(k, draw) for draw in range(512)])
+    means = [(bounds.view(-1, d, 9).logsumexp(1) - math.log(d)).mean().item() for d in (1, 8, 64)]
+    assert means == sorted(means)
+    assert means[-1] < truth.mean().item() + 0.01
+    assert enumerable(dequantization, draws=8)[0].log_prob(k) == pytest.approx(
+        bounds[:8].logsumexp(0) - math.log(8), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("dequantization", DEQUANTIZATIONS)
+def test_likelihood_of_integers_depends_on_the_point_alone(dequantization: str, draws: int) -> None:
+    space = SPACES["small image"]
+    model = perturbed(RealNVP(space, network="mlp", hidden=(16,), couplings=2, dequantization=dequantization))
+    model.draws = draws
+    k = points(space)
+    together = model.log_prob(k)
+    torch.testing.assert_close(torch.cat([model.log_prob(p[None]) for p in k]), together)
+    torch.testing.assert_close(model.log_prob(k.flip(0)).flip(0), together)
+    assert torch.equal(model.log_prob(k), together)
+
+
+def test_draws_of_a_point_differ_and_the_first_is_the_default() -> None:
+    k = points(Space((200,), 17))
+    u = torch.stack([noise_of(k, draw) for draw in range(4)])
+    assert torch.equal(u[0], noise_of(k))
+    assert torch.corrcoef(u.flatten(1)).triu(1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("row", {**FLOWS, **IMAGE}.items(), ids={**FLOWS, **IMAGE})
+def test_every_flow_takes_variational_noise_and_trains_it(row) -> None:
+    make, options = row[1]
+    model = make(Space((2, 4, 4), 17), **options, dequantization="variational")
+    k = points(model.space)
+    gradients = torch.autograd.grad(model.loss(k), list(model.dequantization.parameters()), allow_unused=True)
+    assert all(g is not None for g in gradients)
+    assert max(g.abs().max().item() for g in gradients if g is not None) > 0
+
+
+def fitted(dequantization: str) -> float:
+    """Return the loss in nats of a linear flow fitted to what is certain: one point of 2 dimensions of 4 levels."""
+    torch.manual_seed(0)
+    space = Space((2,), 4)
+    k = torch.tensor([[1, 2]], dtype=torch.uint8).expand(256, 2)
+    model = Linear(space, dequantization=dequantization)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        model.loss(k).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return -torch.stack([model.eval().bound(k[:1], draw) for draw in range(500)]).mean().item()
+
+
+def test_trained_variational_bound_is_tighter_than_the_uniform() -> None:
+    """The uniform noise costs the divergence of a cell from a normal; a flow can make the noise that normal."""
+    assert 0 < fitted("variational") < fitted("uniform") / 2
