@@ -21,7 +21,7 @@ from genbench.nets.transformer import Past, Transformer
 
 __all__ = ["TarFlow"]
 
-AFFINE = Elementwise(  # z = (x - mu) e^-alpha of params (alpha, mu), eq. 5
+AFFINE = Elementwise(  # the paper's: z = (x - mu) e^-alpha, params (alpha, mu)
     2,
     partial(affine_coupling, layout="interleave", inverse=True),
     lambda z, params: affine_coupling(z, params, layout="interleave")[0],
@@ -59,7 +59,7 @@ GRIDS: dict[Grid, Callable[[Shape, int], Tensor]] = {"patches": patches, "stride
 class Autoregressive(Bijection):
     """z_t = f(x_t; net(x_1 .. x_(t-1))) of tokens t, f a monotone map of each entry; x (B, T P).
 
-    All at once forward; the inverse goes token by token (section 2.2), with the keys and values of those done.
+    All at once forward; the inverse goes token by token, with the keys and values of those done.
     """
 
     def __init__(self, net: Transformer, tokens: int, map: Elementwise) -> None:
