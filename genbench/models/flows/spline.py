@@ -160,7 +160,7 @@ class Spline(torch.autograd.Function):
         if torch.is_grad_enabled():
             outputs = moved(x, by_number(params, 3 * K - 1), K, bound)
             return (*torch.autograd.grad(outputs, (x, params), gradients, create_graph=True), None, None)
-        gy, gl = ((g * inside).view(-1) for g in gradients)
+        gy, gl = ((g * inside).reshape(-1) for g in gradients)
         gy, s = gy.mul_(2 * bound), h / w
         d0, d1 = d
         g_theta, g_s, *g_d = rational_gradients(theta, s, d0, d1, up, gy * h, gl)
