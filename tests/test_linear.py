@@ -1,4 +1,4 @@
-"""The linear layer gives what PyTorch's gives, by oneDNN or not, and takes oneDNN nowhere it does not belong."""
+"""The linear layer and the perceptron give what PyTorch's give, and take their own way nowhere it does not belong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from genbench.nets import linear as module
-from genbench.nets.linear import Linear, by_onednn, linear
+from genbench.nets.linear import Linear, large, linear, plain
+from genbench.nets.mlp import mlp
 
 B, I, O = 128, 160, 192  # noqa: E741
 assert B * I * O >= module.LARGE
@@ -25,6 +26,11 @@ needs_onednn = pytest.mark.skipif(
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this processor be one where oneDNN is faster."""
     monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
+
+
+def by_onednn(x: Tensor, W: Tensor) -> bool:
+    """Return whether `linear` leaves x W^T to oneDNN."""
+    return large(x, len(W)) and plain(x, W)
 
 
 def arguments(*batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +72,8 @@ def test_gradients_of_gradients_are_those_of_pytorch(here: None) -> None:
         (gx,) = torch.autograd.grad(y, x, create_graph=True)
         return torch.autograd.grad(gx.square().sum() / B, (x, W, b))
 
-    tensors = arguments(B)
+    x, W, b = arguments(B)
+    tensors = (x.detach().repeat(1, 2)[:, :I].requires_grad_(), W, b)
     exact = penalty(nn.functional.linear, *(t.detach().double().requires_grad_() for t in tensors))
     for mine, theirs in zip(penalty(linear, *tensors), exact, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
@@ -136,3 +143,69 @@ def test_it_compiles_whole(here: None) -> None:
 def test_a_size_that_does_not_fit_is_named_by_pytorch(here: None) -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         Linear(I, O)(torch.randn(B, I + 1))
+
+
+# -------------------------------------------------------------------------------------------- the perceptron
+
+
+def one_by_one(net: nn.Sequential) -> nn.Sequential:
+    """Return the same layers as PyTorch's own, with their parameters."""
+    return nn.Sequential(*(copy.deepcopy(layer) for layer in net))
+
+
+def outputs_and_gradients(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return y, the gradients of x and the parameters, and those of a penalty on the gradient of x."""
+    torch.manual_seed(1)
+    y, inputs = net(x), [x, *net.parameters()]
+    first = torch.autograd.grad(y.sin().sum(), inputs, retain_graph=True)
+    (gx,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+    return [y, *first, *torch.autograd.grad(gx.square().sum(), inputs, allow_unused=True, materialize_grads=True)]
+
+
+@needs_onednn
+@pytest.mark.parametrize("hidden", [(8,), (8, 7), (192, 160)], ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_perceptron_is_its_layers_one_by_one(here: None, hidden: tuple[int, ...], dropout: float) -> None:
+    net, x = mlp(5, 6, hidden, dropout=dropout), torch.randn(B, 9)[:, :5].requires_grad_()
+    assert "Rectified" in type(net(x).grad_fn).__name__
+    pairs = zip(outputs_and_gradients(net, x), outputs_and_gradients(one_by_one(net), x), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+@needs_onednn
+@pytest.mark.parametrize("f", [Linear(I, O), mlp(I, 6, (192, 160))], ids=["linear", "perceptron"])
+def test_many_gradients_at_once(here: None, f: nn.Module) -> None:
+    x = torch.randn(B, I, requires_grad=True)
+    y = f(x)
+    many = torch.randn(3, *y.shape)
+    at_once = torch.autograd.grad(y, x, many, retain_graph=True, is_grads_batched=True)[0]
+    each = torch.stack([torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in many])
+    torch.testing.assert_close(at_once, each, rtol=1e-4, atol=1e-4)
+
+
+def test_a_perceptron_gives_only_the_gradients_asked_for() -> None:
+    net, x = mlp(5, 6, (8,)), torch.randn(B, 5)
+    net[0].weight.requires_grad_(False)
+    net(x).sum().backward()
+    assert net[0].weight.grad is None
+    torch.testing.assert_close(net[2].bias.grad, torch.full((6,), float(B)))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "tanh"])
+def test_a_perceptron_of_another_nonlinearity_goes_layer_by_layer(activation: str) -> None:
+    net, x = mlp(5, 6, (8, 8), activation=activation), torch.randn(B, 5)
+    torch.testing.assert_close(net(x), one_by_one(net)(x))
+
+
+def test_part_of_a_perceptron_goes_layer_by_layer() -> None:
+    net, x = mlp(5, 6, (8, 8)), torch.randn(B, 5)
+    torch.testing.assert_close(net[:2](x), net[0](x).relu())
+
+
+def test_a_perceptron_takes_other_dtypes_shapes_and_transforms() -> None:
+    net = mlp(5, 6, (8, 8))
+    x = torch.randn(4, B, 5)
+    torch.testing.assert_close(net(x), torch.stack([net(part) for part in x]))
+    torch.testing.assert_close(torch.vmap(net)(x), net(x))
+    torch.testing.assert_close(copy.deepcopy(net).double()(x[0].double()).float(), net(x[0]))

@@ -37,12 +37,10 @@ def vendor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
-def by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Return whether oneDNN takes x W^T: large, float32, on such a processor, and under no transform of the call."""
+def plain(x: Tensor, weight: Tensor) -> bool:
+    """Return whether x W^T is float32 on a CPU and nothing is made of the call but its value and gradient."""
     return (
-        x.numel() * weight.shape[0] >= LARGE
-        and onednn_is_faster()
-        and x.is_cpu
+        x.is_cpu
         and x.dtype is weight.dtype is torch.float32
         and x.shape[-1] == weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
@@ -53,18 +51,25 @@ def by_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a b^T + bias by oneDNN, a (B, I), b (O, I) -> (B, O)."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-    return y
+def large(x: Tensor, outputs: int) -> bool:
+    """Return whether oneDNN wins on products of x (B, I) with I x `outputs`; it knows no transforms as vmap."""
+    return x.numel() * outputs >= LARGE and onednn_is_faster() and not torch._C._are_functorch_transforms_active()
 
 
-class OneDNN(torch.autograd.Function):
-    """y = x W^T + b on x (B, I), differentiable twice: the backward of the backward is MKL's."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + bias by the faster library, x (B, I), weight (O, I) -> (B, O); autograd does not see it."""
+    if large(x, weight.shape[0]):
+        W = weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, W, bias, "none", [], "")
+        return y
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+
+class Product(torch.autograd.Function):
+    """`product`, differentiable twice: the backward of the backward is MKL's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = x.contiguous()
         ctx.save_for_backward(x, weight)
         return product(x, weight, bias)
 
@@ -81,9 +86,9 @@ class OneDNN(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b, x (..., I), weight (O, I), bias (O,) -> (..., O), as torch.nn.functional.linear does."""
-    if x.ndim < 2 or not by_onednn(x, weight):
+    if x.ndim < 2 or not large(x, weight.shape[0]) or not plain(x, weight):
         return nn.functional.linear(x, weight, bias)
-    y: Tensor = OneDNN.apply(x.flatten(0, -2), weight, bias)
+    y: Tensor = Product.apply(x.flatten(0, -2), weight, bias)
     return y.unflatten(0, x.shape[:-1]) if x.ndim > 2 else y
 
 

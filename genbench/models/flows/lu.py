@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from genbench.models.flows.bijection import Bijection, Shape
 
@@ -33,7 +34,7 @@ class LULinear(Bijection):
 
     def __init__(self, shape: Shape, *, start: Literal["rotation", "identity"] = "rotation") -> None:
         super().__init__()
-        self.positions = math.prod(shape[1:])
+        self.positions, self.permutes = math.prod(shape[1:]), start == "rotation"  # else P is the identity
         W = torch.linalg.qr(torch.randn(shape[0], shape[0]))[0] if start == "rotation" else torch.eye(shape[0])
         P, L, U = torch.linalg.lu(W)
         self.register_buffer("P", P)
@@ -45,16 +46,22 @@ class LULinear(Bijection):
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return L, unit lower triangular, and U, upper triangular, (C, C)."""
         L = self.L.tril(-1) + torch.eye(len(self.L), dtype=self.L.dtype, device=self.L.device)
-        return L, self.U.triu(1) + torch.diag(self.sign * self.s.exp())
+        return L, self.upper()
+
+    def upper(self) -> Tensor:
+        """Return U + diag(sign e^s) (C, C)."""
+        return self.U.triu(1) + torch.diag(self.sign * self.s.exp())
 
     def weight(self) -> Tensor:
         """Return W (C, C)."""
-        L, U = self.factors()
-        W: Tensor = self.P @ (L @ U)
-        return W
+        U = self.upper()
+        W: Tensor = torch.addmm(U, self.L.tril(-1), U)
+        return self.P @ W if self.permutes else W
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return from_columns(self.weight() @ columns(x), x), self.positions * self.s.sum()
+        W = self.weight()
+        y = linear(x, W) if x.ndim == 2 else from_columns(W @ columns(x), x)
+        return y, self.positions * self.s.sum()
 
     def inverse(self, y: Tensor) -> Tensor:
         L, U = self.factors()
