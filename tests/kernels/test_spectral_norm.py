@@ -15,7 +15,17 @@ import torch
 from functorch.compile import make_boxed_func
 from genbench_kernels import explain, spectral_norm_
 from genbench_kernels.op import trace
-from genbench_kernels.spectral_norm import OP, Mode, Order, fused, matrix, reference
+from genbench_kernels.spectral_norm import (
+    OP,
+    Mode,
+    Order,
+    _registered,
+    _registered_backward,
+    _registered_steps,
+    fused,
+    matrix,
+    reference,
+)
 from genbench_kernels.tolerance import excess
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -349,6 +359,21 @@ def test_layers_move_together_and_once_a_pass() -> None:
     assert not any(torch.equal(u_of(layer), m) for layer, m in zip(net, moved, strict=True))
 
 
+def test_a_layer_in_eval_mode_leaves_the_others_one_pass() -> None:
+    net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)))
+    theirs = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3))
+    for layer in theirs:
+        parametrizations.spectral_norm(layer)
+    theirs.load_state_dict(net.state_dict())
+    x = torch.randn(3, 6)
+    for each in (net, theirs):
+        each[1].eval()
+        each(x)
+    state = theirs.state_dict()
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, state[name], msg=name)
+
+
 def test_a_weight_that_changed_is_not_handed_out() -> None:
     net = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), n_iter=100)
     net[0](torch.randn(3, 6))
@@ -452,6 +477,17 @@ def test_inductor_walks_as_eager(backend: Any) -> None:
     torch._dynamo.reset()
     net = nn.Sequential(nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.Flatten(), nn.Linear(1024, 2)).double()
     walk_alike(spectral_norm_(net, order="legacy", backend=backend), "inductor")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_registration_is_sound(mode: Mode) -> None:
+    weights, us, vs, dims = ([*values] for values in inputs((3, 4, 2), dim=1, layers=2))
+    leaves = [w.clone().requires_grad_() for w in weights]
+    kept, sigmas, outs = _registered(weights, us, vs, dims, "torch", 1e-12, 1, mode)
+    alike = ("test_schema", "test_autograd_registration", "test_faketensor")  # flat vectors are not written between
+    torch.library.opcheck(_registered, (leaves, us, vs, dims, "torch", 1e-12, 1, mode), test_utils=alike)
+    torch.library.opcheck(_registered_steps, (weights, us, vs, dims, "torch", 1e-12, 1))
+    torch.library.opcheck(_registered_backward, (outs or [sigmas], weights, kept, sigmas, dims, "torch", mode))
 
 
 def test_a_compiled_pass_is_one_op_and_one_copy() -> None:
