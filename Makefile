@@ -40,9 +40,8 @@ lint: $(READY) ## ruff and mypy
 	@$(RUN) -m ruff format --check
 	@$(RUN) -m mypy
 
-peers: $(READY) ## training speed beside other libraries, interleaved in one process
-	@$(RUN) -c 'import normflows' 2>/dev/null || $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps normflows==1.7.3
-	@$(RUN) peers/realnvp.py
+peers: $(READY) ## training speed beside zuko and normflows, by turns; writes results/peers/training-speed.json
+	@$(RUN) -W ignore -m peers.training_speed results/peers/training-speed.json
 
 kernels: $(READY) ## compile every kernel for four GPUs that need not be there, against kernels/budgets
 	@$(RUN) -m genbench_kernels.static $(ARGS)
