@@ -1,10 +1,12 @@
-"""normflows' flows as models of genbench, each built as its documentation does; see zuko_flows.py beside it."""
+"""normflows' flows as models of genbench, built of its layers; see zuko_flows.py beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import normflows as nf
+import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
@@ -81,26 +83,52 @@ class Glow(Normflows):
         super().__init__(space, layers, dequantization, alpha)
 
 
-class NSF(Normflows):
-    """normflows' neural spline flow: spline couplings with residual networks, each after a permutation and a matrix.
+class SplineNet(nn.Module):
+    """normflows' perceptron as its spline couplings call it."""
 
-    Splines live on [-bound, bound].
-    """
+    def __init__(self, inputs: int, outputs: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.net = nf.nets.MLP([inputs, *hidden, outputs], init_zeros=True)
+        self.hidden_features = hidden[-1]  # by whose root they divide what it gives
+
+    def forward(self, x: Tensor, context: None = None) -> Tensor:
+        """Return the parameters of the splines."""
+        return self.net(x)
+
+
+class SplineCoupling(nf.flows.Flow):
+    """normflows' rational-quadratic spline coupling; `turn` says whether the even or the odd dimensions are moved."""
+
+    def __init__(self, D: int, hidden: tuple[int, ...], bins: int, bound: float, turn: int) -> None:
+        super().__init__()
+        make = nf.flows.neural_spline.coupling.PiecewiseRationalQuadraticCoupling
+        mask, net = torch.arange(D) % 2 == turn % 2, partial(SplineNet, hidden=hidden)
+        self.coupling = make(mask, net, num_bins=bins, tails="linear", tail_bound=bound)
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and the log-determinant, which of this class of theirs is the forward direction."""
+        return self.coupling(x)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and the log-determinant."""
+        return self.coupling.inverse(z)
+
+
+class NSF(Normflows):
+    """normflows' neural spline flow: spline couplings, a permutation and an LU-factored matrix before each."""
 
     def __init__(
         self,
         space: Space,
         *,
         couplings: int = 4,
-        width: int = 256,
-        blocks: int = 2,
+        hidden: tuple[int, ...] = (256, 256),
         bins: int = 8,
         bound: float = 5.0,
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
         D, layers = space.dims, list[nf.flows.Flow]()
-        for _ in range(couplings):
-            spline = nf.flows.CoupledRationalQuadraticSpline(D, blocks, width, num_bins=bins, tail_bound=bound)
-            layers += [nf.flows.LULinearPermute(D), spline]
+        for i in range(couplings):
+            layers += [nf.flows.LULinearPermute(D), SplineCoupling(D, hidden, bins, bound, turn=i)]
         super().__init__(space, layers, dequantization, alpha)

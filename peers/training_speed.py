@@ -33,6 +33,7 @@ from genbench.models.flows.nice import NICE
 from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.realnvp import RealNVP
 from genbench.provenance import code_version
+from peers.normflows_flows import SplineCoupling, perceptron
 
 D, BATCH, HIDDEN, THREADS = 64, 128, (256, 256), 2
 BINS, BOUND = 8, 5.0
@@ -64,15 +65,10 @@ def of_normflows(layers: list[nf.flows.Flow]) -> tuple[nn.Module, Loss]:
     return model, model.forward_kld
 
 
-def perceptron(inputs: int, outputs: int) -> nn.Module:
-    """Return normflows' perceptron."""
-    return nf.nets.MLP([inputs, *HIDDEN, outputs], init_zeros=True)
-
-
 def affine_layers() -> list[nf.flows.Flow]:
     """Return normflows' RealNVP: couplings of the two halves in turn, one network for s and t, ActNorm."""
     parts = [
-        (nf.flows.AffineCouplingBlock(perceptron(D // 2, D)), nf.flows.Permute(D, mode="swap"), nf.flows.ActNorm(D))
+        (nf.flows.AffineCouplingBlock(perceptron(D, HIDDEN)), nf.flows.Permute(D, mode="swap"), nf.flows.ActNorm(D))
         for _ in range(8)
     ]
     return [layer for part in parts for layer in part]
@@ -82,7 +78,7 @@ def glow_layers() -> list[nf.flows.Flow]:
     """Return normflows' Glow on vectors: coupling, LU-factored matrix, ActNorm."""
     parts = [
         (
-            nf.flows.AffineCouplingBlock(perceptron(D // 2, D), scale_map="sigmoid"),
+            nf.flows.AffineCouplingBlock(perceptron(D, HIDDEN), scale_map="sigmoid"),
             nf.flows.InvertibleAffine(D),
             nf.flows.ActNorm(D),
         )
@@ -91,36 +87,9 @@ def glow_layers() -> list[nf.flows.Flow]:
     return [layer for part in parts for layer in part]
 
 
-class Perceptron(nn.Module):
-    """normflows' perceptron as its spline couplings call it."""
-
-    hidden_features = HIDDEN[-1]  # they divide by its root
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.net = perceptron(inputs, outputs)
-
-    def forward(self, x: Tensor, context: None = None) -> Tensor:
-        """Return the parameters of the splines."""
-        return self.net(x)
-
-
-class SplineLayer(nf.flows.Flow):
-    """normflows' spline coupling under a mask, from data to base, as its own wrapper turns it."""
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        make = nf.flows.neural_spline.coupling.PiecewiseRationalQuadraticCoupling
-        self.coupling = make(mask, Perceptron, num_bins=BINS, tails="linear", tail_bound=BOUND)
-
-    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the log-determinant."""
-        return self.coupling(x)
-
-
 def spline_layers() -> list[nf.flows.Flow]:
     """Return normflows' spline couplings, the even and the odd dimensions in turn."""
-    return [SplineLayer(torch.arange(D) % 2 == i % 2) for i in range(4)]
+    return [SplineCoupling(D, HIDDEN, BINS, BOUND, turn=i) for i in range(4)]
 
 
 # ------------------------------------------------------------------------------------------------ measurement

@@ -17,7 +17,7 @@ PEERS = {
     "zuko NSF of couplings": (zuko_flows.NSF, {"transforms": 2, "hidden": (16,), "bins": 4, "passes": 2}),
     "normflows RealNVP": (normflows_flows.RealNVP, {"couplings": 2, "hidden": (16,)}),
     "normflows Glow": (normflows_flows.Glow, {"depth": 2, "hidden": (16,)}),
-    "normflows NSF": (normflows_flows.NSF, {"couplings": 2, "width": 16, "blocks": 1, "bins": 4}),
+    "normflows NSF": (normflows_flows.NSF, {"couplings": 2, "hidden": (16,), "bins": 4}),
 }
 every_peer = pytest.mark.parametrize("row", PEERS.items(), ids=PEERS)
 
