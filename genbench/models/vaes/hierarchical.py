@@ -25,18 +25,20 @@ def middle(mu: Tensor, logvar: Tensor) -> Draw:
 
 
 class Layer(nn.Module):
-    """One stochastic layer: z = mu_p(d) + sigma_p(d) u, u ~ N(0, I), and d + f(d, z), given the state d from above."""
+    """One stochastic layer: z = mu_p(d) + sigma_p(d) u, u ~ N(0, I), d' = d + W z and d' + f(d'), d the state above."""
 
     def __init__(self, size: int, width: int, activation: Activation, dropout: float) -> None:
         super().__init__()
         self.size = size
         self.prior = mlp(width, 2 * size, (), zero=True)
-        self.f = mlp(width + size, width, (width,), activation=activation, dropout=dropout)
+        self.W = nn.Linear(size, width)
+        self.f = mlp(width, width, (width,), activation=activation, dropout=dropout)
 
     def forward(self, d: Tensor, u: Tensor) -> Tensor:
         """Return the state below, d (N, width), u (N, size) -> (N, width)."""
         mu, log_sigma = self.prior(d).chunk(2, -1)
-        below: Tensor = d + self.f(torch.cat((d, mu + log_sigma.exp() * u), -1))
+        d = d + self.W(mu + log_sigma.exp() * u)
+        below: Tensor = d + self.f(d)
         return below
 
 
@@ -62,8 +64,12 @@ class HierarchicalVAE(LatentModel):
 
     Ladder Variational Autoencoders (2016), eq. 8 to 15; NVAE (2020), section 3.2, whose posterior is relative to the
     prior: z_l = mu_p + sigma_p u_l and q(u_l | x, u_above) = N(mu, e^logvar), so that the KL of a layer given those
-    above it is that of q(u_l) from N(0, I). All u together are the latents of the family, and have its bounds.
+    above it is that of q(u_l) from N(0, I). All u together are the latents of the family, and have its bounds. In the
+    first `warmup` steps the weight of the rate in the loss rises from 0 to 1 (Ladder VAE, section 3), lest layers go
+    unused.
     """
+
+    steps: Tensor
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class HierarchicalVAE(LatentModel):
         *,
         layers: tuple[int, ...] = (8, 16),
         width: int = 256,
+        warmup: int = 400,
         observation: ObservationName = "auto",
         sigma: float | None = None,
         activation: Activation = "relu",
@@ -82,6 +89,8 @@ class HierarchicalVAE(LatentModel):
         decoder = nn.Sequential(down, *mlp(width, p_x.parameters * space.dims, (width,), activation=activation))
         super().__init__(space, sum(layers), p_x, decoder)
         inputs = (space.dims, *[width] * len(layers))
+        self.warmup = warmup
+        self.register_buffer("steps", torch.tensor(0))
         self.up = nn.ModuleList(
             mlp(a, b, (width,), activation=activation, dropout=dropout) for a, b in pairwise(inputs)
         )
@@ -117,6 +126,13 @@ class HierarchicalVAE(LatentModel):
             for parts in zip(*(each[:4] for each in draws), strict=True)
         )
         return Draw(z, mu, logvar, eps, torch.stack([each.kl for each in draws]).sum(0).view(k, -1))
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return distortion + beta * rate, x (B, *shape) -> () nats, beta rising from 0 to 1 as training begins."""
+        rate, distortion = self.rate_and_distortion(x)
+        self.steps += int(self.training)
+        beta = (self.steps / max(1, self.warmup)).clamp(max=1)
+        return (distortion + beta * rate).mean()
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the means of q, those of a layer given the means above it, x (B, *shape) -> (B, Z)."""
