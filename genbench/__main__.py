@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         return OK
     if args.executor == "ray" and not _importable("ray"):
         raise UsageError("Ray is not installed here; say --executor process, or install it")
+    here = runs if args.address else fetched(runs)
     store = Store(args.results)
     store.prepare()
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     work = args.work or str(store.work.resolve())
     outcome = drive(
-        runs,
+        here,
         store,
         in_process if args.executor == "process" else partial(on_ray, address=args.address),
         perform=partial(perform, work=work, checkpoint_every=args.checkpoint_every),
@@ -98,7 +99,26 @@ def run(args: argparse.Namespace) -> int:
     if args.work:
         bring_pictures(store, args.work, runs[0].suite)
     publish(store, {runs[0].suite}, args.results)
-    return FAILED if outcome.failed else OK
+    return FAILED if outcome.failed or len(here) < len(runs) else OK
+
+
+def fetched(runs: Sequence[Run]) -> list[Run]:
+    """Return those of `runs` whose data are here or can be downloaded; say of each other data set what is missing.
+
+    Raises:
+        UsageError: no run is left.
+    """
+    missing: dict[str, UsageError] = {}
+    for data in dict.fromkeys(run.data for run in runs):
+        try:
+            getattr(find("datasets", data), "fetch", lambda: None)()
+        except UsageError as error:
+            missing[data] = error
+            print(f"genbench: {data}: {error}", file=sys.stderr)
+    here = [run for run in runs if run.data not in missing]
+    if not here:
+        raise UsageError("none of the data are here; nothing is run")
+    return here
 
 
 def bring_pictures(store: Store, work: str, suite: str) -> None:

@@ -15,7 +15,7 @@ from genbench.datasets import photos as photo_patches
 from genbench.datasets.plane import Noise
 from genbench.run import UsageError, find, names
 
-EMBEDDED = [name for name in names("datasets") if not name.startswith("vision")]
+EMBEDDED = [name for name in names("datasets") if not name.startswith(("vision", "tabular"))]
 TOYS = [name for name in EMBEDDED if name.startswith("toys")]
 VISION = ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "SVHN", "CelebA"]
 FEW = dict.fromkeys(["digits", "digits:binary"], (1437, 180, 180))

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from genbench.__main__ import fetched
 from genbench.datasets import tabular
-from genbench.run import UsageError, find
+from genbench.run import Run, UsageError, find
 
 N = 1000
 NAMES = {"POWER": 6, "GAS": 4, "HEPMASS": 3, "MINIBOONE": 5}  # dimensions of the files made here
@@ -157,6 +158,17 @@ def test_a_missing_file_is_one_line_that_says_where_it_should_be(tmp_path, monke
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=rf"^{tmp_path}/.* is not there: unpack data.tar.gz .* GENBENCH_DATA$"):
         load(name)
+
+
+def test_runs_whose_data_are_missing_are_left_out_with_one_line_for_each_data_set(root, capsys):
+    (root / "power/data.npy").unlink()
+    names = ["tabular:POWER", "tabular:MINIBOONE", "toys:moons", "tabular:BSDS300"]
+    runs = [Run(suite="s", name="n", model="m", data=data, seed=seed) for data in names for seed in range(3)]
+    assert [run.data for run in fetched(runs)] == ["tabular:MINIBOONE"] * 3 + ["toys:moons"] * 3
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in said] == ["tabular:POWER", "tabular:BSDS300"]
+    with pytest.raises(UsageError, match="none of the data are here"):
+        fetched(runs[:3])
 
 
 def test_a_pickle_that_pandas_cannot_read_is_one_line(root):

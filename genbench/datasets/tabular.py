@@ -48,13 +48,22 @@ class Table:
         Raises:
             UsageError: a file is not there, cannot be read, or needs a package that is missing.
         """
-        return loaded(self, Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve())
+        return loaded(self, tuple(self.fetch()))
+
+    def fetch(self) -> list[Path]:
+        """Return the paths of the files.
+
+        Raises:
+            UsageError: one is not there.
+        """
+        root = Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve()
+        return [found(root, file) for file in self.files]
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(table: Table, root: Path) -> Dataset:
-    """Return the data set of `table` under `root`; the latest one is kept in memory."""
-    held = [opened(found(root, file)) for file in table.files]
+def loaded(table: Table, paths: tuple[Path, ...]) -> Dataset:
+    """Return the data set of `table`, whose files are at `paths`; the latest one is kept in memory."""
+    held = [opened(path) for path in paths]
     train, validation, test = (torch.from_numpy(np.asarray(x, np.float32)) for x in table.prepare(*held))
     return Dataset(Space((train.shape[1],)), train, validation, test)
 

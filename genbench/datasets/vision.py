@@ -55,7 +55,21 @@ class Source:
         Raises:
             UsageError: it is not under GENBENCH_DATA and cannot be downloaded.
         """
-        return loaded(self, Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve())
+        return loaded(self, self.root)
+
+    @property
+    def root(self) -> Path:
+        """The folder that GENBENCH_DATA names."""
+        return Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve()
+
+    def fetch(self) -> None:
+        """Download what is missing.
+
+        Raises:
+            UsageError: it is not there and cannot be downloaded.
+        """
+        for part in self.parts:
+            opened(self, self.root, part)
 
 
 @functools.lru_cache(maxsize=1)
