@@ -40,8 +40,8 @@ class Mixture(NamedTuple):
         return (self.log_pi + log_det)[:, None] - 0.5 * (z.square().sum(1) + d.shape[1] * math.log(2 * math.pi))
 
     def chunks(self, x: Tensor) -> Iterator[Tensor]:
-        """Return x (N, D) in parts whose differences from every mean fit in memory."""
-        return iter(x.split(max(1, AT_ONCE // self.mu.numel())))
+        """Return x (N, D) in parts whose differences from every mean fit in a cache, but of 512 rows at least."""
+        return iter(x.split(max(512, AT_ONCE // self.mu.numel())))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (N, D) -> (N,)."""
@@ -168,10 +168,10 @@ class GMM(Model):
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape); integers where `space.levels` is set."""
         log_pi, mu, U = self.mixture
-        k = torch.multinomial(log_pi.exp(), n, replacement=True)
-        x = torch.randn(n, mu.shape[1]).to(mu)
-        for i in k.unique():
-            x[k == i] = mu[i] + torch.linalg.solve_triangular(U[i], x[k == i], upper=True, left=False)
+        k, z = torch.multinomial(log_pi.exp(), n, replacement=True), torch.randn(n, mu.shape[1]).to(mu)
+        inverse, size = U.inverse(), max(1, 16 * AT_ONCE // U[0].numel())  # matrices at once: 8 MiB
+        away = [part[:, None] @ inverse[i] for i, part in zip(k.split(size), z.split(size), strict=True)]
+        x = mu[k] + torch.cat(away)[:, 0]
         x = x.float().view(n, *self.space.shape)
         return self.dequantization.inverse(x) if self.space.levels else x
 
