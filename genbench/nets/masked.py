@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 def blocks_of(mask: Tensor) -> list[Block]:
     """Return blocks that hold all of mask (outputs, inputs): of a large triangle, a third need not be multiplied."""
-    parts = 4 if mask.numel() >= 2**16 else 1  # below that, what it saves goes in calls
+    parts = 4 if mask.numel() >= 2**17 else 2 if mask.numel() >= 2**16 else 1  # for less, calls cost what it saves
     ends = [round(len(mask) * i / parts) for i in range(parts + 1)]
     return [Block(slice(a, b), extent(mask[a:b].any(0))) for a, b in pairwise(ends)]
 
