@@ -60,7 +60,7 @@ def built(row: tuple[Make, dict[str, object]], space: Space) -> LatentModel:
     model.loss(points(space, 64))
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.2 * torch.randn_like(p)
+            p += 0.1 * torch.randn_like(p)
     return model.eval()
 
 
@@ -101,7 +101,7 @@ def test_weights_are_unbiased_and_the_model_has_mass_one(row) -> None:
         counts = torch.unique(model.sample(20_000).flatten(1).long() @ torch.tensor([8, 4, 2, 1]), return_counts=True)
     p, stderr = w.mean(0), w.std(0) / len(w) ** 0.5
     assert p.sum().item() == pytest.approx(1, abs=5 * stderr.norm().item() + 1e-9)
-    assert stderr.norm().item() < 0.02
+    assert stderr.norm().item() < 0.03
     sampled = torch.zeros(16).double().index_put_((counts[0],), counts[1].double()) / 20_000
     assert ((sampled - p).abs() < 5 * (stderr**2 + p * (1 - p) / 20_000).sqrt()).all()
 
