@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -174,6 +175,27 @@ def test_adjoint_of_even_steps_is_close() -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("gradient", ["direct", "adjoint"])
+def test_energy_of_a_rotation_is_known_and_weighs_in_the_loss(gradient: str) -> None:
+    """dx/dt = A x with A a quarter turn: |f|^2 = |x|^2 stays, |A|^2 = 2."""
+    x, A = torch.randn(6, 2).double(), torch.tensor([[0.0, -1.0], [1.0, 0.0]]).double()
+    flow = linear_flow(A, T=0.7, trace="exact", penalised=True, gradient=gradient).train()
+    flow(x)
+    torch.testing.assert_close(flow.energy, 0.7 * (x.square().sum(1) + 2))
+    losses = []
+    for penalty in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = stirred(FFJORD(PLANE, hidden=(8,), penalty=penalty)).train()
+        block = next(m for m in model.modules() if isinstance(m, Continuous))
+        torch.manual_seed(1)
+        losses.append(model.loss(x).item())
+    torch.manual_seed(1)
+    model.log_prob(x)
+    assert losses[1] == pytest.approx(losses[0] + 0.5 * block.energy.mean().item())
+    model.loss(x)
+    copy.deepcopy(model.eval())
+
+
 # ----------------------------------------------------------------------------------------- points and their mates
 
 
@@ -187,7 +209,7 @@ def test_batch_mates_move_a_likelihood_by_less_than_a_thousandth(space: Space) -
     x = draw(8)
     with torch.no_grad():
         alone = torch.cat([model.log_prob(p[None]) for p in x])
-        for mates in (draw(1), draw(100), x.flip(0)):
+        for mates in (draw(1), draw(100), x.flip(0), draw(4) if levels else 100 * draw(4)):
             torch.testing.assert_close(model.log_prob(torch.cat((x, mates)))[:8], alone, rtol=0, atol=1e-3)
     assert space.dims <= EXACT or any(isinstance(m, Probes) and m.key is not None for m in model.modules())
 

@@ -61,6 +61,7 @@ class Continuous(Bijection):
     Attributes:
         solvers: in training, and in evaluation.
         evaluations: of f, in the last solution.
+        energy: the integral of |f|^2 + |df/dx|^2 along the path of each point (B,), in training where `penalised`.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Continuous(Bijection):
         trace: Trace = "hutchinson",
         noise: Noise = "rademacher",
         gradient: Gradient = "direct",
+        penalised: bool = False,
     ) -> None:
         super().__init__()
         self.f, self.shape, self.solvers, self.T = f, shape, solvers, T
         self.trace, self.gradient, self.probes = trace, gradient, Probes(noise)
-        self.evaluations = 0
+        self.penalised, self.evaluations = penalised, 0
+        self.energy: Tensor | None = None
 
     def directions(self, x: Tensor) -> Tensor:
         """Return v (K, B or 1, *shape) with sum_k v_k^T J v_k the trace of J, or an estimate: the axes, or a probe."""
@@ -88,15 +91,19 @@ class Continuous(Bijection):
         return v
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        v, zero = self.directions(x), x.new_zeros(len(x), 1)
+        v, D, integrals = self.directions(x), x[0].numel(), 2 if self.training and self.penalised else 1
 
         def joint(t: Tensor, state: Tensor) -> Tensor:
-            f, Jv = self.f(t, state[:, :-1].view_as(x), v)
+            f, Jv = self.f(t, state[:, :D].view_as(x), v)
             trace = (v * Jv).flatten(2).sum((0, 2)).expand(len(x))
-            return torch.cat((f.flatten(1), trace.unsqueeze(1)), 1)
+            rates = [trace]
+            if integrals == 2:  # |Jv|^2 is on average, or over all axes, the squared norm of J
+                rates.append(f.square().flatten(1).sum(1) + Jv.square().flatten(2).sum((0, 2)))
+            return torch.cat((f.flatten(1), torch.stack(rates, 1)), 1)
 
-        end = self.solve(joint, torch.cat((x.flatten(1), zero), 1), (0.0, self.T))
-        return end[:, :-1].reshape(x.shape), end[:, -1]
+        end = self.solve(joint, torch.cat((x.flatten(1), x.new_zeros(len(x), integrals)), 1), (0.0, self.T))
+        self.energy = end[:, -1] if integrals == 2 else None
+        return end[:, :D].reshape(x.shape), end[:, D]
 
     def inverse(self, y: Tensor) -> Tensor:
         return self.solve(lambda t, x: self.f(t, x)[0], y, (self.T, 0.0))
@@ -135,6 +142,8 @@ class FFJORD(Flow):
         gradient: through the solver's steps, or by solving the adjoint equation backwards, in constant memory.
         method, rtol, atol: solver in evaluation and sampling.
         training: solver in training, of `steps` steps if it takes even ones (euler, midpoint, rk4); None: `method`.
+        penalty: weight of the integral of |f|^2 + |df/dx|^2 in the loss, which makes paths short and straight, and easy
+            to solve (How to Train Your Neural ODE: the World of Jacobian and Kinetic Regularization, 2020).
         marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
 
     Raises:
@@ -161,12 +170,15 @@ class FFJORD(Flow):
         atol: float = 1e-5,
         training: Method | None = "rk4",
         steps: int = 4,
+        penalty: float = 0.0,
         marginals: int = 0,
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
         solvers = Solver(training or method, rtol, atol, steps), Solver(method, rtol, atol, steps)
-        flow = partial(Continuous, solvers=solvers, T=T, trace=trace, noise=noise, gradient=gradient)
+        flow = partial(
+            Continuous, solvers=solvers, T=T, trace=trace, noise=noise, gradient=gradient, penalised=penalty > 0
+        )
         convolutional = space.is_image and network == "auto"
         field: Callable[[int], VectorField] = (
             partial(convolutional_field, channels=channels, activation=activation, timing=timing)
@@ -183,6 +195,15 @@ class FFJORD(Flow):
             bijections = [Flatten(space.shape), *steps_of((space.dims,))]
         chain = Pointed([*marginals_of(space.shape, marginals), *bijections])
         super().__init__(space, [chain], dequantization=dequantization, alpha=alpha)
+        self.penalty = penalty
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood in nats, with the penalty."""
+        loss = super().loss(x)
+        for block in self.modules():
+            if isinstance(block, Continuous) and block.energy is not None:
+                loss, block.energy = loss + self.penalty * block.energy.mean(), None
+        return loss
 
     @property
     def evaluations(self) -> int:
