@@ -41,6 +41,13 @@ def test_gradients_of_first_and_second_order() -> None:
     assert torch.autograd.gradgradcheck(lambda x, p: Spline.apply(x, p, 4, 3.0), (x, params))
 
 
+@pytest.mark.parametrize("fixed", [0, 1])
+def test_what_needs_no_gradient_gets_none(fixed: int) -> None:
+    inputs = drawn((3, 2), 4)
+    inputs[fixed].requires_grad_(False)
+    assert torch.autograd.gradgradcheck(lambda x, p: Spline.apply(x, p, 4, 3.0), inputs)
+
+
 @every_shape
 def test_the_log_determinant_is_that_of_the_slopes(shape: tuple[int, ...]) -> None:
     x, params = drawn(shape, 5, spread=3)

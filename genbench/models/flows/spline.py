@@ -159,7 +159,9 @@ class Spline(torch.autograd.Function):
         K, bound = ctx.K, ctx.bound
         if torch.is_grad_enabled():
             outputs = moved(x, by_number(params, 3 * K - 1), K, bound)
-            return (*torch.autograd.grad(outputs, (x, params), gradients, create_graph=True), None, None)
+            asked = [v for v, needed in zip((x, params), ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(outputs, asked, gradients, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None
         gy, gl = ((g * inside).reshape(-1) for g in gradients)
         gy, s = gy.mul_(2 * bound), h / w
         d0, d1 = d
@@ -167,7 +169,7 @@ class Spline(torch.autograd.Function):
         g_u = g_theta / w
         g_size = torch.stack(((g_s * s + g_theta * theta).div_(-w), torch.addcdiv(gy * up, g_s, w)))
         g_left = torch.stack((-g_u, gy))
-        gp = torch.zeros_like(params).view(3 * K - 1, -1)
+        gp = params.new_zeros(3 * K - 1, x.numel())
         g = softmax_gradient(g_size.mul_(1 - K * LEAST), g_left.mul_(1 - K * LEAST), shares, passed, at, share, below)
         torch.mul(g, shares, out=gp[: 2 * K].view(2, K, -1))
         gp[2 * K :].scatter_add_(0, knots, torch.stack(g_d).mul_(-torch.expm1(-soft)))
