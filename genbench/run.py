@@ -14,9 +14,10 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import re
 import typing
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -86,10 +87,19 @@ def find(kind: str, name: str) -> Any:
             continue
         except ModuleNotFoundError as error:
             if not (error.name and f"{path}.".startswith(f"{error.name}.")):
-                raise UsageError(f"{name!r} needs the package {error.name!r}, which is not installed") from None
+                raise UsageError(f"{name!r} needs the package {error.name!r}: {_install(error.name)}") from None
     for entry in importlib.metadata.entry_points(group=f"genbench.{kind}", name=name):
         return entry.load()
     raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{nearest(name, names(kind))}")
+
+
+def _install(package: str | None) -> str:
+    """Return how to install `package`: by the extra of this project that lists it, if one does."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for needed in importlib.metadata.requires("genbench") or ():
+            if found := re.fullmatch(rf"{package}\b.*extra == .(\w+).", needed):
+                return f"pip install 'genbench[{found[1]}]'"
+    return f"pip install {package}"
 
 
 @functools.cache

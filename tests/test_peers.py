@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
+
 import pytest
 
+from genbench.run import UsageError, read_suite, suite_path
 from tests import test_flows as truths
 
 zuko_flows = pytest.importorskip("peers.zuko_flows", exc_type=ModuleNotFoundError)
@@ -45,3 +49,18 @@ def test_density_of_the_plane_has_mass_one(row) -> None:
 @pytest.mark.parametrize("levels", [None, 17])
 def test_samples_lie_in_the_space(row, levels) -> None:
     truths.test_samples_lie_in_the_space(row, levels)
+
+
+def test_the_suite_finds_them() -> None:
+    assert {run.model.partition(":")[0] for run in read_suite(suite_path("peers")).runs(only="* (*)")} == {
+        "peers.zuko_flows",
+        "peers.normflows_flows",
+    }
+
+
+def test_a_missing_library_is_one_line_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zuko", None)  # what is None there cannot be imported
+    monkeypatch.delitem(sys.modules, "peers.zuko_flows")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch", 'zuko>=1.4; extra == "peers"'])
+    with pytest.raises(UsageError, match=r"NICE' needs the package 'zuko': pip install 'genbench\[peers\]'$"):
+        read_suite(suite_path("peers")).runs(only="* (zuko)")
