@@ -19,6 +19,7 @@ from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checker
 from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.ffjord import FFJORD
 from genbench.models.flows.flow import BASES, DEQUANTIZATIONS, Flow
+from genbench.models.flows.flowpp import FlowPP
 from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.iaf import IAF
@@ -62,9 +63,15 @@ FLOWS: dict[str, tuple[Make, dict[str, object]]] = {
     "TarFlow": (TarFlow, {"blocks": 2, "layers": 1, **TOKENS}),
     "Gaussianization": (Gaussianization, {"layers": 2, "components": 3}),
     "Residual": (ResidualFlow, {"blocks": 2, "hidden": (8,)}),
+    "FlowPP": (FlowPP, {"couplings": 3, "components": 3, "hidden": (16,), "activation": "tanh"}),
     "FFJORD": (FFJORD, {"hidden": (3,), "method": "rk4", "steps": 6}),
 }
 IMAGE: dict[str, tuple[Make, dict[str, object]]] = {
+    "FlowPP image": (
+        FlowPP,
+        {"stages": (1, 2, 1), "channels": 4, "blocks": 1, "heads": 2, "components": 2, "dropout": 0.5},
+    ),
+    "FlowPP flat": (FlowPP, {"network": "mlp", "couplings": 2, "components": 3, "marginals": 3, **SMALL}),
     "RealNVP image": (RealNVP, {"couplings": 3, "channels": 4, "blocks": 1, "activation": "silu"}),
     "RealNVP image batch": (RealNVP, {"couplings": 4, "channels": 4, "norm": "batch", "activation": "silu"}),
     "RealNVP image one scale": (RealNVP, {"scales": 1, "channels": 4, "activation": "silu", "dropout": 0.5}),

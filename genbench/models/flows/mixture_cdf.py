@@ -57,9 +57,8 @@ class LogCDF(torch.autograd.Function):
         if torch.is_grad_enabled():  # it is to be differentiated again
             return again(ctx.needs_input_grad, (x, log_w, mu, log_sigma), gradients)
         lower, upper, density = (r * g.unsqueeze(-1) for r, g in zip(shares, gradients, strict=True))
-        s = z.sigmoid()
         gw = lower + upper + density
-        gz = lower + density - s * (gw + density)
+        gz = (lower + density) * torch.sigmoid(-z) - (upper + density) * z.sigmoid()
         gmu = gz * -rate
         gsigma = (gz * z).add_(density).neg_()
         shapes = (log_w.shape, mu.shape, log_sigma.shape)

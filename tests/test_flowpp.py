@@ -1,0 +1,112 @@
+"""Truths about Flow++: its coupling map, its gradient, and its networks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from genbench.dataset import Space
+from genbench.models.flows.flowpp import FlowPP
+from genbench.models.flows.mixture_cdf import log_cdf, mixture_cdf
+from genbench.nets.attention import GatedAttention, gated_attention
+
+double = torch.float64
+
+
+def drawn(K: int, *shape: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return x (B, C, ...) and params (B, C * (3K + 2), ...) at random."""
+    B, C, *rest = shape
+    return torch.randn(*shape, dtype=double), scale * torch.randn(B, C * (3 * K + 2), *rest, dtype=double)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 2, 2, 1)], ids=["vector", "image"])
+def test_gradients_of_the_map_are_those_of_finite_differences_twice(shape: tuple[int, ...]) -> None:
+    inputs = [v.requires_grad_() for v in drawn(2, *shape)]
+    assert gradcheck(mixture_cdf(2).forward, inputs)
+    assert gradgradcheck(mixture_cdf(2).forward, inputs)
+
+
+@pytest.mark.parametrize("K", [1, 2, 9])
+@pytest.mark.parametrize("shape", [(50, 4), (9, 3, 2, 2)], ids=["vector", "image"])
+def test_map_is_undone_and_its_log_slope_is_autograds(K: int, shape: tuple[int, ...]) -> None:
+    x, params = drawn(K, *shape)
+    map = mixture_cdf(K)
+    y, logdet = map.forward(x.requires_grad_(), params)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert slope.min() > 0
+    torch.testing.assert_close(logdet, slope.log().flatten(1).sum(1))
+    again, _ = map.forward(map.inverse(y, params), params)  # not x: between narrow components the map is flat
+    torch.testing.assert_close(again, y, rtol=1e-8, atol=1e-8)
+
+
+def test_map_starts_at_the_identity_or_near_it() -> None:
+    x = torch.linspace(-3, 3, 61, dtype=double)[None]
+    for K in (1, 2, 8, 32):
+        y, _ = mixture_cdf(K).forward(x, torch.zeros(1, 61 * (3 * K + 2), dtype=double))
+        torch.testing.assert_close(y, -y.flip(1))
+        assert stats.linregress(x[0], y[0]).rvalue > (0.95 if K > 1 else 1 - 1e-12)
+    y, logdet = mixture_cdf(1).forward(x, torch.zeros(1, 61 * 5, dtype=double))
+    torch.testing.assert_close((y, logdet), (x, torch.zeros(1, dtype=double)))
+
+
+def test_log_cdf_is_that_of_a_mixture_of_logistics() -> None:
+    x = torch.linspace(-9, 9, 19, dtype=double)
+    w, mu, sigma = (torch.tensor(v, dtype=double) for v in ([0.3, 0.7], [-2.0, 1.0], [0.5, 0.2]))
+    lower, upper, density = log_cdf(x, w.log(), mu, sigma.log())
+    parts = [stats.logistic(m, s) for m, s in zip(mu, sigma, strict=True)]
+    for mine, name in ((lower, "cdf"), (upper, "sf"), (density, "pdf")):
+        theirs = sum(weight.item() * getattr(part, name)(x.numpy()) for weight, part in zip(w, parts, strict=True))
+        torch.testing.assert_close(mine.exp(), torch.as_tensor(theirs), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_map_is_safe_in_float32_where_components_are_narrow_and_far(scale: float) -> None:
+    torch.manual_seed(0)
+    x, params = drawn(6, 400, 3, scale=scale)
+    x, params = (100 * x).float().requires_grad_(), params.float().requires_grad_()
+    y, logdet = mixture_cdf(6).forward(x, params)
+    gradients = torch.autograd.grad(y.sum() + logdet.sum(), (x, params))
+    assert all(v.isfinite().all() for v in (y, logdet, *gradients))
+    assert mixture_cdf(6).inverse(y.detach(), params.detach()).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (2, 3)])
+def test_attention_networks_start_at_zero_and_see_the_whole_image(size: tuple[int, int]) -> None:
+    net = gated_attention(3, 5, 8, 1, size=size, heads=2, zero=True)
+    assert torch.equal(net(torch.randn(2, 3, *size)), torch.zeros(2, 5, *size))
+    attention, x = GatedAttention(8, size, heads=2), torch.randn(1, 8, *size, requires_grad=True)
+    (g,) = torch.autograd.grad(attention(x)[0, 0, 0, 0], x)
+    assert (g.abs().amax((0, 1)) > 0).all()
+
+
+def test_attention_without_places_does_not_know_the_order_of_positions() -> None:
+    attention, x = GatedAttention(8, (1, 6)), torch.randn(2, 8, 1, 6)
+    torch.nn.init.zeros_(attention.places)
+    order = torch.randperm(6)
+    torch.testing.assert_close(attention(x[..., order]), attention(x)[..., order])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"heads": 3}, "heads=3 must divide channels=32"), ({}, "halvings=2 needs sides that 4")]
+)
+def test_shapes_that_do_not_fit_are_refused(options: dict[str, int], message: str) -> None:
+    side = 8 if options else 6
+    with pytest.raises(ValueError, match=message):
+        FlowPP(Space((1, side, side), 17), **options)
+
+
+def test_likelihood_tightens_with_draws_and_is_a_function_of_the_point() -> None:
+    torch.manual_seed(0)
+    space = Space((1, 4, 4), 17)
+    k = torch.randint(0, 17, (32, *space.shape)).to(torch.uint8)
+    models = [FlowPP(space, network="mlp", couplings=1, hidden=(8,), draws=draws).eval() for draws in (1, 16)]
+    models[1].load_state_dict(models[0].state_dict())
+    with torch.no_grad():
+        one, many = (model.log_prob(k) for model in models)
+        torch.testing.assert_close(models[1].log_prob(k[:3]), many[:3])
+    assert one.mean() < many.mean() < one.mean() + math.log(16)
