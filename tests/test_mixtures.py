@@ -199,7 +199,7 @@ def test_responsibilities_are_the_posterior_of_the_component():
     r, (log_pi, mu, _) = model.encode(x), model.mixture
     Sigma = covariances(model.mixture).detach()
     joint = [
-        p * multivariate_normal(m.numpy(), S.numpy()).pdf(x)
+        p.item() * multivariate_normal(m.numpy(), S.numpy()).pdf(x)
         for p, m, S in zip(log_pi.exp().detach(), mu.detach(), Sigma, strict=True)
     ]
     expected = torch.stack([torch.as_tensor(j) for j in joint], 1)
