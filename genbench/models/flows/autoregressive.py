@@ -34,7 +34,7 @@ class InverseAutoregressive(Bijection):
     The inverse direction, which samples, is one pass of the network. The forward direction, which gives densities and
     is trained by maximum likelihood, goes through the D dimensions one after another and is differentiated as it
     went: it multiplies as much as a pass does, in D times as many calls, so that at D = 64 a step of training takes
-    some 20 times as long as that of `MaskedAutoregressive`.
+    a dozen times as long as that of `MaskedAutoregressive`.
     """
 
     def __init__(self, net: MADE, map: Elementwise) -> None:
