@@ -362,6 +362,25 @@ def test_geco_drives_the_distortion_to_what_is_asked() -> None:
     assert distortion == pytest.approx(5.0, abs=0.5)
 
 
+def test_a_hierarchy_pays_for_nats_beyond_the_free_ones_once_it_is_warm() -> None:
+    space = SPACES["levels"]
+    model, x = HierarchicalVAE(space, layers=(2, 3), width=8, warmup=2, free=0.0).double(), points(space)
+
+    def loss_and_parts() -> tuple[float, float, float]:
+        torch.manual_seed(0)
+        loss = model.loss(x).item()
+        torch.manual_seed(0)
+        rate, distortion = model.rate_and_distortion(x)
+        return loss, rate.mean().item(), distortion.mean().item()
+
+    for beta in (0.5, 1.0, 1.0):
+        loss, rate, distortion = loss_and_parts()
+        assert loss == pytest.approx(distortion + beta * rate)
+    model.free = 100.0
+    loss, _, distortion = loss_and_parts()
+    assert loss == pytest.approx(distortion + 2 * 100)
+
+
 # -------------------------------------------------------------------------------------- L_k as it is measured
 
 RUN = Run(suite="s", name="n", model="vaes.vae:VAE", data="digits")

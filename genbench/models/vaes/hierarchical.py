@@ -65,8 +65,9 @@ class HierarchicalVAE(LatentModel):
     Ladder Variational Autoencoders (2016), eq. 8 to 15; NVAE (2020), section 3.2, whose posterior is relative to the
     prior: z_l = mu_p + sigma_p u_l and q(u_l | x, u_above) = N(mu, e^logvar), so that the KL of a layer given those
     above it is that of q(u_l) from N(0, I). All u together are the latents of the family, and have its bounds. In the
-    first `warmup` steps the weight of the rate in the loss rises from 0 to 1 (Ladder VAE, section 3), lest layers go
-    unused.
+    first `warmup` steps the weight of the rate in the loss rises from 0 to 1 (Ladder VAE, section 3), and the loss does
+    not count the first `free` nats of each layer (Improved Variational Inference with Inverse Autoregressive Flow,
+    2016, eq. 15), lest layers go unused. The likelihood is the ELBO as it is.
     """
 
     steps: Tensor
@@ -78,6 +79,7 @@ class HierarchicalVAE(LatentModel):
         layers: tuple[int, ...] = (8, 16),
         width: int = 256,
         warmup: int = 400,
+        free: float = 4.0,
         observation: ObservationName = "auto",
         sigma: float | None = None,
         activation: Activation = "relu",
@@ -89,7 +91,7 @@ class HierarchicalVAE(LatentModel):
         decoder = nn.Sequential(down, *mlp(width, p_x.parameters * space.dims, (width,), activation=activation))
         super().__init__(space, sum(layers), p_x, decoder)
         inputs = (space.dims, *[width] * len(layers))
-        self.warmup = warmup
+        self.warmup, self.free = warmup, free
         self.register_buffer("steps", torch.tensor(0))
         self.up = nn.ModuleList(
             mlp(a, b, (width,), activation=activation, dropout=dropout) for a, b in pairwise(inputs)
@@ -128,11 +130,13 @@ class HierarchicalVAE(LatentModel):
         return Draw(z, mu, logvar, eps, torch.stack([each.kl for each in draws]).sum(0).view(k, -1))
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return distortion + beta * rate, x (B, *shape) -> () nats, beta rising from 0 to 1 as training begins."""
-        rate, distortion = self.rate_and_distortion(x)
+        """Return distortion + beta * sum_l max(free, KL_l), x (B, *shape) -> () nats; beta rises to 1 at first."""
+        drawn = self.infer(x)
         self.steps += int(self.training)
         beta = (self.steps / max(1, self.warmup)).clamp(max=1)
-        return (distortion + beta * rate).mean()
+        kl = 0.5 * (drawn.mu**2 + (torch.expm1(drawn.logvar) - drawn.logvar))
+        rates = torch.stack([part.sum(-1).mean() for part in kl.split(self.down.sizes, -1)])
+        return beta * rates.clamp(min=self.free).sum() - self.log_likelihood(x, drawn.z).mean()
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the means of q, those of a layer given the means above it, x (B, *shape) -> (B, Z)."""
