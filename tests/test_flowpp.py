@@ -49,7 +49,8 @@ def test_map_starts_at_the_identity_or_near_it() -> None:
     for K in (1, 2, 8, 32):
         y, _ = mixture_cdf(K).forward(x, torch.zeros(1, 61 * (3 * K + 2), dtype=double))
         torch.testing.assert_close(y, -y.flip(1))
-        assert stats.linregress(x[0], y[0]).rvalue > (0.95 if K > 1 else 1 - 1e-12)
+        assert (y.diff() > 0).all()
+        assert stats.linregress(x[0], y[0]).rvalue > (0.85 if K > 1 else 1 - 1e-12)
     y, logdet = mixture_cdf(1).forward(x, torch.zeros(1, 61 * 5, dtype=double))
     torch.testing.assert_close((y, logdet), (x, torch.zeros(1, dtype=double)))
 

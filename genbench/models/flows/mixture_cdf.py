@@ -113,11 +113,12 @@ def soft(v: Tensor, limit: float) -> Tensor:
 def parts_of(params: Tensor, x: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return log w, mu, log sigma (B, C, ..., K), s and t as x, from params (B, C * (3K + 2), ...).
 
-    Where params are zero, the components stand evenly on [-2, 2], each as wide as logit F needs to be near x.
+    Where params are zero, the components stand evenly on [-2, 2]. Few are as wide as logit F needs to be near x; many
+    are as wide as they are apart, since narrow components learn sharp edges sooner.
     """
     logits, mu, log_sigma, affine = params.unflatten(1, (x.shape[1], -1)).movedim(2, -1).split((K, K, K, 2), -1)
     places = torch.linspace(-2, 2, K, dtype=x.dtype, device=x.device) if K > 1 else x.new_zeros(1)
-    start = math.log(0.75) if K > 1 else 0.0
+    start = math.log(min(0.75, 4 / K)) if K > 1 else 0.0
     s, t = affine.unbind(-1)
     return logits.log_softmax(-1), mu + places, soft(log_sigma, LOG_SIGMA) + start, soft(s, LOG_SCALE), t
 
