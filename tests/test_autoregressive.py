@@ -10,7 +10,7 @@ from genbench.dataset import Space
 from genbench.models.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive, affine, orders
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.maf import MAF
-from genbench.nets.masked import MADE, Block, BlockLinear, MaskedLinear
+from genbench.nets.masked import MADE
 
 NETS = {
     "one dimension": (1, (8,), False),
@@ -63,34 +63,6 @@ def test_zero_start_and_dropout() -> None:
     assert not torch.equal(net(x), net(x))
     net.eval()
     assert torch.equal(net(x), net(x))
-
-
-@pytest.mark.parametrize("upper", [False, True])
-def test_blocks_hold_the_mask_and_multiply_as_the_whole_does(upper: bool) -> None:
-    mask = torch.arange(300)[:, None] * 2 >= torch.arange(600)
-    layer = MaskedLinear(mask.flip(0) if upper else mask).double()
-    assert len(layer.blocks) == 4
-    left = layer.mask.clone()
-    for rows, columns in layer.blocks:
-        left[rows, columns] = 0
-    assert left.sum() == 0
-    x, W = torch.randn(3, 600).double().requires_grad_(), layer.mask * layer.weight
-    torch.testing.assert_close(layer(x), x @ W.T + layer.bias)
-    parameters, g = [x, *layer.parameters()], torch.randn(3, 300).double()
-    mine = torch.autograd.grad(layer(x), parameters, g)
-    torch.testing.assert_close(mine, torch.autograd.grad(x @ (layer.mask * layer.weight).T + layer.bias, parameters, g))
-
-
-def test_blocks_can_be_differentiated_twice() -> None:
-    x, W, b = (torch.randn(*shape).double().requires_grad_() for shape in ((3, 4), (6, 4), (6,)))
-    mask = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]).repeat_interleave(2, 0)
-    blocks = [Block(slice(0, 2), slice(0, 1)), Block(slice(2, 6), slice(0, 3))]
-
-    def f(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
-        return BlockLinear.apply(x, W * mask, b, blocks)
-
-    assert torch.autograd.gradcheck(f, (x, W, b))
-    assert torch.autograd.gradgradcheck(f, (x, W, b))
 
 
 @pytest.mark.parametrize("scale", ["exp", "tanh", "sigmoid"])

@@ -4,61 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout
 
 from genbench.nets.activations import ACTIVATIONS, Activation, zeroed
+from genbench.nets.linear import linear
 
 Weight = tuple[Tensor, Tensor]  # W, b
-
-
-class Block(NamedTuple):
-    """A rectangle of a weight: outside the blocks of a layer, the mask is zero."""
-
-    rows: slice
-    columns: slice
-
-
-def blocks_of(mask: Tensor) -> list[Block]:
-    """Return blocks that hold all of mask (outputs, inputs): of a large triangle, a third need not be multiplied."""
-    parts = 4 if mask.numel() >= 2**17 else 2 if mask.numel() >= 2**16 else 1  # for less, calls cost what it saves
-    ends = [round(len(mask) * i / parts) for i in range(parts + 1)]
-    return [Block(slice(a, b), extent(mask[a:b].any(0))) for a, b in pairwise(ends)]
-
-
-def extent(where: Tensor) -> slice:
-    """Return the least slice that holds all that is true of where (N,)."""
-    places = where.nonzero().flatten().tolist()
-    return slice(places[0], places[-1] + 1) if places else slice(0, 0)
-
-
-class BlockLinear(torch.autograd.Function):
-    """y = x W^T + b of a weight W that is zero outside `blocks`, none of whose zeros is multiplied."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor, blocks: list[Block]) -> Tensor:
-        ctx.save_for_backward(x, W)
-        ctx.blocks = blocks
-        y = x.new_empty(len(x), len(W))
-        for rows, columns in blocks:
-            torch.addmm(b[rows], x[:, columns], W[rows, columns].T, out=y[:, rows])
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gy,), (x, W) = gradients, ctx.saved_tensors
-        needed = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # to be differentiated again
-            return gy @ W if needed[0] else None, gy.T @ x, gy.sum(0), None
-        gx, gW = torch.zeros_like(x) if needed[0] else None, torch.zeros_like(W)
-        for rows, columns in ctx.blocks:
-            torch.mm(gy[:, rows].T, x[:, columns], out=gW[rows, columns])
-            if gx is not None:
-                gx[:, columns].addmm_(gy[:, rows], W[rows, columns])
-        return gx, gW, gy.sum(0), None
 
 
 class MaskedLinear(nn.Linear):
@@ -70,15 +24,10 @@ class MaskedLinear(nn.Linear):
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
-        self.blocks = blocks_of(mask)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (B, outputs)."""
-        W = self.weight * self.mask
-        if len(self.blocks) == 1 or x.device.type != "cpu" or x.dtype != W.dtype:
-            return linear(x, W, self.bias)
-        y: Tensor = BlockLinear.apply(x, W, self.bias, self.blocks)
-        return y
+        return linear(x, self.weight * self.mask, self.bias)
 
 
 def degrees_of(units: int, D: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from genbench.nets.activations import zeroed
+from genbench.nets.linear import Linear
 
 Past = dict[
     nn.Module, tuple[Tensor, Tensor]
@@ -27,7 +28,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         """Return what the tokens up to each say to it; keys and values of x are added to `past`."""
@@ -48,7 +49,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+        self.mlp = nn.Sequential(Linear(width, expansion * width), nn.GELU(), Linear(expansion * width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
@@ -91,10 +92,10 @@ class Transformer(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
-        self.embed = nn.Linear(inputs, width)
+        self.embed = Linear(inputs, width)
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
         self.layers = nn.ModuleList(Layer(width, heads, expansion, dropout) for _ in range(depth))
-        last = nn.Linear(width, outputs)
+        last = Linear(width, outputs)
         self.head = nn.Sequential(nn.LayerNorm(width), zeroed(last) if zero else last)
 
     def forward(self, x: Tensor) -> Tensor:
