@@ -139,5 +139,5 @@ def inverse(y: Tensor, params: Tensor, *, components: int) -> Tensor:
 
 def mixture_cdf(components: int) -> Elementwise:
     """Return the map of Flow++: the distribution function of a mixture of logistics, its logit, an affine map."""
-    own = {"components": components}
-    return Elementwise(3 * components + 2, partial(forward, **own), partial(inverse, **own))
+    forth, back = partial(forward, components=components), partial(inverse, components=components)
+    return Elementwise(3 * components + 2, forth, back)
