@@ -1,0 +1,76 @@
+"""A causal transformer over pixels: Generative Pretraining from Pixels (2020), small, with no clustering of colours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout, one_hot
+
+from genbench.dataset import Space
+from genbench.models.autoregressive.discrete import Autoregressive, raster
+from genbench.nets.transformer import Past, Transformer
+
+__all__ = ["PixelTransformer"]
+
+
+class PixelTransformer(Autoregressive):
+    """Each dimension is a token, an embedding of its level; pixels come row by row, the channels of each in turn.
+
+    Args:
+        channels, layers, heads: the width of the transformer, its depth, and how many heads its attention has.
+        expansion: of the perceptron of each layer, over the channels.
+        dropout: on every residual branch;
+        forget: the share of tokens that do not say their level to later ones, in training.
+
+    Raises:
+        ValueError: the space is of reals, or `heads` does not divide the channels.
+    """
+
+    order: Tensor
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        channels: int = 32,
+        layers: int = 2,
+        heads: int = 4,
+        expansion: int = 4,
+        dropout: float = 0.0,
+        forget: float = 0.0,
+    ) -> None:
+        super().__init__(space)
+        self.forget = forget
+        self.register_buffer("order", raster(space.shape), persistent=False)
+        self.net = Transformer(
+            self.levels,
+            self.conditional.parameters,
+            space.dims,
+            width=channels,
+            depth=layers,
+            heads=heads,
+            expansion=expansion,
+            dropout=dropout,
+            zero=True,
+        )
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Return levels as the network takes them, one-hot, x (...) -> (..., K)."""
+        return one_hot(x.long(), self.levels).to(self.net.positions.dtype)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of each dimension, x (B, *shape) -> (B, 1 or K, D)."""
+        tokens = self.tokens(x.flatten(1)[:, self.order])
+        if self.training and self.forget:
+            tokens = tokens * dropout(torch.ones_like(tokens[..., :1]), self.forget).sign()
+        y: Tensor = self.net(tokens)
+        return y.mT[:, :, self.order.argsort()]
+
+    def sample(self, n: int) -> Tensor:
+        """Return n samples (n, *shape), token by token, with the keys and values of those drawn kept."""
+        past: Past = {}
+        x = self.order.new_zeros(n, 0)
+        for t in range(self.space.dims):
+            y = self.net.step(self.tokens(x[:, -1] if t else self.order.new_zeros(n)), t, past)
+            x = torch.cat((x, self.conditional.sample(y.unsqueeze(2)).long()), 1)
+        return x[:, self.order.argsort()].view(n, *self.space.shape).to(self.conditional.dtype)
