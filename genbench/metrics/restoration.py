@@ -1,0 +1,92 @@
+"""What comes back from codes of noisy points, and from codes that few bits hold."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.latents import Reconstructs
+
+__all__ = ["compression", "denoising"]
+
+SIGMA = 0.25  # of the noise, in units of the range of integers
+STEPS = 2  # of the quantiser to a standard deviation of a latent
+
+
+def denoise(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return how near reconstructions of noisy test points come to the points, of integers 0..K-1.
+
+    - denoising_psnr: 10 log10((K - 1)^2 / mean square of x - reconstruct(x + sigma eps)), eps ~ N(0, I), sigma a
+      quarter of K - 1. The noisy points themselves are at 12.04 dB.
+    """
+    model, space = evaluation.model, evaluation.dataset.space
+    if not isinstance(model, Reconstructs) or space.levels is None:
+        return {}
+    top = space.levels - 1
+    with torch.no_grad():
+        squares = [
+            (model.reconstruct(x + SIGMA * top * torch.randn(x.shape, device=x.device)) - x).double() / top
+            for x in evaluation.batches(evaluation.dataset.test)
+        ]
+    return {"denoising_psnr": psnr(torch.cat(squares).square().flatten(1).mean(1).cpu())}
+
+
+def psnr(squares: Tensor) -> Measurement:
+    """Return -10 log10 of the mean of squares (N,), in units of the range, with its standard error."""
+    mean, n = squares.mean().item(), len(squares)
+    stderr = 10 / math.log(10) * (squares.std() / n**0.5).item() / mean if n > 1 else None
+    impl = f"denoising 1, sigma {SIGMA} of the range"
+    return Measurement(value=-10 * math.log10(mean), unit="dB", better="higher", n=n, stderr=stderr, impl=impl)
+
+
+def compress(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return what codes take when they are rounded, and what is lost then.
+
+    Each latent is rounded to multiples of half its standard deviation over the training split, and coded by itself
+    with the frequencies that the multiples have there, one added to each count.
+
+    - compression_rate: bits a dimension of a test point, -log2 of those frequencies, summed over latents.
+    - compression_error: root of the mean square of x - decode(rounded z) over test points, in the data's own units.
+
+    The two are one point of a curve: a lower rate is no better by itself.
+    """
+    model, space, test = evaluation.model, evaluation.dataset.space, evaluation.dataset.test
+    if not isinstance(model, Reconstructs):
+        return {}
+    with torch.no_grad():
+        batches = (evaluation.batches(x) for x in (evaluation.dataset.train, test))
+        train, z = (torch.cat([model.encode(x).cpu() for x in each]) for each in batches)
+        mean, step = train.mean(0), (train.std(0) / STEPS).clamp(min=1e-9)
+        a, b = (((each - mean) / step).round() for each in (train, z))
+        rounded = (mean + b * step).to(z.dtype).split(512)
+        back = torch.cat([model.decode(part.to(evaluation.device)).cpu() for part in rounded])
+    rates = bits(a.flatten(1), b.flatten(1)) / space.dims
+    error = (back - test).double().square().mean().sqrt().item()
+    unit, impl = "levels" if space.levels else "data units", f"compression 1, {STEPS} steps to a standard deviation"
+    stderr = (rates.std() / len(rates) ** 0.5).item() if len(rates) > 1 else None
+    return {
+        "compression_rate": Measurement(
+            value=rates.mean().item(), unit="bits/dim", n=len(rates), stderr=stderr, impl=impl
+        ),
+        "compression_error": Measurement(value=error, unit=unit, better="lower", n=len(rates), impl=impl),
+    }
+
+
+def bits(train: Tensor, test: Tensor) -> Tensor:
+    """Return the bits of test (M, Z) by the frequencies of each column's integers in train (N, Z), (M,) float64.
+
+    Every integer of either split, and those between, has one added to its count.
+    """
+    low = torch.minimum(train.amin(0), test.amin(0))
+    a, b = ((each - low).long() for each in (train, test))
+    total = torch.zeros(len(test), dtype=torch.float64)
+    for j in range(a.shape[1]):
+        counts = torch.bincount(a[:, j], minlength=int(b[:, j].max()) + 1).double() + 1
+        total -= (counts / counts.sum())[b[:, j]].log2()
+    return total
+
+
+denoising, compression = Metric(denoise), Metric(compress)

@@ -1,0 +1,1 @@
+"""Autoencoders: deterministic codes of data, from principal components on."""

@@ -1,0 +1,101 @@
+"""Principal component analysis, in closed form, and the Gaussian that makes it a density."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+from genbench.model import MakeOptimizer, Model, Player
+from genbench.models.dequantization import Uniform
+from genbench.run import Kind
+
+__all__ = ["PCA"]
+
+NOISE = 1 / 12  # the variance of u ~ U[0, 1)
+FLOOR = 1e-12  # of a variance
+
+
+class PCA(Model):
+    """Projection on the leading eigenvectors of the covariance; all of it is fitted in `finish` (say steps: 0).
+
+    Probabilistic Principal Component Analysis (1999), eq. 6 to 8: x ~ N(mu, C) with
+
+        C = V diag(lambda) V^T + sigma^2 (I - V V^T),
+
+    V (D, Z) the leading eigenvectors, lambda (Z,) their eigenvalues, sigma^2 the mean of the discarded ones. It is
+    exact on reals; integers get uniform noise u in [0, 1)^D, whose variance is added, and it is a bound on them.
+    Codes z = V^T (x - mu) are in the data's own units: what is lost is the sum of the discarded eigenvalues. float64.
+
+    Raises:
+        ValueError: `latent` is not between 1 and D.
+    """
+
+    likelihood: Kind | None = "exact"
+
+    def __init__(self, space: Space, *, latent: int = 16) -> None:
+        super().__init__(space)
+        D = space.dims
+        if not 1 <= latent <= D:
+            raise ValueError(f"latent={latent} is not between 1 and the {D} dimensions of the data")
+        self.latent = latent
+        self.mu = nn.Parameter(torch.zeros(D, dtype=torch.float64))
+        self.V = nn.Parameter(torch.eye(D, latent, dtype=torch.float64))
+        self.eigenvalues = nn.Parameter(torch.ones(latent, dtype=torch.float64))
+        self.discarded = nn.Parameter(torch.ones((), dtype=torch.float64))  # the mean of the others
+        if space.levels:
+            self.likelihood = "bound"
+            self.dequantization = Uniform(space)
+
+    @torch.no_grad()
+    def finish(self, x: Tensor) -> None:
+        """Take mean, eigenvectors and eigenvalues of the covariance of the training split x (N, *shape)."""
+        flat = x.flatten(1).double()
+        self.mu.copy_(flat.mean(0))
+        values, vectors = torch.linalg.eigh(torch.cov(flat.T, correction=0).view(self.space.dims, -1))
+        self.V.copy_(vectors.flip(1)[:, : self.latent])
+        self.eigenvalues.copy_(values.flip(0)[: self.latent])
+        if self.latent < self.space.dims:
+            self.discarded.copy_(values[: -self.latent].mean())
+
+    @property
+    def variances(self) -> tuple[Tensor, Tensor]:
+        """Variances along V, (Z,), and across, (): the eigenvalues, and for integers that of the noise besides."""
+        noise = NOISE if self.space.levels else 0.0
+        return self.eigenvalues.clamp(min=FLOOR) + noise, self.discarded.clamp(min=FLOOR) + noise
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return V^T (x - mu), x (B, *shape) -> (B, Z) float, in the data's own units."""
+        return ((x.flatten(1).double() - self.mu) @ self.V).float()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return mu + V z, z (B, Z) -> (B, *shape) float, in the data's own units."""
+        return (self.mu + z.double() @ self.V.T).float().view(-1, *self.space.shape)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the projection of x (B, *shape) on the principal subspace, float."""
+        return self.decode(self.encode(x))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log N(x; mu, C) in nats, x (B, *shape) -> (B,); on integers, the bound log N(x + u; mu + 1/2, C)."""
+        levels = self.space.levels
+        d = (self.dequantization(x)[0].double() * levels - 0.5 if levels else x.double()).flatten(1) - self.mu
+        along, across = self.variances
+        z, D, Z = d @ self.V, self.space.dims, self.latent
+        rest = (d - z @ self.V.T).square().sum(1)
+        log_det = along.log().sum() + (D - Z) * across.log()
+        return -0.5 * ((z.square() / along).sum(1) + rest / across + log_det + D * math.log(2 * math.pi))
+
+    def sample(self, n: int) -> Tensor:
+        """Return n samples (n, *shape) of N(mu, C); on integers rounded to the nearest level."""
+        along, across = self.variances
+        eps = torch.randn(n, self.space.dims, device=self.mu.device, dtype=self.mu.dtype) * across.sqrt()
+        z = torch.randn(n, self.latent, device=self.mu.device, dtype=self.mu.dtype) * along.sqrt()
+        x = (self.mu + eps + (z - eps @ self.V) @ self.V.T).float().view(n, *self.space.shape)
+        return self.dequantization.inverse((x + 0.5) / self.space.levels) if self.space.levels else x
+
+    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+        """Return nobody."""
+        return []
