@@ -284,7 +284,15 @@ def test_rounding_adds_a_twelfth_of_the_squared_step() -> None:
     steps = torch.tensor([3.0, 1.0]) / STEPS
     assert found["compression_error"].value == pytest.approx((steps.square().mean() / 12).sqrt().item(), rel=0.02)
     entropy = 0.5 * math.log2(2 * math.pi * math.e) + math.log2(STEPS)  # of a unit Gaussian, finely rounded
-    assert found["compression_rate"].value == pytest.approx(entropy, abs=0.03)
+    assert found["compression_rate"].value == pytest.approx(2 * entropy, abs=0.06)
+
+
+def test_latents_that_do_not_move_take_no_bits() -> None:
+    space = Space((1, 1, 3))
+    x = torch.randn(500, 1, 1, 3) * torch.tensor([1.0, 1.0, 0.0])
+    found = compression.measure(evaluated(fitted(space, x, 3), x))["compression_rate"]
+    less = compression.measure(evaluated(fitted(space, x, 2), x))["compression_rate"]
+    assert found.value == pytest.approx(less.value, abs=0.01)
 
 
 def test_metrics_give_nothing_where_they_do_not_apply() -> None:

@@ -55,7 +55,7 @@ def scores(evaluation: Evaluation, batches: tuple[Tensor, ...]) -> Iterator[tupl
     model, parts = evaluation.model, [x.to(evaluation.device) for x in batches]
     if isinstance(model, Reconstructs):
         squares = [(model.reconstruct(x).double() - x).square().flatten(1).sum(1) for x in parts]
-        yield "reconstruction", torch.cat(squares).cpu()
+        yield "reconstruction", torch.cat(squares).round(decimals=8).cpu()  # float32's rounding tells nothing
     if model.likelihood is not None:
         yield "likelihood", -torch.cat([model.log_prob(x).double() for x in parts]).cpu()
 

@@ -14,6 +14,7 @@ __all__ = ["compression", "denoising"]
 
 SIGMA = 0.25  # of the noise, in units of the range of integers
 STEPS = 2  # of the quantiser to a standard deviation of a latent
+FAR = 16  # standard deviations from the mean at which rounded latents end
 
 
 def denoise(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -48,7 +49,7 @@ def compress(evaluation: Evaluation) -> dict[str, Measurement]:
     Each latent is rounded to multiples of half its standard deviation over the training split, and coded by itself
     with the frequencies that the multiples have there, one added to each count.
 
-    - compression_rate: bits a dimension of a test point, -log2 of those frequencies, summed over latents.
+    - compression_rate: bits of a test point, -log2 of those frequencies, summed over latents.
     - compression_error: root of the mean square of x - decode(rounded z) over test points, in the data's own units.
 
     The two are one point of a curve: a lower rate is no better by itself.
@@ -59,18 +60,18 @@ def compress(evaluation: Evaluation) -> dict[str, Measurement]:
     with torch.no_grad():
         batches = (evaluation.batches(x) for x in (evaluation.dataset.train, test))
         train, z = (torch.cat([model.encode(x).cpu() for x in each]) for each in batches)
-        mean, step = train.mean(0), (train.std(0) / STEPS).clamp(min=1e-9)
-        a, b = (((each - mean) / step).round() for each in (train, z))
+        mean, std = train.mean(0), train.std(0, correction=0)
+        step = std / STEPS + 1e-12
+        moves = std > 1e-4 * std.max()  # others stay at their mean
+        a, b = (((each - mean) / step).round().clamp(-FAR * STEPS, FAR * STEPS) * moves for each in (train, z))
         rounded = (mean + b * step).to(z.dtype).split(512)
         back = torch.cat([model.decode(part.to(evaluation.device)).cpu() for part in rounded])
-    rates = bits(a.flatten(1), b.flatten(1)) / space.dims
+    rates = bits(a.flatten(1), b.flatten(1))
     error = (back - test).double().square().mean().sqrt().item()
     unit, impl = "levels" if space.levels else "data units", f"compression 1, {STEPS} steps to a standard deviation"
     stderr = (rates.std() / len(rates) ** 0.5).item() if len(rates) > 1 else None
     return {
-        "compression_rate": Measurement(
-            value=rates.mean().item(), unit="bits/dim", n=len(rates), stderr=stderr, impl=impl
-        ),
+        "compression_rate": Measurement(value=rates.mean().item(), unit="bits", n=len(rates), stderr=stderr, impl=impl),
         "compression_error": Measurement(value=error, unit=unit, better="lower", n=len(rates), impl=impl),
     }
 
