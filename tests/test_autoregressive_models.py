@@ -24,7 +24,7 @@ MODELS: dict[str, Row] = {
     "MADE residual": (MADE, {"hidden": (70, 70), "activation": "tanh", "residual": True, "dropout": 0.2}),
     "PixelCNN": (PixelCNN, {"channels": 12, "layers": 5, "dropout": 0.2}),
     "PixelCNN wide": (PixelCNN, {"channels": 12, "layers": 3, "kernel": 5}),
-    "PixelTransformer": (PixelTransformer, {"channels": 8, "heads": 2, "dropout": 0.2, "forget": 0.2}),
+    "PixelTransformer": (PixelTransformer, {"channels": 8, "heads": 2, "dropout": 0.2}),
 }
 MIXTURE = {"MADE of 3 orders": (MADE, {"hidden": (70,), "orders": 3})}
 ordered = pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
@@ -132,7 +132,7 @@ def test_every_parameter_is_trained(row: Row, space: Space) -> None:
 def test_training_reaches_the_entropy_of_a_law_of_two_points(row: Row) -> None:
     """Two points of equal chance: log 2 nats, and never fewer."""
     make, options = row
-    model = make(SPACES["binary"], **{k: v for k, v in options.items() if k not in ("dropout", "forget")})
+    model = make(SPACES["binary"], **{k: v for k, v in options.items() if k != "dropout"})
     x = points(SPACES["binary"], 2).repeat(4, 1, 1, 1)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(200):

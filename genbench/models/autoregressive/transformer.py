@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout, one_hot
+from torch.nn.functional import one_hot
 
 from genbench.dataset import Space
 from genbench.models.autoregressive.discrete import Autoregressive, raster
@@ -19,8 +19,7 @@ class PixelTransformer(Autoregressive):
     Args:
         channels, layers, heads: the width of the transformer, its depth, and how many heads its attention has.
         expansion: of the perceptron of each layer, over the channels.
-        dropout: on every residual branch;
-        forget: the share of tokens that do not say their level to later ones, in training.
+        dropout: on every residual branch.
 
     Raises:
         ValueError: the space is of reals, or `heads` does not divide the channels.
@@ -37,10 +36,8 @@ class PixelTransformer(Autoregressive):
         heads: int = 4,
         expansion: int = 4,
         dropout: float = 0.0,
-        forget: float = 0.0,
     ) -> None:
         super().__init__(space)
-        self.forget = forget
         self.register_buffer("order", raster(space.shape), persistent=False)
         self.net = Transformer(
             self.levels,
@@ -60,10 +57,7 @@ class PixelTransformer(Autoregressive):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of each dimension, x (B, *shape) -> (B, 1 or K, D)."""
-        tokens = self.tokens(x.flatten(1)[:, self.order])
-        if self.training and self.forget:
-            tokens = tokens * dropout(torch.ones_like(tokens[..., :1]), self.forget).sign()
-        y: Tensor = self.net(tokens)
+        y: Tensor = self.net(self.tokens(x.flatten(1)[:, self.order]))
         return y.mT[:, :, self.order.argsort()]
 
     def sample(self, n: int) -> Tensor:
