@@ -60,10 +60,11 @@ class Model(nn.Module, ABC):
         """Return log p(x) in nats, x (B, *shape) -> (B,); of the integers where `space.levels` is set."""
         raise NotImplementedError(f"{type(self).__name__} has no likelihood")
 
-    def log_weights(self, x: Tensor, k: int) -> Tensor:
+    def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
         """Return logs (k', B) of independent weights w with E w = p(x), x (B, *shape): k of them, one without latents.
 
         log p(x) >= E log 1/k sum_i w_i (Importance Weighted Autoencoders, 2016, eq. 8). By default log p(x) itself.
+        Where draws are functions of the point, those numbered `first`, `first` + 1, ... are taken.
         """
         return self.log_prob(x).unsqueeze(0)
 

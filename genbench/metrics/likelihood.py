@@ -1,7 +1,8 @@
 """Likelihood of the test split: nats, bits/dim for integers, and the excess over the truth where it is known.
 
 `likelihood` takes the model's own log p(x); `likelihood:L100` and the like the importance weighted bound of that many
-draws (Importance Weighted Autoencoders, 2016, eq. 8), which is never looser in expectation, of models with latents.
+draws (Importance Weighted Autoencoders, 2016, eq. 8), which is never looser in expectation: of the latents, or of the
+noise that makes integers real.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.run import Kind
 
-__all__ = ["L100", "L1000", "L5000", "likelihood"]
+__all__ = ["L16", "L100", "L1000", "L5000", "likelihood"]
 
 AT_ONCE = 8192  # weights computed at a time
 
@@ -62,7 +63,7 @@ def bound(evaluation: Evaluation, k: int) -> tuple[Tensor, int | None]:
         for x in evaluation.batches(evaluation.dataset.test, 256):
             parts, rows = list[Tensor](), 0
             while rows < k:
-                log_w = evaluation.model.log_weights(x, min(k - rows, max(2, AT_ONCE // len(x)))).double()
+                log_w = evaluation.model.log_weights(x, min(k - rows, max(2, AT_ONCE // len(x))), rows).double()
                 parts.append(log_w.logsumexp(0))
                 if len(log_w) == 1 < k - rows:  # log p(x) itself
                     break
@@ -72,4 +73,4 @@ def bound(evaluation: Evaluation, k: int) -> tuple[Tensor, int | None]:
 
 
 likelihood = Metric(measure)
-L100, L1000, L5000 = (Metric(partial(measure, k=k)) for k in (100, 1000, 5000))
+L16, L100, L1000, L5000 = (Metric(partial(measure, k=k)) for k in (16, 100, 1000, 5000))

@@ -69,8 +69,7 @@ class Flow(Model):
     """A density p(x) = p(z) |det dz/dx|, z = f(x), of real data; a bound on p of integers by dequantisation.
 
     The bijections map (B, *space.shape) to (B, D). Integers become reals in [0, 1] by `dequantization`, and are
-    then taken to the whole line by the logit with `alpha`. In evaluation the bound is the mean over `draws` of the
-    noise, in the logarithm: Importance Weighted Autoencoders (2016), eq. 8.
+    then taken to the whole line by the logit with `alpha`.
     """
 
     likelihood: Literal["exact", "bound", "estimate"] | None = "exact"
@@ -83,21 +82,21 @@ class Flow(Model):
         base: BaseName = "normal",
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
-        draws: int = 1,
     ) -> None:
         super().__init__(space)
-        self.base, self.draws = BASES[base], draws
+        self.base = BASES[base]
         self.bijection = Chain([*([Logit(alpha)] if space.levels else []), *bijections])
         if space.levels:
             self.likelihood = "bound"
             self.dequantization = DEQUANTIZATIONS[dequantization](space)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, x (B, *shape) -> (B,); on integers, a lower bound of `draws` draws of the noise."""
-        if self.training or self.draws == 1 or not self.space.levels:
-            return self.bound(x)
-        bounds = torch.stack([self.bound(x, draw) for draw in range(self.draws)])
-        return bounds.logsumexp(0) - math.log(self.draws)
+        """Return log p(x) in nats, x (B, *shape) -> (B,); on integers, the lower bound log p(x + u) - log q(u | x)."""
+        return self.bound(x)
+
+    def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
+        """Return `k` such bounds with different u, x (B, *shape) -> (k, B) nats; on reals log p(x), (1, B)."""
+        return torch.stack([self.bound(x, first + i) for i in range(k if self.space.levels else 1)])
 
     def bound(self, x: Tensor, draw: int = 0) -> Tensor:
         """Return log p(x), x (B, *shape) -> (B,); on integers log p(x + u) - log q(u | x), u draw number `draw`."""

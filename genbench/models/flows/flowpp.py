@@ -71,7 +71,6 @@ class FlowPP(Flow):
         channels, blocks, heads: of the networks of gated convolutions and self-attention (images).
         network: "mlp" takes an image as a vector.
         marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
-        draws: of the noise in the bound that is evaluated on integers (importance-weighted above 1).
 
     Raises:
         ValueError: the sides of an image cannot be halved twice, or the heads do not divide the channels.
@@ -95,7 +94,6 @@ class FlowPP(Flow):
         marginals: int = 0,
         dequantization: Dequantization = "variational",
         alpha: float = 0.05,
-        draws: int = 1,
     ) -> None:
         map = mixture_cdf(components)
         if space.is_image and network == "auto":
@@ -106,4 +104,4 @@ class FlowPP(Flow):
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
             bijections += couplings_of((space.dims,), couplings, flat, map, norm)
         first = marginals_of(space.shape, marginals)
-        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha, draws=draws)
+        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)

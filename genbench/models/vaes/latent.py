@@ -116,7 +116,7 @@ class LatentModel(Model):
         """Return log p(x | z) in nats, x (B, *shape), z (..., B, Z) -> (..., B)."""
         return self.observation.log_prob(self.theta(z), x.flatten(1).to(z.dtype)).sum(-1)
 
-    def log_weights(self, x: Tensor, k: int) -> Tensor:
+    def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
         """Return log p(x | z) p(z) / q(z | x) of k draws, x (B, *shape) -> (k, B) nats."""
         drawn = self.infer(x, k)
         return self.log_likelihood(x, drawn.z) + drawn.log_ratio
