@@ -12,7 +12,7 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.anomalies import anomalies, auroc, ising, shuffled
-from genbench.metrics.representation import clusters, probe, representation
+from genbench.metrics.representation import clustering, clusters, linear_probe, probe
 from genbench.metrics.restoration import STEPS, bits, compression, denoising
 from genbench.model import Model
 from genbench.models.autoencoders.autoencoder import Autoencoder, Coder, Contractive, Denoising, Sparse, sparsity
@@ -298,9 +298,10 @@ def test_latents_that_do_not_move_take_no_bits() -> None:
 def test_metrics_give_nothing_where_they_do_not_apply() -> None:
     space, x = SPACES["levels"], points(SPACES["levels"])
     flow = Linear(space).eval()
-    assert representation.measure(evaluated(flow, x)) == {}  # no labels
+    assert linear_probe.measure(evaluated(flow, x)) == clustering.measure(evaluated(flow, x)) == {}  # no labels
     assert denoising.measure(evaluated(flow, x)) == compression.measure(evaluated(flow, x)) == {}
     assert set(anomalies.measure(evaluated(flow, x))) == {"anomaly_auroc_likelihood_shuffled"}
     assert ising.measure(evaluated(flow, x)) == {}  # of another space
-    names = representation.measure(evaluated(fitted(space, x, 2), x, torch.arange(64) % 2))
-    assert set(names) == {"linear_probe_accuracy", "clustering_ari", "clustering_nmi"}
+    labelled = evaluated(fitted(space, x, 2), x, torch.arange(64) % 2)
+    assert set(linear_probe.measure(labelled)) == {"linear_probe_accuracy"}
+    assert set(clustering.measure(labelled)) == {"clustering_ari", "clustering_nmi"}

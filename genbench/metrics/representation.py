@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
 
-__all__ = ["representation"]
+__all__ = ["clustering", "linear_probe"]
 
 
 @runtime_checkable
@@ -22,26 +22,39 @@ class Encodes(Protocol):
     def encode(self, x: Tensor) -> Tensor: ...
 
 
-def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return how well codes tell labels apart.
+def probes(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return how well a straight line tells labels apart by codes.
 
     - linear_probe_accuracy: share of the test split that a logistic regression on codes of the training split,
       standardised, gets right.
+    """
+    labels = evaluation.dataset.labels
+    if labels is None or (z := codes(evaluation)) is None:
+        return {}
+    return {"linear_probe_accuracy": probe(z[0], labels[0], z[1], labels[2])}
+
+
+def clustered(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return how well clusters of codes agree with labels.
+
     - clustering_ari, clustering_nmi: k-means on codes of the training split, k the number of labels; agreement of the
       clusters of the test split with its labels. Comparing Partitions (1985), eq. 5: 1 is the same partition, 0 what
       chance gives; Cluster Ensembles (2002), eq. 3, with the arithmetic mean of the entropies.
     """
-    model, labels = evaluation.model, evaluation.dataset.labels
-    if not isinstance(model, Encodes) or labels is None:
+    labels = evaluation.dataset.labels
+    if labels is None or (z := codes(evaluation)) is None:
         return {}
+    return clusters(*z, labels[2])
+
+
+def codes(evaluation: Evaluation) -> tuple[Tensor, Tensor] | None:
+    """Return z of the training and the test split, (N, Z) float64 on the CPU; None for a model without codes."""
+    model, data = evaluation.model, evaluation.dataset
+    if not isinstance(model, Encodes):
+        return None
     with torch.no_grad():
-        train, test = (codes(evaluation, model, x) for x in (evaluation.dataset.train, evaluation.dataset.test))
-    return {"linear_probe_accuracy": probe(train, labels[0], test, labels[2])} | clusters(train, test, labels[2])
-
-
-def codes(evaluation: Evaluation, model: Encodes, x: Tensor) -> Tensor:
-    """Return z of x (N, *shape), (N, Z) float64 on the CPU."""
-    return torch.cat([model.encode(batch).flatten(1).double().cpu() for batch in evaluation.batches(x)])
+        train, test = ([model.encode(x) for x in evaluation.batches(split)] for split in (data.train, data.test))
+    return torch.cat(train).flatten(1).double().cpu(), torch.cat(test).flatten(1).double().cpu()
 
 
 def probe(train: Tensor, y_train: Tensor, test: Tensor, y_test: Tensor) -> Measurement:
@@ -54,7 +67,7 @@ def probe(train: Tensor, y_train: Tensor, test: Tensor, y_test: Tensor) -> Measu
     right = torch.from_numpy(LogisticRegression(max_iter=1000).fit(a, y_train.numpy()).predict(b)) == y_test
     p, n = right.double().mean().item(), len(right)
     stderr = (p * (1 - p) / n) ** 0.5
-    return Measurement(value=p, unit="of points", better="higher", n=n, stderr=stderr, impl="representation 1")
+    return Measurement(value=p, unit="of points", better="higher", n=n, stderr=stderr, impl="linear_probe 1")
 
 
 def clusters(train: Tensor, test: Tensor, labels: Tensor) -> dict[str, Measurement]:
@@ -67,10 +80,10 @@ def clusters(train: Tensor, test: Tensor, labels: Tensor) -> dict[str, Measureme
     scores = {"ari": adjusted_rand_score(y, found), "nmi": normalized_mutual_info_score(y, found)}
     return {
         f"clustering_{name}": Measurement(
-            value=float(score), unit="", better="higher", n=len(y), impl="representation 1, k-means"
+            value=float(score), unit="", better="higher", n=len(y), impl="clustering 1, k-means"
         )
         for name, score in scores.items()
     }
 
 
-representation = Metric(measure)
+linear_probe, clustering = Metric(probes), Metric(clustered)
