@@ -68,7 +68,7 @@ def entropy(side: int, beta: float) -> float:
     b = torch.tensor(beta, dtype=torch.float64, requires_grad=True)
     log_z = torch.linalg.matrix_power(transfer(side, b), side).trace().log()
     (bonds,) = torch.autograd.grad(log_z, b)
-    return float(log_z - beta * bonds)
+    return float(log_z.detach() - beta * bonds)
 
 
 def sample(n: int, side: int, beta: float, generator: Generator) -> Tensor:
