@@ -14,14 +14,14 @@ from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.likelihood import AT_ONCE, Metric, bound, likelihood, measure
 from genbench.models.flows.linear import Linear
-from genbench.models.vaes.decoders import OBSERVATIONS, Gaussian, ObservationName, observation_of
+from genbench.models.observations import OBSERVATIONS, Gaussian, ObservationName, observation_of
 from genbench.models.vaes.hierarchical import HierarchicalVAE
 from genbench.models.vaes.iwae import IWAE
 from genbench.models.vaes.latent import DiagonalGaussian, LatentModel, draw
-from genbench.models.vaes.networks import Networks
 from genbench.models.vaes.score import ScoreVAE
 from genbench.models.vaes.unamortised import UnamortisedVAE
 from genbench.models.vaes.vae import GECO, VAE
+from genbench.nets.coders import Networks
 from genbench.run import Run
 
 Make = Callable[..., LatentModel]

@@ -15,8 +15,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from genbench.dataset import Space
 from genbench.model import Model
-from genbench.models.vaes.networks import NetworkName, Networks
 from genbench.nets.activations import Activation
+from genbench.nets.coders import NetworkName, Networks
 
 __all__ = ["Autoencoder", "Contractive", "Denoising", "Sparse"]
 

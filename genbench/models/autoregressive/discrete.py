@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genbench.dataset import Space
 from genbench.model import Model
-from genbench.models.vaes.decoders import Bernoulli, Categorical
+from genbench.models.observations import Bernoulli, Categorical
 from genbench.run import Kind
 
 

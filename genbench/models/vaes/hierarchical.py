@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.vaes.decoders import ObservationName, observation_of
+from genbench.models.observations import ObservationName, observation_of
 from genbench.models.vaes.latent import Draw, LatentModel, draw
 from genbench.nets.activations import Activation
 from genbench.nets.mlp import mlp

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 from genbench.model import Model
-from genbench.models.vaes.decoders import Observation
+from genbench.models.observations import Observation
 from genbench.run import Kind
 
 

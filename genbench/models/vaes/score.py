@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.vaes.decoders import ObservationName
-from genbench.models.vaes.networks import NetworkName, Networks
+from genbench.models.observations import ObservationName
 from genbench.models.vaes.vae import VAE
 from genbench.nets.activations import Activation
+from genbench.nets.coders import NetworkName, Networks
 
 __all__ = ["ScoreVAE"]
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.vaes.decoders import ObservationName, observation_of
+from genbench.models.observations import ObservationName, observation_of
 from genbench.models.vaes.latent import DiagonalGaussian
-from genbench.models.vaes.networks import NetworkName, Networks
 from genbench.nets.activations import Activation
+from genbench.nets.coders import NetworkName, Networks
 
 __all__ = ["GECO", "VAE"]
 
