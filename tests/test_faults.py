@@ -171,6 +171,9 @@ def started(path: Path, executor: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which a job in the background inherits ignored
     )
 
 
