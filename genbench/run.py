@@ -410,10 +410,8 @@ def options_of(model: Callable[..., Any], options: Mapping[str, Any]) -> dict[st
     Raises:
         UsageError: an option that `model` does not take, or of the wrong type.
     """
-    parameters = dict(list(inspect.signature(model).parameters.items())[1:])  # the first is the space
-    hints = typing.get_type_hints(model.__init__ if inspect.isclass(model) else model)
+    parameters, hints, takes_any = keywords_of(model)
     kept: dict[str, Any] = {}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in options.items():
         if key not in parameters:
             if not takes_any:
@@ -427,6 +425,28 @@ def options_of(model: Callable[..., Any], options: Mapping[str, Any]) -> dict[st
         if value != parameters[key].default:
             kept[key] = value
     return kept
+
+
+def keywords_of(model: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
+    """Return the keywords that `model` takes, their types, and whether it takes any others.
+
+    A class that passes ``**options`` on takes the keywords of the class that it extends, too.
+    """
+    makers = (
+        [vars(c)["__init__"] for c in model.__mro__ if "__init__" in vars(c)] if inspect.isclass(model) else [model]
+    )
+    found: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    for i, make in enumerate(makers):
+        taken = list(inspect.signature(make).parameters.values())[1 + inspect.isclass(model) :]  # self, the space
+        own = {p.name: p for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        passed_on = any(p.kind is p.VAR_KEYWORD for p in taken)
+        if i and not own and not passed_on:  # nothing above takes what is passed on: it keeps it
+            return found, hints, True
+        found, hints = own | found, typing.get_type_hints(make) | hints
+        if not passed_on:
+            return found, hints, False
+    return found, hints, True
 
 
 class _StrictLoader(yaml.SafeLoader):

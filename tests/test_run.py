@@ -6,11 +6,16 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from genbench.run import Run, UsageError, find, merged, names, naming, read_suite, suite_paths
+from genbench.dataset import Space
+from genbench.model import Model
+from genbench.models.vaes.iwae import IWAE
+from genbench.run import Run, UsageError, find, merged, names, naming, options_of, read_suite, suite_paths
 
 RUN = Run(suite="s", name="RealNVP", model="flows.realnvp:RealNVP", data="digits", seed=1, steps=2000)
 
@@ -250,3 +255,22 @@ def test_a_path_finds_what_another_package_offers() -> None:
 def test_a_plain_name_never_imports_another_package() -> None:
     with pytest.raises(UsageError, match="unknown dataset 'random'"):
         find("datasets", "random")
+
+
+def test_options_passed_on_are_checked_as_those_of_the_class_extended() -> None:
+    assert options_of(IWAE, {"k": "5", "latent": 16, "dropout": "0.5"}) == {"k": 5, "dropout": 0.5}
+    with pytest.raises(UsageError, match="unknown option 'latnet'; did you mean 'latent'"):
+        options_of(IWAE, {"latnet": 3})
+    with pytest.raises(UsageError, match="option 'latent'"):
+        options_of(IWAE, {"latent": "many"})
+
+
+def test_a_model_that_keeps_its_options_takes_any() -> None:
+    class Keeps(Model):
+        def __init__(self, space: Space, **options: object) -> None:
+            super().__init__(space)
+
+        def sample(self, n: int) -> Tensor:
+            return torch.zeros(n, *self.space.shape)
+
+    assert options_of(Keeps, {"anything": 1}) == {"anything": 1}

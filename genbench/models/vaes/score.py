@@ -6,16 +6,14 @@ Simple statistical gradient-following algorithms (1992); Neural Variational Infe
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.observations import ObservationName
-from genbench.models.vaes.vae import VAE
-from genbench.nets.activations import Activation
-from genbench.nets.coders import NetworkName, Networks
+from genbench.models.vaes.coded import Amortised
 
 __all__ = ["ScoreVAE"]
 
@@ -42,33 +40,17 @@ class Running(nn.Module):
         return before
 
 
-class ScoreVAE(VAE):
+class ScoreVAE(Amortised):
     """The VAE whose encoder learns by the log-derivative; the decoder's gradient and the KL are as ever.
 
     `baseline`: none; the running mean of log p(x | z); or that and a function of x, learned by least squares.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        baseline: BaselineName = "learned",
-        latent: int = 16,
-        observation: ObservationName = "auto",
-        sigma: float | None = None,
-        network: NetworkName = "mlp",
-        hidden: tuple[int, ...] = (256, 256),
-        channels: int = 32,
-        activation: Activation = "relu",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(
-            space, latent=latent, observation=observation, sigma=sigma, network=network, hidden=hidden,
-            channels=channels, activation=activation, dropout=dropout,
-        )  # fmt: skip
+    def __init__(self, space: Space, *, baseline: BaselineName = "learned", **options: Any) -> None:
+        super().__init__(space, **options)
         self.running = None if baseline == "none" else Running()
-        networks = Networks(network, hidden, channels, activation)
-        self.network = networks.encoder(space, 1) if baseline == "learned" else None
+        undropped = replace(self.networks, dropout=0.0)
+        self.network = undropped.encoder(space, 1) if baseline == "learned" else None
 
     def baseline(self, x: Tensor, signal: Tensor) -> Tensor:
         """Return b for signals log p(x | z), x (B, *shape), signal (B,) -> () or (B,) nats."""

@@ -5,19 +5,18 @@ Stochastic Variational Inference (2013); Semi-Amortized Variational Autoencoders
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.observations import ObservationName, observation_of
-from genbench.models.vaes.latent import DiagonalGaussian
-from genbench.nets.activations import Activation
-from genbench.nets.coders import NetworkName, Networks
+from genbench.models.vaes.coded import Decoded
 
 __all__ = ["UnamortisedVAE"]
 
 
-class UnamortisedVAE(DiagonalGaussian):
+class UnamortisedVAE(Decoded):
     """The VAE with variational parameters of each example: `climbs` steps of Adam at `rate` from one start for all.
 
     The decoder then takes its step with q held still. The start has mean zero and the average log-variance of the q
@@ -26,26 +25,10 @@ class UnamortisedVAE(DiagonalGaussian):
 
     start_logvar: Tensor
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        climbs: int = 20,
-        rate: float = 0.2,
-        latent: int = 16,
-        observation: ObservationName = "auto",
-        sigma: float | None = None,
-        network: NetworkName = "mlp",
-        hidden: tuple[int, ...] = (256, 256),
-        channels: int = 32,
-        activation: Activation = "relu",
-        dropout: float = 0.0,
-    ) -> None:
-        networks = Networks(network, hidden, channels, activation, dropout)
-        p_x = observation_of(space, observation, sigma)
-        super().__init__(space, latent, p_x, networks.decoder(space, latent, p_x.parameters))
+    def __init__(self, space: Space, *, climbs: int = 20, rate: float = 0.2, **options: Any) -> None:
+        super().__init__(space, **options)
         self.climbs, self.rate = climbs, rate
-        self.register_buffer("start_logvar", torch.zeros(latent))
+        self.register_buffer("start_logvar", torch.zeros(self.latent))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of the q found for each x (B, *shape) -> (B, Z), (B, Z); they carry no gradient."""

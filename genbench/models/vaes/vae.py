@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.observations import ObservationName, observation_of
-from genbench.models.vaes.latent import DiagonalGaussian
-from genbench.nets.activations import Activation
-from genbench.nets.coders import NetworkName, Networks
+from genbench.models.vaes.coded import Amortised
 
 __all__ = ["GECO", "VAE"]
 
 
-class VAE(DiagonalGaussian):
+class VAE(Amortised):
     """The variational autoencoder, and beta-VAE.
 
     Auto-Encoding Variational Bayes (2014), eq. 10; beta-VAE (2017), eq. 4: the loss is distortion + beta * rate.
     Whatever beta, the likelihood is the ELBO.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        latent: int = 16,
-        beta: float = 1.0,
-        draws: int = 1,
-        observation: ObservationName = "auto",
-        sigma: float | None = None,
-        network: NetworkName = "mlp",
-        hidden: tuple[int, ...] = (256, 256),
-        channels: int = 32,
-        activation: Activation = "relu",
-        dropout: float = 0.0,
-    ) -> None:
-        networks = Networks(network, hidden, channels, activation, dropout)
-        p_x = observation_of(space, observation, sigma)
-        super().__init__(space, latent, p_x, networks.decoder(space, latent, p_x.parameters))
-        self.encoder, self.beta, self.draws = networks.encoder(space, 2 * latent), beta, draws
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu and logvar of q(z | x), x (B, *shape) -> (B, Z), (B, Z)."""
-        mu, logvar = self.encoder(self.inputs(x)).chunk(2, -1)
-        return mu, logvar
+    def __init__(self, space: Space, *, beta: float = 1.0, draws: int = 1, **options: Any) -> None:
+        super().__init__(space, **options)
+        self.beta, self.draws = beta, draws
 
     def loss(self, x: Tensor) -> Tensor:
         """Return distortion + beta * rate by `draws` draws, x (B, *shape) -> () nats."""
@@ -52,7 +30,7 @@ class VAE(DiagonalGaussian):
         return (distortion + self.beta * rate).mean()
 
 
-class GECO(VAE):
+class GECO(Amortised):
     """The least rate at which the distortion is `distortion` nats: beta-VAE in its lambda form.
 
     Taming VAEs (2018), eq. 3 and algorithm 1: loss = rate + lambda (distortion - asked), with a multiplier lambda that
@@ -64,25 +42,9 @@ class GECO(VAE):
     constraint: Tensor
 
     def __init__(
-        self,
-        space: Space,
-        *,
-        distortion: float,
-        speed: float = 0.1,
-        memory: float = 0.9,
-        latent: int = 16,
-        observation: ObservationName = "auto",
-        sigma: float | None = None,
-        network: NetworkName = "mlp",
-        hidden: tuple[int, ...] = (256, 256),
-        channels: int = 32,
-        activation: Activation = "relu",
-        dropout: float = 0.0,
+        self, space: Space, *, distortion: float, speed: float = 0.1, memory: float = 0.9, **options: Any
     ) -> None:
-        super().__init__(
-            space, latent=latent, observation=observation, sigma=sigma, network=network, hidden=hidden,
-            channels=channels, activation=activation, dropout=dropout,
-        )  # fmt: skip
+        super().__init__(space, **options)
         self.distortion, self.speed, self.memory = distortion, speed, memory
         self.register_buffer("log_lambda", torch.zeros(()))
         self.register_buffer("constraint", torch.zeros(()))
