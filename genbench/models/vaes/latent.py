@@ -3,8 +3,6 @@
 Auto-Encoding Variational Bayes (2014), eq. 3, and Importance Weighted Autoencoders (2016), eq. 8:
 
     log p(x) >= E_q log p(x | z) - KL(q(z | x) || p(z)),    L_k = E log 1/k sum_i w_i,    w = p(x | z) p(z) / q(z | x).
-
--E_q log p(x | z) is called the distortion and the KL the rate (Fixing a Broken ELBO, 2018, eq. 2 and 3).
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ from genbench_kernels.reparameterize import reparameterize
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.model import Model
 from genbench.models.observations import Observation
-from genbench.run import Kind
+from genbench.models.vaes.decoder import DecoderModel
 
 
 class Draw(NamedTuple):
@@ -58,63 +55,16 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * ((z - mu) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 
-class LatentModel(Model):
-    """A decoder of z ~ N(0, I) and draws of an approximate posterior.
-
-    `decoder` takes z (B, latent) to the parameters of `observation` (B, parameters * D); its last layer has a bias.
-
-    On the first batch that it is trained on, the decoder's last bias becomes what fits that batch without latents
-    (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean), and inputs are centred and scaled.
-    """
-
-    likelihood: Kind | None = "bound"
-    ready: Tensor
-    centre: Tensor
-    scale: Tensor
+class LatentModel(DecoderModel):
+    """A decoder of z ~ N(0, I), z (B, latent), and draws of an approximate posterior."""
 
     def __init__(self, space: Space, latent: int, observation: Observation, decoder: nn.Sequential) -> None:
-        super().__init__(space)
-        self.latent, self.observation, self.decoder = latent, observation, decoder
-        self.register_buffer("ready", torch.tensor(False))
-        self.register_buffer("centre", torch.zeros(space.shape))
-        self.register_buffer("scale", torch.ones(()))
-        self.waits = True  # `ready` is looked at once: reading it from a GPU would wait for it
+        super().__init__(space, observation)
+        self.latent, self.decoder = latent, decoder
 
     @abstractmethod
     def infer(self, x: Tensor, k: int = 1) -> Draw:
         """Return k draws of q(z | x), x (B, *shape)."""
-
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Take centre, scale and the decoder's last bias from x (B, *shape), unless they have been taken."""
-        self.waits = False
-        if not self.ready:
-            x = x.to(self.centre.dtype)
-            self.centre.copy_(x.mean(0)), self.scale.copy_(x.std(correction=0).clamp(min=1e-6))
-            self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
-            self.ready.fill_(True)
-
-    @property
-    def last_bias(self) -> Tensor:
-        """The decoder's last bias, (parameters * D,)."""
-        last = self.decoder[-1]
-        assert isinstance(last.bias, Tensor)
-        return last.bias
-
-    def inputs(self, x: Tensor) -> Tensor:
-        """Return x (B, *shape) centred and scaled for an encoder."""
-        if self.waits and self.training:
-            self.start(x)
-        return (x - self.centre) / self.scale
-
-    def theta(self, z: Tensor) -> Tensor:
-        """Return the parameters of p(x | z), z (..., Z) -> (..., parameters, D)."""
-        theta: Tensor = self.decoder(z.reshape(-1, self.latent))
-        return theta.view(*z.shape[:-1], self.observation.parameters, self.space.dims)
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x | z) in nats, x (B, *shape), z (..., B, Z) -> (..., B)."""
-        return self.observation.log_prob(self.theta(z), x.flatten(1).to(z.dtype)).sum(-1)
 
     def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
         """Return log p(x | z) p(z) / q(z | x) of k draws, x (B, *shape) -> (k, B) nats."""
@@ -127,27 +77,9 @@ class LatentModel(Model):
         rate = drawn.kl if drawn.kl.ndim == 1 else drawn.kl.mean(0)
         return rate, -self.log_likelihood(x, drawn.z).mean(0)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return the ELBO, with one draw, x (B, *shape) -> (B,) nats."""
-        rate, distortion = self.rate_and_distortion(x)
-        return -rate - distortion
-
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) of p(x | z), z of the prior."""
-        z = torch.randn(n, self.latent, device=self.centre.device, dtype=self.centre.dtype)
-        return self.observation.sample(self.theta(z)).view(n, *self.space.shape)
-
-    @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the mean of q(z | x), x (B, *shape) -> (B, Z)."""
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return E[x | z] in the data's own units, z (B, Z) -> (B, *shape) float."""
-        return self.observation.mean(self.theta(z)).view(-1, *self.space.shape)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return E[x | z] at the mean of q(z | x), x (B, *shape) -> as x, float."""
-        return self.decode(self.encode(x))
+        return self.observed(torch.randn(n, self.latent, device=self.centre.device, dtype=self.centre.dtype))
 
 
 class DiagonalGaussian(LatentModel):
