@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from genbench.run import (
+    ROOT,
     Record,
     Run,
     Settings,
@@ -367,8 +368,8 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a suite may name models of a module in this folder
+    # a suite may name models of a module in this folder, or of one in the project's
+    sys.path += [folder for folder in map(str, (Path.cwd(), ROOT)) if folder not in sys.path]
     try:
         args = parser().parse_all(arguments)
         if args.command == "run":

@@ -38,6 +38,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> None:
         return
     where: dict[str, Any] = {"address": address}
     if address is None:
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # workers find what this process does
         where = {"address": "local", "include_dashboard": False, "object_store_memory": STORE, "num_cpus": cpus}
     try:
         _knock(address)
