@@ -88,3 +88,20 @@ def grid(space: Space) -> tuple[int, tuple[int, int, int]]:
     C, H, W = space.shape
     patch = 2 if H % 2 == W % 2 == 0 else 1
     return patch, (C, H // patch, W // patch)
+
+
+def patches(space: Space, side: int) -> tuple[int, int, int]:
+    """Return (numbers in a patch, rows, columns) of patches of side x side.
+
+    Raises:
+        ValueError: points of `space` are not images whose sides `side` divides.
+    """
+    if not space.is_image or space.shape[1] % side or space.shape[2] % side:
+        raise ValueError(f"patches of {side}x{side} need images whose sides {side} divides, got shape {space.shape}")
+    C, H, W = space.shape
+    return C * side**2, H // side, W // side
+
+
+def unpatched(space: Space, side: int, parameters: int) -> list[nn.Module]:
+    """Return layers from `parameters` maps of each number in a patch to (B, parameters * D); the last has a bias."""
+    return [nn.PixelShuffle(side), nn.Flatten(), Offset(parameters * space.dims)]

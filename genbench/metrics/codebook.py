@@ -1,0 +1,56 @@
+"""How codes are used: the perplexity of a codebook, and how many of its codes occur at all."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.special import entr
+
+from genbench.evaluation import Evaluation, Measurement, Metric
+
+__all__ = ["codebook"]
+
+
+@runtime_checkable
+class Coded(Protocol):
+    """A model with codes 0 to `size` - 1 of points, (B, ...) of each level."""
+
+    size: int
+
+    def codes(self, x: Tensor) -> list[Tensor]: ...
+
+
+def measure(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return how the codes of the test split spread; nothing for a model without codes.
+
+    - codebook_perplexity: e^H, H in nats the entropy of how often each code occurs, places pooled: K where all are used
+      alike, 1 where one is (Neural Discrete Representation Learning, 2017, appendix A).
+    - codes_used: how many occur.
+
+    Where there are several levels, each has its own, numbered from the top: codebook_perplexity_1, ...
+    """
+    model = evaluation.model
+    if not isinstance(model, Coded):
+        return {}
+    with torch.no_grad():
+        batches = [model.codes(x) for x in evaluation.batches(evaluation.dataset.test)]
+    levels = [torch.cat([codes.flatten().cpu() for codes in level]) for level in zip(*batches, strict=True)]
+    found: dict[str, Measurement] = {}
+    for number, codes in enumerate(levels, 1):
+        found |= use(codes, model.size, f"_{number}" if len(levels) > 1 else "")
+    return found
+
+
+def use(codes: Tensor, size: int, suffix: str = "") -> dict[str, Measurement]:
+    """Return perplexity and number of the codes used, codes (N,) of 0 to size - 1."""
+    p = torch.bincount(codes, minlength=size).double() / len(codes)
+    values = {"codebook_perplexity": entr(p).sum().exp().item(), "codes_used": int((p > 0).sum())}
+    impl = f"codebook 1, of {size} codes"
+    return {
+        name + suffix: Measurement(value=value, unit="codes", n=len(codes), impl=impl) for name, value in values.items()
+    }
+
+
+codebook = Metric(measure)

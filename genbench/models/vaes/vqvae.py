@@ -1,0 +1,61 @@
+"""VQ-VAE: Neural Discrete Representation Learning (2017)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from genbench.dataset import Space
+from genbench.models.vaes.quantised import QuantisedModel
+from genbench.nets.activations import Activation
+from genbench.nets.coders import Networks, patches, unpatched
+from genbench.nets.resnet import resnet
+
+__all__ = ["VQVAE", "FlatVQVAE"]
+
+
+class VQVAE(QuantisedModel):
+    """One code for each patch of an image, by residual convolutions over patches.
+
+    Args:
+        patch: its side; section 4.1 has 4.
+        channels, blocks: of the residual networks of encoder and decoder.
+
+    Raises:
+        ValueError: the space is not of images whose sides `patch` divides.
+    """
+
+    def __init__(self, space: Space, *, patch: int = 2, channels: int = 64, blocks: int = 2, **options: Any) -> None:
+        C, H, W = patches(space, patch)
+        super().__init__(space, [(H, W)], **options)
+        self.encoder = nn.Sequential(nn.PixelUnshuffle(patch), resnet(C, self.dim, channels, blocks))
+        self.decoder = nn.Sequential(
+            nn.Unflatten(1, (self.dim, H, W)),
+            resnet(self.dim, self.observation.parameters * C, channels, blocks, dropout=self.dropout),
+            *unpatched(space, patch, self.observation.parameters),
+        )
+
+
+class FlatVQVAE(QuantisedModel):
+    """`positions` codes for a point of any shape, by perceptrons: code i is of numbers i, positions + i, ... of z.
+
+    Args:
+        hidden, activation: of the perceptrons, as in `Networks`.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        positions: int = 16,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: Activation = "relu",
+        **options: Any,
+    ) -> None:
+        super().__init__(space, [(positions,)], **options)
+        networks, size = Networks(hidden=hidden, activation=activation), self.dim * positions
+        self.encoder = nn.Sequential(*networks.encoder(space, size), nn.Unflatten(1, (self.dim, positions)))
+        dropped = replace(networks, dropout=self.dropout)
+        self.decoder = dropped.decoder(space, size, self.observation.parameters)
