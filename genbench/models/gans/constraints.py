@@ -1,0 +1,37 @@
+"""What keeps a critic from being steep: weights clipped after each of its steps, and a penalty on its gradient.
+
+The third way, spectral normalisation, is `spectral_norm_` of the kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def clipped(optimizer: Optimizer, c: float) -> Optimizer:
+    """Return `optimizer`, which now puts every weight back into [-c, c] after each step (Wasserstein GAN, 2017)."""
+
+    def clip(optimizer: Optimizer, *_: Any) -> None:
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                torch._foreach_clamp_min_(group["params"], -c)
+                torch._foreach_clamp_max_(group["params"], c)
+
+    optimizer.register_step_post_hook(clip)
+    return optimizer
+
+
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """Return the mean of (|grad v(x)| - 1)^2 at points x drawn evenly between real and fake, each (B, *shape) -> ().
+
+    Improved Training of Wasserstein GANs (2017), eq. 3.
+    """
+    e = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device, dtype=real.dtype)
+    x = torch.lerp(fake, real, e).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    norm: Tensor = gradient.flatten(1).norm(dim=1)
+    return (norm - 1).square().mean()

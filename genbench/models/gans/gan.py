@@ -1,0 +1,92 @@
+"""Generative adversarial networks: one game, whose rows are objectives, constraints on the critic and schedules.
+
+Generative Adversarial Nets (2014): a generator G and a critic v move in turn, the critic to tell data from G(z), the
+generator to be taken for data. There is no likelihood, and no check selects among weights: the last are reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from genbench_kernels.spectral_norm import spectral_norm_
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.model import MakeOptimizer, Player
+from genbench.models.gans.constraints import clipped, gradient_penalty
+from genbench.models.gans.implicit import Implicit
+from genbench.models.gans.objectives import OBJECTIVES, ObjectiveName
+
+__all__ = ["GAN"]
+
+Lure = Literal["nonsaturating", "saturating"]
+Schedule = Literal["alternating", "simultaneous"]
+
+
+class GAN(Implicit):
+    """The GAN, and by its options f-GANs, Wasserstein GANs, least squares and hinge.
+
+    Args:
+        objective: the game, a row of `OBJECTIVES`.
+        lure: the generator makes the critic's gain at its points large, as if they were of the data, or its loss there
+            small, which is nothing where the critic is sure.
+        type_ii: lambda, the weight in the critic's loss of errors of the second kind, fakes taken for data.
+        clip: the largest weight of the critic, put back after each step (Wasserstein GAN, 2017); None: any.
+        spectral: divide the critic's weights by their spectral norms, by one power iteration each time that it runs
+            (Spectral Normalization for Generative Adversarial Networks, 2018). A convolution's is that of its weight as
+            a matrix, which bounds its Lipschitz constant up to a factor only.
+        penalty: the weight of the penalty on the critic's gradient (Improved Training of Wasserstein GANs, 2017).
+        critic_steps: how often the critic moves in a step, each time on a batch of its own; the generator moves once.
+        schedule: the critic first and then the generator, or, in the critic's first move, both from the same weights.
+        **options: as `Implicit` takes them.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        objective: ObjectiveName = "gan",
+        lure: Lure = "nonsaturating",
+        type_ii: float = 1.0,
+        clip: float | None = None,
+        spectral: bool = False,
+        penalty: float = 0.0,
+        critic_steps: int = 1,
+        schedule: Schedule = "alternating",
+        **options: Any,
+    ) -> None:
+        super().__init__(space, **options)
+        self.objective, self.lure, self.type_ii = OBJECTIVES[objective], lure, type_ii
+        self.clip, self.penalty = clip, penalty
+        self.critic_steps, self.schedule = critic_steps, schedule
+        if spectral:
+            spectral_norm_(self.critic)
+
+    def value(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
+        """Return E_p[real(v)] - lambda E_q[fake(v)], which the critic makes large, v (B, 1) at each -> ()."""
+        return self.objective.real(v_real).mean() - self.type_ii * self.objective.fake(v_fake).mean()
+
+    def critic_loss(self, x: Tensor) -> Tensor:
+        """Return what the critic makes small (), x (B, *shape)."""
+        real = self.scaled(x)
+        with torch.no_grad():
+            fake = self.generate(self.prior(len(x)))
+        loss = -self.value(*self.critic(torch.cat((real, fake))).chunk(2))
+        return loss + self.penalty * gradient_penalty(self.critic, real, fake) if self.penalty else loss
+
+    def generator_loss(self, x: Tensor) -> Tensor:
+        """Return what the generator makes small (), with as many points as x (B, *shape)."""
+        v = self.critic(self.generate(self.prior(len(x))))
+        if self.lure == "saturating":
+            return -self.objective.fake(v).mean()
+        return -(self.objective.lure or self.objective.real)(v).mean()
+
+    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+        """Return the critic and the generator."""
+        critics = optimizer(self.critic.parameters())
+        if self.clip is not None:
+            critics = clipped(critics, self.clip)
+        critic = Player(self.critic_loss, critics, repeats=self.critic_steps)
+        generator = Player(self.generator_loss, optimizer(self.generator.parameters()))
+        return [(critic, generator)] if self.schedule == "simultaneous" else [critic, generator]

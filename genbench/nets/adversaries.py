@@ -1,0 +1,49 @@
+"""Generators z (B, Z) -> (B, *shape) and critics x (B, *shape) -> (B, 1), by kind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from genbench.nets import dcgan, resampling
+from genbench.nets.activations import Activation
+from genbench.nets.dcgan import Norm, Shape
+from genbench.nets.mlp import mlp
+
+AdversaryName = Literal["mlp", "dcgan", "resnet"]
+
+
+@dataclass(frozen=True)
+class Adversaries:
+    """How generator and critic are built.
+
+    Attributes:
+        network: perceptrons, or, for images, DCGAN's convolutions or the residual ones of SN-GAN.
+        hidden, activation: of the perceptrons, generator and critic alike.
+        channels: of convolutions, at the full size.
+        norm: of the convolutional generator; critics have none.
+    """
+
+    network: AdversaryName = "mlp"
+    hidden: tuple[int, ...] = (256, 256)
+    activation: Activation = "relu"
+    channels: int = 32
+    norm: Norm = "batch"
+
+    def generator(self, latent: int, shape: Shape) -> nn.Module:
+        """Return a network z (B, latent) -> (B, *shape)."""
+        if self.network == "mlp":
+            net = mlp(latent, math.prod(shape), self.hidden, activation=self.activation)
+            return nn.Sequential(net, nn.Unflatten(1, shape))
+        convolutional = dcgan.generator if self.network == "dcgan" else resampling.generator
+        return convolutional(latent, shape, self.channels, self.norm)
+
+    def critic(self, shape: Shape) -> nn.Module:
+        """Return a network x (B, *shape) -> (B, 1)."""
+        if self.network == "mlp":
+            return nn.Sequential(nn.Flatten(), mlp(math.prod(shape), 1, self.hidden, activation=self.activation))
+        convolutional = dcgan.critic if self.network == "dcgan" else resampling.critic
+        return convolutional(shape, self.channels)
