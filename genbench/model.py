@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -38,23 +38,25 @@ class Player:
 
 
 class Model(nn.Module, ABC):
-    """A generative model of points of `space`.
+    """A model of points of `space`.
 
     Attributes:
         likelihood: what `log_prob` is: exact, a lower bound, an estimate, or None where there is none. A class
             says it for real data; an instance may say otherwise (a density on integers is a bound).
+        generative: whether it has samples; a learner of representations has codes alone.
     """
 
     likelihood: Kind | None = None
+    generative: bool = True
 
     def __init__(self, space: Space) -> None:
         """A subclass adds its options as keyword arguments with types and defaults: suites are checked against them."""
         super().__init__()
         self.space = space
 
-    @abstractmethod
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) in the data's own space: integers where `space.levels` is set."""
+        raise NotImplementedError(f"{type(self).__name__} has no samples")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (B, *shape) -> (B,); of the integers where `space.levels` is set."""

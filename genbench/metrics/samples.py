@@ -22,11 +22,15 @@ GAP, LINE = 12, 2  # pixels between two panels, and around an image of a grid
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     """Draw the first samples of the run's seed beside the first test points; pictures only, no number.
 
+    Nothing for a model without samples.
+
     - samples.png: model left, data right; images as grids, points of the plane as histograms.
     - density.png: for points of the plane, exp(log p) of the model left and of the truth right, where known.
     """
     space, files = evaluation.dataset.space, evaluation.files
     real = evaluation.dataset.test
+    if not evaluation.model.generative:
+        return {}
     if space.is_image:
         side = min(SIDE, math.isqrt(len(real)))
         files["samples.png"] = png(beside(grid(evaluation.samples, space, side), grid(real, space, side)))

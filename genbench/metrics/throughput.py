@@ -33,7 +33,9 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     run, device, size = evaluation.run, evaluation.device, evaluation.run.batch
     model = copy.deepcopy(evaluation.model)
     x = evaluation.dataset.test[:size].to(device)
-    found = {"sample_throughput": speed(lambda: evaluation.model.sample(size), size, device)}
+    found = {}
+    if model.generative:
+        found["sample_throughput"] = speed(lambda: evaluation.model.sample(size), size, device)
     if evaluation.model.likelihood is not None:
         found["density_throughput"] = speed(lambda: evaluation.model.log_prob(x), len(x), device)
     if run.steps and (game := Game(model.train(), run)).players:

@@ -1,0 +1,1 @@
+"""Representation learners by contrast: pairs that belong together among others that do not."""

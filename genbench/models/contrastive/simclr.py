@@ -1,0 +1,68 @@
+"""SimCLR: codes in which two changed views of an image are near and those of other images far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Space
+from genbench.model import Model
+from genbench.models.contrastive.losses import nt_xent
+from genbench.nets.augmentations import Augmentation
+from genbench.nets.coders import Networks
+
+__all__ = ["SimCLR"]
+
+
+class SimCLR(Model):
+    """A Simple Framework for Contrastive Learning of Visual Representations (2020), algorithm 1: it has codes alone.
+
+    Without batch normalisation, so that no code depends on the batch, and with the changes that leave a digit as it
+    is: nothing is mirrored or coloured.
+
+    Args:
+        latent: numbers in a code h = f(x).
+        projection: numbers in g(h), which are compared in training.
+        channels: of the convolutions of f.
+        tau: the temperature.
+        shift, rotation, scale, noise, erasing: furthest changes of a view, as in `Augmentation`.
+
+    Raises:
+        ValueError: points of `space` are not images.
+    """
+
+    generative = False
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        latent: int = 64,
+        projection: int = 32,
+        channels: int = 32,
+        tau: float = 0.5,
+        shift: float = 0.1,
+        rotation: float = 15.0,
+        scale: float = 0.15,
+        noise: float = 0.1,
+        erasing: float = 0.4,
+    ) -> None:
+        super().__init__(space)
+        self.tau, self.augmented = tau, Augmentation(shift, rotation, scale, noise, erasing)
+        self.f = Networks("convnet", channels=channels).encoder(space, latent)
+        self.g = nn.Sequential(nn.ReLU(), nn.Linear(latent, latent), nn.ReLU(), nn.Linear(latent, projection))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return x (B, *shape) as float, integers in [0, 1]."""
+        return x.float() / (self.space.levels - 1) if self.space.levels else x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return h = f(x), x (B, *shape) -> (B, latent)."""
+        h: Tensor = self.f(self.scaled(x))
+        return h
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the NT-Xent () of g(f(.)) of two views of each of x (B, *shape)."""
+        x = self.scaled(x)
+        a, b = self.g(self.f(torch.cat((self.augmented(x), self.augmented(x))))).chunk(2)
+        return nt_xent(a, b, self.tau)
