@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 from genbench.models.observations import ObservationName, observation_of
-from genbench.models.vaes.latent import Draw, LatentModel, draw
+from genbench.models.vaes.latent import Draw, LatentModel, Warmup, draw
 from genbench.nets.activations import Activation
 from genbench.nets.mlp import mlp
 
@@ -70,8 +70,6 @@ class HierarchicalVAE(LatentModel):
     2016, eq. 15), lest layers go unused. The likelihood is the ELBO as it is.
     """
 
-    steps: Tensor
-
     def __init__(
         self,
         space: Space,
@@ -91,8 +89,7 @@ class HierarchicalVAE(LatentModel):
         decoder = nn.Sequential(down, *mlp(width, p_x.parameters * space.dims, (width,), activation=activation))
         super().__init__(space, sum(layers), p_x, decoder)
         inputs = (space.dims, *[width] * len(layers))
-        self.warmup, self.free = warmup, free
-        self.register_buffer("steps", torch.tensor(0))
+        self.warmup, self.free = Warmup(warmup), free
         self.up = nn.ModuleList(
             mlp(a, b, (width,), activation=activation, dropout=dropout) for a, b in pairwise(inputs)
         )
@@ -132,11 +129,9 @@ class HierarchicalVAE(LatentModel):
     def loss(self, x: Tensor) -> Tensor:
         """Return distortion + beta * sum_l max(free, KL_l), x (B, *shape) -> () nats; beta rises to 1 at first."""
         drawn = self.infer(x)
-        self.steps += int(self.training)
-        beta = (self.steps / max(1, self.warmup)).clamp(max=1)
         kl = 0.5 * (drawn.mu**2 + (torch.expm1(drawn.logvar) - drawn.logvar))
         rates = torch.stack([part.sum(-1).mean() for part in kl.split(self.down.sizes, -1)])
-        return beta * rates.clamp(min=self.free).sum() - self.log_likelihood(x, drawn.z).mean()
+        return self.warmup() * rates.clamp(min=self.free).sum() - self.log_likelihood(x, drawn.z).mean()
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the means of q, those of a layer given the means above it, x (B, *shape) -> (B, Z)."""

@@ -55,6 +55,22 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * ((z - mu) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 
+class Warmup(nn.Module):
+    """The weight of the rate in the loss: it rises from 0 to 1 in the first steps (Ladder VAE, 2016, section 3)."""
+
+    done: Tensor
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.register_buffer("done", torch.tensor(0))
+
+    def forward(self) -> Tensor:
+        """Return the weight () of this step, which in training is counted."""
+        self.done += int(self.training)
+        return (self.done / max(1, self.steps)).clamp(max=1)
+
+
 class LatentModel(DecoderModel):
     """A decoder of z ~ N(0, I), z (B, latent), and draws of an approximate posterior."""
 

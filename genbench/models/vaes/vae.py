@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genbench.dataset import Space
 from genbench.models.vaes.coded import Amortised
+from genbench.models.vaes.latent import Warmup
 
 __all__ = ["GECO", "VAE"]
 
@@ -17,17 +18,19 @@ class VAE(Amortised):
     """The variational autoencoder, and beta-VAE.
 
     Auto-Encoding Variational Bayes (2014), eq. 10; beta-VAE (2017), eq. 4: the loss is distortion + beta * rate.
-    Whatever beta, the likelihood is the ELBO.
+    beta rises from 0 in the first `warmup` steps, lest latents go unused. Whatever beta, the likelihood is the ELBO.
     """
 
-    def __init__(self, space: Space, *, beta: float = 1.0, draws: int = 1, **options: Any) -> None:
+    def __init__(self, space: Space, *, beta: float = 1.0, draws: int = 1, warmup: int = 0, **options: Any) -> None:
         super().__init__(space, **options)
         self.beta, self.draws = beta, draws
+        self.warmup = Warmup(warmup) if warmup else None
 
     def loss(self, x: Tensor) -> Tensor:
         """Return distortion + beta * rate by `draws` draws, x (B, *shape) -> () nats."""
         rate, distortion = self.rate_and_distortion(x, self.draws)
-        return (distortion + self.beta * rate).mean()
+        beta = self.beta if self.warmup is None else self.beta * self.warmup()
+        return (distortion + beta * rate).mean()
 
 
 class GECO(Amortised):
