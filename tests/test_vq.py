@@ -14,8 +14,8 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.codebook import codebook, use
-from genbench.models.vaes.codebook import Codebook, Learning, Quantised, nearest, statistics, straight_through
-from genbench.models.vaes.quantised import Prior, QuantisedModel
+from genbench.models.vaes.codebook import Codebook, Learning, Quantised, squares, statistics, straight_through
+from genbench.models.vaes.quantised import Choose, Prior, QuantisedModel
 from genbench.models.vaes.vae import VAE
 from genbench.models.vaes.vqvae import VQVAE, FlatVQVAE
 from genbench.models.vaes.vqvae2 import VQVAE2
@@ -66,16 +66,16 @@ def book(size: int = 4, dim: int = 3, learning: Learning = "ema", restart: float
 def test_the_gradient_straight_through_is_the_identity() -> None:
     codes, z = book(), torch.randn(5, 3, 2, 2).double().requires_grad_()
     g = torch.randn(5, 3, 2, 2).double()
-    assert torch.equal(torch.autograd.grad(codes(z).z, z, g)[0], g)
+    assert torch.equal(torch.autograd.grad(codes.nearest(z).z, z, g)[0], g)
     e = torch.randn_like(z)
     torch.testing.assert_close(straight_through(z, e), e)
 
 
 def test_each_vector_becomes_the_nearest() -> None:
     z, e = torch.randn(50, 3).double(), torch.randn(7, 3).double()
-    assert torch.equal(nearest(z, e), torch.cdist(z, e).argmin(1))
+    torch.testing.assert_close(squares(z, e) + z.square().sum(1, keepdim=True), torch.cdist(z, e) ** 2)
     codes = book()
-    quantised = codes(e[:5].T.unsqueeze(0))  # (1, 3, 5)
+    quantised = codes.nearest(e[:5].T.unsqueeze(0))  # (1, 3, 5)
     assert quantised.codes.shape == (1, 5)
     assert torch.equal(quantised.codes[0], torch.cdist(e[:5], codes.e).argmin(1))
     torch.testing.assert_close(quantised.z[0].T, codes.e[quantised.codes[0]])
@@ -87,7 +87,7 @@ def test_averages_of_two_half_batches_merged_are_those_of_one_batch() -> None:
     whole, halves = book(), book()
     for codes in (whole, halves):
         codes.e.copy_(z[:4]), codes.sums.copy_(5 * z[:4]), codes.counts.fill_(5)
-    chosen = nearest(z, whole.e)
+    chosen = squares(z, whole.e).argmin(1)
     whole.follow(*statistics(z, chosen, 4))
     parts = [statistics(z[half], chosen[half], 4) for half in (slice(0, 17), slice(17, None))]
     halves.follow(*(a + b for a, b in zip(*parts, strict=True)))
@@ -104,7 +104,7 @@ def test_averages_of_vectors_that_stay_are_their_means() -> None:
     codes = book(2, 1)
     codes.e.copy_(torch.tensor([[3.0], [12.0]])), codes.sums.copy_(codes.e), codes.counts.fill_(1)
     for _ in range(400):
-        codes(z, learn=True)
+        codes.learned(z)
     torch.testing.assert_close(codes.e.flatten(), torch.tensor([0.5, 11.0]).double())
     torch.testing.assert_close(codes.counts, torch.tensor([2.0, 3.0]).double())
 
@@ -113,7 +113,7 @@ def test_averages_of_vectors_that_stay_are_their_means() -> None:
 def test_commitment_moves_the_encoder_and_the_codebook_moves_by_its_own_loss(learning: Learning) -> None:
     """d/dz beta/N sum |z - e|^2 = 2 beta (z - e) / N, and d/de 1/N sum |z - e|^2 = 2 (e - z) / N."""
     codes, z = book(4, 3, learning), torch.randn(20, 3).double().requires_grad_()
-    quantised = codes(z)
+    quantised = codes.nearest(z)
     wanted = [z, codes.e] if learning == "loss" else [z]
     found = torch.autograd.grad(quantised.loss, wanted)
     difference = (z - codes.e[quantised.codes]).detach()
@@ -144,7 +144,7 @@ def test_codes_out_of_use_are_put_on_vectors_of_the_batch_and_no_others(learning
         codes.counts.fill_(25), codes.sums.copy_(25 * codes.e)
     steps = math.ceil(math.log(0.1) / math.log(0.9))  # until 0.9^n is 0.1 or less
     for _ in range(steps):
-        codes(z, learn=True)
+        codes.learned(z)
     assert torch.equal(codes.e[3].detach(), torch.full((3,), 50.0).double())
     kept = codes.e.detach().clone()
     codes.restart(z)
@@ -191,9 +191,11 @@ def test_the_likelihood_is_below_that_of_the_model_which_has_mass_one(row: Row) 
         log_p = (model.log_prior(levels)[:, None] + log_p_x).logsumexp(0)
         samples = model.sample(20_000).flatten(1).long() @ (2 ** torch.arange(7, -1, -1))
         assert (model.log_prob(x) <= log_p + 1e-9).all()
+        w = model.log_weights(x[:4], 2000).exp()
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
     seen, p = torch.bincount(samples, minlength=256) / 20_000, log_p.exp()
     assert ((seen - p).abs() < 5 * (p * (1 - p) / 20_000).sqrt() + 1e-4).all()
+    assert ((w.mean(0) - p[:4]).abs() < 5 * w.std(0) / 2000**0.5).all(), "weights are unbiased"
 
 
 @every_model
@@ -266,11 +268,11 @@ class Stopped(VQVAE2):
 
     left = math.inf
 
-    def quantised(self, x: Tensor, learn: bool = False) -> list[Quantised]:
+    def quantised(self, x: Tensor, choose: Choose = Codebook.nearest) -> list[Quantised]:
         self.left -= self.training
         if self.left < 0:
             raise KeyboardInterrupt
-        return super().quantised(x, learn)
+        return super().quantised(x, choose)
 
 
 @pytest.mark.parametrize("learning", ["ema", "loss"])

@@ -14,11 +14,15 @@ from torch.nn.functional import embedding, mse_loss, one_hot
 Learning = Literal["ema", "loss"]
 
 
+SPREAD = 0.5  # of the law by which codes are drawn, in mean squares of z - e
+
+
 class Quantised(NamedTuple):
-    """z_q (B, d, *places), which passes gradients on as they are; codes (B, *places); the codebook's own loss ()."""
+    """z_q (B, d, *places), which passes gradients on as they are; codes (B, *places); log q(codes | x) (B,) nats."""
 
     z: Tensor
     codes: Tensor
+    log_q: Tensor
     loss: Tensor
 
 
@@ -27,15 +31,20 @@ def straight_through(z: Tensor, e: Tensor) -> Tensor:
     return z + (e - z).detach()
 
 
-def nearest(z: Tensor, e: Tensor) -> Tensor:
-    """Return argmin_k |z - e_k|^2 (eq. 1), z (N, d), e (K, d) -> (N,)."""
-    return torch.addmm(e.square().sum(1), z, e.T, alpha=-2).argmin(1)
+def squares(z: Tensor, e: Tensor) -> Tensor:
+    """Return |z - e_k|^2 - |z|^2, z (N, d), e (K, d) -> (N, K)."""
+    return torch.addmm(e.square().sum(1), z, e.T, alpha=-2)
 
 
 def statistics(z: Tensor, codes: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """Return how many z (N, d) have each code, (K,), and their sums, (K, d): those of two batches add up."""
     chosen = one_hot(codes, K).to(z.dtype)
     return chosen.sum(0), chosen.T @ z
+
+
+def rows(z: Tensor) -> Tensor:
+    """Return the vectors of z (B, d, *places) in rows, (N, d), without gradients."""
+    return z.detach().movedim(1, -1).flatten(0, -2)
 
 
 class Codebook(nn.Module):
@@ -58,6 +67,7 @@ class Codebook(nn.Module):
     e: Tensor
     counts: Tensor
     sums: Tensor
+    error: Tensor
 
     def __init__(
         self, size: int, dim: int, *, learning: Learning = "ema", beta: float = 0.25, decay: float, restart: float
@@ -68,20 +78,38 @@ class Codebook(nn.Module):
         self.register_buffer("e", e) if learning == "ema" else self.register_parameter("e", nn.Parameter(e))
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("sums", torch.zeros(size, dim))
+        self.register_buffer("error", torch.ones(()))  # moving average of |z - e|^2
 
-    def forward(self, z: Tensor, learn: bool = False) -> Quantised:
-        """Return z (B, d, *places) quantised; with `learn` the codebook follows."""
-        flat = z.movedim(1, -1).flatten(0, -2)
-        if learn:
-            self.restart(flat.detach())
-        codes = nearest(flat.detach(), self.e.detach()).view(len(z), *z.shape[2:])
+    def nearest(self, z: Tensor) -> Quantised:
+        """Return z (B, d, *places) quantised: argmin_k |z - e_k|^2 (eq. 1)."""
+        codes = squares(rows(z), self.e.detach()).argmin(1)
+        return self.quantised(z, codes.view(len(z), *z.shape[2:]), z.new_zeros(len(z)))
+
+    def learned(self, z: Tensor) -> Quantised:
+        """Return z (B, d, *places) quantised, and follow it."""
+        self.restart(rows(z))
+        quantised = self.nearest(z)
+        self.follow(*statistics(rows(z), quantised.codes.flatten(), self.size))
+        self.error.lerp_(z.shape[1] * mse_loss(quantised.z.detach(), z.detach()), 1 - self.decay)
+        return quantised
+
+    def drawn(self, z: Tensor) -> Quantised:
+        """Return z (B, d, *places) with codes drawn in proportion to exp(-|z - e_k|^2 / (SPREAD error)).
+
+        They propose terms of the sum over codes that is p(x).
+        """
+        log_q = (squares(rows(z), self.e) / (-SPREAD * self.error)).log_softmax(1)
+        codes = torch.multinomial(log_q.exp(), 1)
+        at = log_q.gather(1, codes).view(len(z), -1).sum(1)
+        return self.quantised(z, codes.view(len(z), *z.shape[2:]), at)
+
+    def quantised(self, z: Tensor, codes: Tensor, log_q: Tensor) -> Quantised:
+        """Return z (B, d, *places) as its codes say, and the losses of eq. 3 that are not the decoder's."""
         e, d = self.vectors(codes), z.shape[1]
         loss = self.beta * d * mse_loss(z, e.detach())
         if self.learning == "loss":
             loss = loss + d * mse_loss(e, z.detach())
-        if learn:
-            self.follow(*statistics(flat.detach(), codes.flatten(), self.size))
-        return Quantised(straight_through(z, e), codes, loss)
+        return Quantised(straight_through(z, e), codes, log_q, loss)
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Return e of codes (B, *places) -> (B, d, *places)."""

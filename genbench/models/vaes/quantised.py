@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from genbench.models.observations import ObservationName, observation_of
 from genbench.models.vaes.codebook import Codebook, Learning, Quantised
 from genbench.models.vaes.decoder import DecoderModel
 from genbench.nets.transformer import Past, Transformer
+
+Choose = Callable[[Codebook, Tensor], Quantised]
 
 
 class Prior(nn.Module):
@@ -110,13 +112,13 @@ class QuantisedModel(DecoderModel):
         """The codebooks, level by level from the top."""
         return [book for book in self.codebooks if isinstance(book, Codebook)]
 
-    def quantised(self, x: Tensor, learn: bool = False) -> list[Quantised]:
-        """Return x (B, *shape) quantised, level by level from the top; with `learn` the codebooks follow."""
-        return [self.books[0](self.encoder(self.inputs(x)), learn)]
+    def quantised(self, x: Tensor, choose: Choose = Codebook.nearest) -> list[Quantised]:
+        """Return x (B, *shape) quantised as `choose` does, level by level from the top."""
+        return [choose(self.books[0], self.encoder(self.inputs(x)))]
 
     def loss(self, x: Tensor) -> Tensor:
         """Return -log p(x | z) and the losses of the codebooks (eq. 3), x (B, *shape) -> () nats."""
-        levels = self.quantised(x, learn=self.training)
+        levels = self.quantised(x, Codebook.learned if self.training else Codebook.nearest)
         z = torch.cat([level.z.flatten(1) for level in levels], 1)
         return torch.stack([level.loss for level in levels]).sum() - self.log_likelihood(x, z).mean()
 
@@ -149,6 +151,14 @@ class QuantisedModel(DecoderModel):
         """Return -log p(c(x)) and -log p(x | c(x)), x (B, *shape) -> (B,), (B,) nats; there is nothing to draw."""
         codes = self.codes(x)
         return -self.log_prior(codes), -self.log_likelihood(x, self.vectors(codes))
+
+    def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
+        """Return log p(c) p(x | c) / q(c | x) of k draws of codes, x (B, *shape) -> (k, B) nats."""
+        x = x.expand(k, *x.shape).flatten(0, 1)
+        levels = self.quantised(x, Codebook.drawn)
+        codes = [level.codes for level in levels]
+        log_joint = self.log_prior(codes) + self.log_likelihood(x, self.vectors(codes))
+        return (log_joint - sum(level.log_q for level in levels)).view(k, -1)
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) of p(x | c), c of the prior."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.vaes.codebook import Quantised
-from genbench.models.vaes.quantised import QuantisedModel
+from genbench.models.vaes.codebook import Codebook, Quantised
+from genbench.models.vaes.quantised import Choose, QuantisedModel
 from genbench.nets.coders import patches, unpatched
 from genbench.nets.resnet import resnet
 
@@ -58,9 +58,8 @@ class VQVAE2(QuantisedModel):
             *unpatched(space, patch, self.observation.parameters),
         )
 
-    def quantised(self, x: Tensor, learn: bool = False) -> list[Quantised]:
+    def quantised(self, x: Tensor, choose: Choose = Codebook.nearest) -> list[Quantised]:
         """Return x (B, C, H, W) quantised, the top's places half as many along either side as the bottom's."""
-        top_book, bottom_book = self.codebooks
         features = self.features(self.inputs(x))
-        top = top_book(self.top(features), learn)
-        return [top, bottom_book(self.bottom(torch.cat((self.raised(top.z), features), 1)), learn)]
+        top = choose(self.books[0], self.top(features))
+        return [top, choose(self.books[1], self.bottom(torch.cat((self.raised(top.z), features), 1)))]
