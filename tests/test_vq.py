@@ -14,7 +14,7 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.codebook import codebook, use
-from genbench.models.vaes.codebook import Codebook, Learning, Quantised, squares, statistics, straight_through
+from genbench.models.vaes.codebook import SPREAD, Codebook, Learning, Quantised, squares, statistics, straight_through
 from genbench.models.vaes.quantised import Choose, Prior, QuantisedModel
 from genbench.models.vaes.vae import VAE
 from genbench.models.vaes.vqvae import VQVAE, FlatVQVAE
@@ -109,6 +109,17 @@ def test_averages_of_vectors_that_stay_are_their_means() -> None:
     torch.testing.assert_close(codes.counts, torch.tensor([2.0, 3.0]).double())
 
 
+def test_codes_are_drawn_by_the_law_that_they_say() -> None:
+    codes, z = book(), torch.randn(1, 3, 2).double()
+    drawn = codes.drawn(z.expand(20_000, -1, -1))
+    q = (-(torch.cdist(z[0].T, codes.e) ** 2) / (SPREAD * codes.error)).softmax(1)
+    counts = torch.zeros(4, 4).double().index_put_(tuple(drawn.codes.T), torch.tensor(1 / 20_000).double(), True)
+    expected = q[0, :, None] * q[1]
+    torch.testing.assert_close(drawn.log_q, expected.log()[tuple(drawn.codes.T)])
+    assert ((counts - expected).abs() < 5 * (expected / 20_000).sqrt() + 1e-4).all()
+    torch.testing.assert_close(drawn.z, codes.vectors(drawn.codes))
+
+
 @both
 def test_commitment_moves_the_encoder_and_the_codebook_moves_by_its_own_loss(learning: Learning) -> None:
     """d/dz beta/N sum |z - e|^2 = 2 beta (z - e) / N, and d/de 1/N sum |z - e|^2 = 2 (e - z) / N."""
@@ -191,11 +202,9 @@ def test_the_likelihood_is_below_that_of_the_model_which_has_mass_one(row: Row) 
         log_p = (model.log_prior(levels)[:, None] + log_p_x).logsumexp(0)
         samples = model.sample(20_000).flatten(1).long() @ (2 ** torch.arange(7, -1, -1))
         assert (model.log_prob(x) <= log_p + 1e-9).all()
-        w = model.log_weights(x[:4], 2000).exp()
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
     seen, p = torch.bincount(samples, minlength=256) / 20_000, log_p.exp()
     assert ((seen - p).abs() < 5 * (p * (1 - p) / 20_000).sqrt() + 1e-4).all()
-    assert ((w.mean(0) - p[:4]).abs() < 5 * w.std(0) / 2000**0.5).all(), "weights are unbiased"
 
 
 @every_model
@@ -205,6 +214,19 @@ def test_until_the_prior_is_trained_codes_cost_log_k(row: Row) -> None:
     places = sum(math.prod(shape) for shape in model.places)
     torch.testing.assert_close(rate, torch.full((6,), places * math.log(model.size)))
     torch.testing.assert_close(model.log_prob(x), -rate - distortion)
+
+
+@every_model
+def test_weights_are_of_the_codes_that_are_drawn(row: Row) -> None:
+    """Where draws are the nearest codes, each weight is the bound; and draws that spread find more than one term."""
+    model, x = built(row, LEVELS), points(LEVELS)
+    with torch.no_grad():
+        spread = model.log_weights(x, 50)
+        for codes in model.books:
+            codes.error.fill_(1e-12)
+        torch.testing.assert_close(model.log_weights(x, 3), model.log_prob(x).expand(3, -1))
+    assert spread.shape == (50, 6)
+    assert (spread.std(0) > 0).all()
 
 
 @every_model
