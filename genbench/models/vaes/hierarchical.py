@@ -131,7 +131,8 @@ class HierarchicalVAE(LatentModel):
         drawn = self.infer(x)
         kl = 0.5 * (drawn.mu**2 + (torch.expm1(drawn.logvar) - drawn.logvar))
         rates = torch.stack([part.sum(-1).mean() for part in kl.split(self.down.sizes, -1)])
-        return self.warmup() * rates.clamp(min=self.free).sum() - self.log_likelihood(x, drawn.z).mean()
+        beta: Tensor = self.warmup()
+        return beta * rates.clamp(min=self.free).sum() - self.log_likelihood(x, drawn.z).mean()
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the means of q, those of a layer given the means above it, x (B, *shape) -> (B, Z)."""
