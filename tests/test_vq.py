@@ -285,6 +285,19 @@ def test_batch_mates_do_not_matter_and_evaluation_moves_no_codebook(row: Row) ->
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@every_model
+def test_codebooks_learn_in_full_precision_where_networks_do_not(row: Row) -> None:
+    model, x = built(row, LEVELS).float().train(), points(LEVELS)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(x) + model.prior_loss(x)
+    assert loss.isfinite()
+    for codes in model.books:
+        z = torch.randn(4, model.dim, 5)
+        exact = codes.nearest(z).codes
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(codes.nearest(z).codes, exact)
+
+
 class Stopped(VQVAE2):
     """A model that is interrupted once it has been shown `left` batches."""
 

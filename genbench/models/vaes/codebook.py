@@ -32,19 +32,16 @@ def straight_through(z: Tensor, e: Tensor) -> Tensor:
 
 
 def squares(z: Tensor, e: Tensor) -> Tensor:
-    """Return |z - e_k|^2 - |z|^2, z (N, d), e (K, d) -> (N, K)."""
-    return torch.addmm(e.square().sum(1), z, e.T, alpha=-2)
+    """Return |z - e_k|^2 - |z|^2, z (N, d), e (K, d) -> (N, K); of low precision they would misplace z."""
+    with torch.autocast(z.device.type, enabled=False):
+        return torch.addmm(e.square().sum(1), z, e.T, alpha=-2)
 
 
 def statistics(z: Tensor, codes: Tensor, K: int) -> tuple[Tensor, Tensor]:
     """Return how many z (N, d) have each code, (K,), and their sums, (K, d): those of two batches add up."""
     chosen = one_hot(codes, K).to(z.dtype)
-    return chosen.sum(0), chosen.T @ z
-
-
-def rows(z: Tensor) -> Tensor:
-    """Return the vectors of z (B, d, *places) in rows, (N, d), without gradients."""
-    return z.detach().movedim(1, -1).flatten(0, -2)
+    with torch.autocast(z.device.type, enabled=False):
+        return chosen.sum(0), chosen.T @ z
 
 
 class Codebook(nn.Module):
@@ -82,14 +79,14 @@ class Codebook(nn.Module):
 
     def nearest(self, z: Tensor) -> Quantised:
         """Return z (B, d, *places) quantised: argmin_k |z - e_k|^2 (eq. 1)."""
-        codes = squares(rows(z), self.e.detach()).argmin(1)
+        codes = squares(self.rows(z), self.e.detach()).argmin(1)
         return self.quantised(z, codes.view(len(z), *z.shape[2:]), z.new_zeros(len(z)))
 
     def learned(self, z: Tensor) -> Quantised:
         """Return z (B, d, *places) quantised, and follow it."""
-        self.restart(rows(z))
+        self.restart(self.rows(z))
         quantised = self.nearest(z)
-        self.follow(*statistics(rows(z), quantised.codes.flatten(), self.size))
+        self.follow(*statistics(self.rows(z), quantised.codes.flatten(), self.size))
         self.error.lerp_(z.shape[1] * mse_loss(quantised.z.detach(), z.detach()), 1 - self.decay)
         return quantised
 
@@ -98,7 +95,7 @@ class Codebook(nn.Module):
 
         They propose terms of the sum over codes that is p(x).
         """
-        log_q = (squares(rows(z), self.e) / (-SPREAD * self.error)).log_softmax(1)
+        log_q = (squares(self.rows(z), self.e) / (-SPREAD * self.error)).log_softmax(1)
         codes = torch.multinomial(log_q.exp(), 1)
         at = log_q.gather(1, codes).view(len(z), -1).sum(1)
         return self.quantised(z, codes.view(len(z), *z.shape[2:]), at)
@@ -110,6 +107,10 @@ class Codebook(nn.Module):
         if self.learning == "loss":
             loss = loss + d * mse_loss(e, z.detach())
         return Quantised(straight_through(z, e), codes, log_q, loss)
+
+    def rows(self, z: Tensor) -> Tensor:
+        """Return the vectors of z (B, d, *places) in rows, (N, d), without gradients."""
+        return z.detach().movedim(1, -1).flatten(0, -2).to(self.e.dtype)
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Return e of codes (B, *places) -> (B, d, *places)."""

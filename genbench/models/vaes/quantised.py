@@ -63,8 +63,9 @@ class QuantisedModel(DecoderModel):
 
     Neural Discrete Representation Learning (2017), eq. 2 and 3. The likelihood is the bound of that one term,
 
-        log p(x) >= log p(c(x)) + log p(x | c(x)).
+        log p(x) >= log p(c(x)) + log p(x | c(x)),
 
+    and its weights are those of codes drawn near c(x): L_k takes k terms of the sum.
     Two players move one after the other: encoder, decoder and codebooks for the first `share` of the run, then the
     prior over the codes (section 3.3). z are the vectors of the codes, level by level, each (d, *places) flattened.
 
