@@ -18,7 +18,7 @@ from genbench.run import UsageError, find, names
 EMBEDDED = [name for name in names("datasets") if not name.startswith(("vision", "tabular"))]
 TOYS = [name for name in EMBEDDED if name.startswith("toys")]
 VISION = ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "SVHN", "CelebA"]
-FEW = dict.fromkeys(["digits", "digits:binary"], (1437, 180, 180))
+FEW = dict.fromkeys(["digits", "digits:binary", "named"], (1437, 180, 180))
 SIZES = (
     FEW | {"photos": (9296, 1104, 1104), "ising": (50_000, 5_000, 5_000)} | dict.fromkeys(TOYS, (50_000, 5_000, 20_000))
 )

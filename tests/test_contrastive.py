@@ -1,0 +1,269 @@
+"""Truths about learners of representations: losses beside their definitions, images changed, names found."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from genbench.dataset import Dataset, Space
+from genbench.datasets.digits import digits
+from genbench.datasets.named import NAMES, named
+from genbench.evaluation import Evaluation
+from genbench.metrics.representation import linear_probe
+from genbench.metrics.retrieval import accuracy, precision, retrieval, word
+from genbench.metrics.samples import samples
+from genbench.metrics.throughput import throughput
+from genbench.model import Model
+from genbench.models.contrastive.clip import CLIP
+from genbench.models.contrastive.losses import matching, nt_xent
+from genbench.models.contrastive.simclr import SimCLR
+from genbench.nets.augmentations import Augmentation, affine, erased
+from genbench.run import Run
+from genbench.train import Game, batches, reseed
+
+RUN = Run(suite="s", name="n", model="contrastive.simclr:SimCLR", data="digits", steps=0)
+
+
+def built(make: type[Model]) -> tuple[Model, Dataset]:
+    """Return an untrained model and its data."""
+    data = named() if make is CLIP else digits()
+    return make(data.space), data
+
+
+def trained(make: type[Model], steps: int, lr: float = 3e-3) -> Evaluation:
+    """Return a model after `steps` of the training loop, by a rate that falls as a cosine."""
+    model, data = built(make)
+    schedule = {"lr": lr, "schedule": "cosine"}
+    run = Run(**RUN.model_dump(exclude={"steps", "optimizer"}), steps=steps, optimizer=schedule)
+    game, batch = Game(model.train(), run), batches(data, 128, 0, torch.device("cpu"))
+    for i in range(steps):
+        game.step(i, batch)
+    return Evaluation(model.eval(), data, run)
+
+
+every_learner = pytest.mark.parametrize("make", [SimCLR, CLIP])
+
+
+# -------------------------------------------------------------------------------------------------- losses
+
+
+@pytest.mark.parametrize(("B", "tau"), [(1, 0.5), (2, 0.1), (5, 0.5), (7, 2.0)])
+def test_nt_xent_is_the_sum_of_equation_1(B: int, tau: float) -> None:
+    a, b = torch.randn(2, B, 4, dtype=torch.float64)
+    z, total = [*a, *b], 0.0
+    for i in range(2 * B):
+        s = [math.exp(torch.cosine_similarity(z[i], z[k], 0).item() / tau) for k in range(2 * B)]
+        total += -math.log(s[(i + B) % (2 * B)] / sum(s[k] for k in range(2 * B) if k != i))
+    assert nt_xent(a, b, tau).item() == pytest.approx(total / (2 * B))
+
+
+def test_nt_xent_of_orthogonal_pairs_has_a_closed_form_in_any_order_and_at_any_length() -> None:
+    B, tau = 6, 0.3
+    a = torch.eye(B, dtype=torch.float64)
+    truth = math.log(math.exp(1 / tau) + 2 * B - 2) - 1 / tau
+    assert nt_xent(a, a, tau).item() == pytest.approx(truth)
+    a, b = torch.randn(2, B, 4, dtype=torch.float64)
+    order, length = torch.randperm(B), torch.rand(B, 1) + 0.1
+    for other in (nt_xent(a[order], b[order], tau), nt_xent(b, a, tau), nt_xent(length * a, b, tau)):
+        torch.testing.assert_close(other, nt_xent(a, b, tau))
+    assert nt_xent(a, a, tau) < nt_xent(a, b, tau) < nt_xent(a, -a, tau)
+
+
+def test_matching_of_different_texts_is_figure_3() -> None:
+    logits = torch.randn(6, 6, dtype=torch.float64)
+    own = torch.arange(6)
+    truth = (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+    torch.testing.assert_close(matching(logits, torch.eye(6).bool()), truth)
+
+
+def test_matching_is_the_same_for_images_and_texts_swapped_and_in_any_order() -> None:
+    logits, kind = torch.randn(8, 8, dtype=torch.float64), torch.arange(8) % 3
+    together, order = kind[:, None] == kind, torch.randperm(8)
+    torch.testing.assert_close(matching(logits.T, together.T), matching(logits, together))
+    again = matching(logits[order][:, order], together[order][:, order])
+    torch.testing.assert_close(again, matching(logits, together))
+
+
+def test_equal_texts_are_matched_best_by_even_odds_among_them() -> None:
+    kind = torch.tensor([0, 0, 0, 1, 1, 2])
+    together = kind[:, None] == kind
+    least = torch.tensor([3.0, 3, 3, 2, 2, 1]).log().mean()
+    logits = (40.0 * together).requires_grad_()
+    loss = matching(logits, together)
+    torch.testing.assert_close(loss, least)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], torch.zeros(6, 6))
+    assert matching(40.0 * torch.eye(6), together) > least + 1  # equal texts taken for negatives
+
+
+def test_the_gradient_of_the_temperature_is_that_of_orthogonal_pairs() -> None:
+    """L = log(e^s + B - 1) - s with s = exp t, so dL/dt = -s (B - 1) / (e^s + B - 1)."""
+    B, t = 5, torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(matching(t.exp() * torch.eye(B), torch.eye(B).bool()), t)
+    s = math.exp(0.7)
+    assert gradient.item() == pytest.approx(-s * (B - 1) / (math.exp(s) + B - 1))
+
+
+# ------------------------------------------------------------------------------------------- augmentations
+
+
+def turned(x: Tensor, angle: float = 0.0, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+    """Return x (B, C, H, W) under one affine map."""
+    B = len(x)
+    return affine(x, torch.full((B,), angle), torch.full((B,), scale), torch.tensor([shift]).expand(B, 2))
+
+
+def test_no_strength_is_the_identity() -> None:
+    x = torch.rand(9, 2, 8, 6)
+    torch.testing.assert_close(Augmentation(0, 0, 0, 0, 0)(x), x)
+
+
+def test_affine_maps_that_keep_the_pixels_are_those_of_arrays() -> None:
+    x = torch.rand(3, 2, 8, 8)
+    torch.testing.assert_close(turned(x, angle=math.pi / 2), x.rot90(1, (2, 3)))
+    right, down = torch.zeros_like(x), torch.zeros_like(x)
+    right[..., 1:], down[..., 3:, :] = x[..., :-1], x[..., :-3, :]
+    torch.testing.assert_close(turned(x, shift=(1 / 8, 0)), right)
+    torch.testing.assert_close(turned(x, shift=(0, 3 / 8)), down)
+    both = turned(x, angle=math.pi / 2, shift=(1 / 8, 0))
+    torch.testing.assert_close(both[..., 1:], x.rot90(1, (2, 3))[..., :-1])  # turned, then moved
+
+
+def test_wide_images_turn_without_shear_and_grow_about_their_middle() -> None:
+    x = torch.zeros(1, 1, 4, 8)
+    x[..., 2:6] = torch.rand(1, 1, 4, 4)
+    y = turned(x, angle=math.pi / 2)
+    torch.testing.assert_close(y[..., 2:6], x[..., 2:6].rot90(1, (2, 3)))
+    x, small = torch.rand(2, 1, 9, 9), torch.zeros(2, 1, 9, 9)
+    small[..., 3:6, 3:6] = x[..., 1::3, 1::3]
+    torch.testing.assert_close(turned(x, scale=1 / 3), small)
+    torch.testing.assert_close(turned(x, scale=3.0)[..., 1::3, 1::3], x[..., 3:6, 3:6])
+
+
+def test_what_is_erased_is_a_rectangle_of_the_size_and_place_asked_for() -> None:
+    x = torch.ones(3, 2, 10, 20)
+    size = torch.tensor([[0.5, 0.25], [1.0, 1.0], [0.0, 0.5]])
+    place = torch.tensor([[-1.0, 1.0], [0.3, -0.2], [0.0, 0.0]])
+    y = erased(x, size, place)
+    truth = torch.ones(2, 10, 20)
+    truth[:, :5, 15:] = 0
+    assert torch.equal(y[0], truth)
+    assert not y[1].any()
+    assert y[2].all()
+
+
+@pytest.mark.parametrize("which", ["shift", "rotation", "scale", "noise", "erasing"])
+def test_every_image_is_changed_by_itself(which: str) -> None:
+    none = dict.fromkeys(["shift", "rotation", "scale", "noise", "erasing"], 0.0)
+    x = torch.rand(1, 1, 28, 28).expand(12, -1, -1, -1)
+    y = Augmentation(**none | {which: 0.6 if which != "rotation" else 40.0})(x).flatten(1)
+    assert len(y.unique(dim=0)) > 9  # a narrow rectangle may hold no pixel
+    two = torch.rand(2, 1, 8, 8)
+    angle, scale, shift = torch.tensor([0.3, -1.0]), torch.tensor([0.8, 1.2]), torch.tensor([[0.1, 0], [0, 0.2]])
+    alone = torch.cat([affine(two[i : i + 1], angle[i : i + 1], scale[i : i + 1], shift[i : i + 1]) for i in (0, 1)])
+    torch.testing.assert_close(affine(two, angle, scale, shift), alone)
+
+
+# --------------------------------------------------------------------------------------------------- names
+
+
+def test_named_digits_are_the_digits_and_their_names() -> None:
+    data, images = named(), digits()
+    for x, image, labels in zip(
+        (data.train, data.validation, data.test), (images.train, images.validation, images.test), data.labels
+    ):
+        assert torch.equal(x[:, :64].view(image.shape), image)
+        assert [word(text) for text in x[:, 64:]] == [NAMES[y] for y in labels]
+
+
+def test_points_that_are_no_pairs_are_refused() -> None:
+    for space in (Space((69,)), Space((64,), 27), Space((1, 8, 8), 17)):
+        with pytest.raises(ValueError, match="no points"):
+            CLIP(space)
+    with pytest.raises(ValueError, match="needs images"):
+        SimCLR(Space((2,)))
+
+
+def test_a_text_is_known_by_each_of_its_letters_and_an_image_without_its_text() -> None:
+    model, data = built(CLIP)
+    model.eval()
+    images, texts = model.parted(data.test[:10])
+    for vectors in (model.embed_images(images), model.embed_texts(texts)):
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(10))
+    for j in range(5):
+        other = texts.clone()
+        other[:, j] = (other[:, j] + 1) % 27
+        assert ((model.embed_texts(other) - model.embed_texts(texts)).norm(dim=1) > 1e-3).all()
+    anonymous = torch.cat((data.test[:10, :64], torch.zeros(10, 5).byte()), 1)
+    torch.testing.assert_close(model.encode(anonymous), model.encode(data.test[:10]))
+    truth = normalize(model.embed_images(images)) @ normalize(model.embed_texts(texts)).T
+    torch.testing.assert_close(model.similarity(images, texts), truth)
+
+
+def test_the_factor_on_cosines_is_clipped_after_every_move() -> None:
+    model, data = built(CLIP)
+    model.t.data.fill_(7.0)
+    Game(model, Run(**RUN.model_dump(exclude={"steps"}), steps=9)).step(0, batches(data, 16, 0, torch.device("cpu")))
+    assert model.t.item() == pytest.approx(math.log(100))
+
+
+# -------------------------------------------------------------------------------------------------- models
+
+
+@every_learner
+def test_every_parameter_is_trained_and_a_look_at_validation_is_deterministic(make: type[Model]) -> None:
+    model, data = built(make)
+    gradients = torch.autograd.grad(model.train().loss(data.train[:32]), list(model.parameters()), allow_unused=True)
+    assert all(g is not None and g.any() for g in gradients)
+    model.eval()
+    looks = []
+    for _ in range(2):
+        reseed(0, "validation")
+        looks.append(model.loss(data.validation).item())
+    assert looks[0] == looks[1]
+    whole, alone = model.encode(data.test[:8]), torch.cat([model.encode(x[None]) for x in data.test[:8]])
+    torch.testing.assert_close(whole, alone)
+
+
+@every_learner
+def test_a_learner_of_representations_has_no_samples_and_metrics_give_none(make: type[Model]) -> None:
+    model, data = built(make)
+    assert (model.generative, model.likelihood) == (False, None)
+    with pytest.raises(NotImplementedError, match="has no samples"):
+        model.sample(1)
+    evaluation = Evaluation(model.eval(), data, RUN)
+    assert samples.measure(evaluation) == throughput.measure(evaluation) == evaluation.files == {}
+
+
+def test_a_hundred_steps_of_simclr_tell_labels_apart_that_it_never_saw() -> None:
+    """By a linear probe of 8 numbers, of which an untrained network's are told apart too, but less well."""
+    make = partial(SimCLR, latent=8)
+    untrained, told = Evaluation(make(digits().space).eval(), digits(), RUN), trained(make, 100)
+    before, after = (linear_probe.measure(each)["linear_probe_accuracy"].value for each in (untrained, told))
+    assert after > max(0.78, before + 0.05), (before, after)
+
+
+def test_a_hundred_steps_of_clip_name_nine_digits_of_ten() -> None:
+    evaluation = trained(CLIP, 100)
+    found = retrieval.measure(evaluation)
+    assert set(found) == {"zero_shot_accuracy", "retrieval_map"}
+    assert found["zero_shot_accuracy"].value > 0.9
+    assert found["retrieval_map"].value > 0.9
+    assert evaluation.files["similarity.png"].startswith(b"\x89PNG")
+
+
+# ----------------------------------------------------------------------------------------------- retrieval
+
+
+def test_retrieval_of_known_similarities() -> None:
+    truth = torch.eye(3).bool().repeat(4, 1)
+    perfect = truth.double() + 0.1 * torch.rand(12, 3)
+    assert accuracy(perfect, truth).value == precision(perfect, truth).value == 1
+    assert accuracy(-perfect, truth).value == 0
+    one = torch.tensor([[0.9], [0.8], [0.7], [0.6]])  # of ranks 2 and 4: (1/2 + 2/4) / 2
+    assert precision(one, torch.tensor([[0], [1], [0], [1]]).bool()).value == pytest.approx(0.5)
+    assert retrieval.measure(Evaluation(*built(SimCLR), RUN)) == {}
