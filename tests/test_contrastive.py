@@ -173,9 +173,9 @@ def test_every_image_is_changed_by_itself(which: str) -> None:
 
 def test_named_digits_are_the_digits_and_their_names() -> None:
     data, images = named(), digits()
-    for x, image, labels in zip(
-        (data.train, data.validation, data.test), (images.train, images.validation, images.test), data.labels
-    ):
+    assert data.labels is not None
+    splits = (data.train, data.validation, data.test), (images.train, images.validation, images.test)
+    for x, image, labels in zip(*splits, data.labels, strict=True):
         assert torch.equal(x[:, :64].view(image.shape), image)
         assert [word(text) for text in x[:, 64:]] == [NAMES[y] for y in labels]
 

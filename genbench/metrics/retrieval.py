@@ -26,7 +26,7 @@ class Matches(Protocol):
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return how well images of the test split and the texts of the training split, each text once, find another.
+    """Return how well images of the test split and the texts of the training split, each text once, find each other.
 
     - zero_shot_accuracy: share of images whose most similar text is their own; Learning Transferable Visual Models
       From Natural Language Supervision (2021), section 3.1. No classifier is fitted, but the texts are those of

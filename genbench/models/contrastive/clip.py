@@ -69,14 +69,13 @@ class CLIP(Model):
         self.t = nn.Parameter(torch.tensor(math.log(1 / START)))
 
     def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images (B, *image) and texts (B, letters) of points x (B, D)."""
-        images, texts = x.split((self.pixels, self.letters), 1)
-        return images.view(-1, *self.image), texts
+        """Return images (B, *image), float in [0, 1], and texts (B, letters) of points x (B, D)."""
+        pixels, texts = x.split((self.pixels, self.letters), 1)
+        return pixels.float().view(-1, *self.image) / (self.shades - 1), texts
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Return unit vectors (B, latent) of images (B, *image) of integers; in training, of changed ones."""
-        x = images.float() / (self.shades - 1)
-        return normalize(self.seeing(self.augmented(x) if self.training else x), dim=1)
+        """Return unit vectors (B, latent) of images (B, *image), float in [0, 1]."""
+        return normalize(self.seeing(images), dim=1)
 
     def embed_texts(self, texts: Tensor) -> Tensor:
         """Return unit vectors (B, latent) of texts (B, letters) of integers: what is said after the last letter."""
@@ -92,10 +91,10 @@ class CLIP(Model):
         return self.embed_images(self.parted(x)[0])
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the symmetric cross-entropy () of finding each image's text, and each text's image, x (B, D)."""
+        """Return the symmetric cross-entropy () of finding each changed image's text and each text's image, x (B, D)."""
         images, texts = self.parted(x)
         together = (texts[:, None] == texts[None]).all(2)
-        return matching(self.t.exp() * self.similarity(images, texts), together)
+        return matching(self.t.exp() * self.similarity(self.augmented(images), texts), together)
 
     def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
         """Return one, after whose every move the factor is clipped."""
