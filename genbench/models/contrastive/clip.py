@@ -25,9 +25,9 @@ class CLIP(Model):
     """Learning Transferable Visual Models From Natural Language Supervision (2021), figure 3: it has codes alone.
 
     A point is the levels of an image, flattened, and then the letters of its text. A convolutional encoder turns
-    images into unit vectors. A causal transformer reads letters, and its output after the last is the text's; as in
-    the paper, each has a linear map to the shared space, here its last layer. Where texts of a batch are equal,
-    theirs are no negative pairs: targets are spread over equal texts (`matching`).
+    images into unit vectors; a causal transformer reads letters, and its output after the last is the text's, as in
+    section 2.4. Both are learned from nothing. Where texts of a batch are equal, theirs are no negative pairs: targets
+    are spread over equal texts (`matching`).
 
     Args:
         image: channels, height and width.
@@ -91,7 +91,7 @@ class CLIP(Model):
         return self.embed_images(self.parted(x)[0])
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the symmetric cross-entropy () of finding each changed image's text and each text's image, x (B, D)."""
+        """Return the symmetric cross-entropy () of finding changed images' texts and texts' images, x (B, D)."""
         images, texts = self.parted(x)
         together = (texts[:, None] == texts[None]).all(2)
         return matching(self.t.exp() * self.similarity(self.augmented(images), texts), together)
