@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -32,6 +33,13 @@ class Space:
         return len(self.shape) == 3
 
 
+class Modes(NamedTuple):
+    """An even mixture of N(centers[k], sigma^2 I) that lie apart; centers (K, *shape)."""
+
+    centers: Tensor
+    sigma: float
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Three splits (N, *space.shape), float32 for reals and uint8 (int64 above 256 levels) for integers.
@@ -42,6 +50,7 @@ class Dataset:
         entropy: of the truth, in nats, where it is known.
         means: as train, in [0, 1], where a point of `train` is one draw of independent coins of these means; batches
             are then drawn anew each time (stochastic binarisation).
+        modes: where the truth is such a mixture.
     """
 
     space: Space
@@ -52,6 +61,7 @@ class Dataset:
     log_prob: Callable[[Tensor], Tensor] | None = None
     entropy: float | None = None
     means: Tensor | None = None
+    modes: Modes | None = None
 
     @cached_property
     def sha256(self) -> str:

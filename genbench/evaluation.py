@@ -12,6 +12,7 @@ from torch import Tensor
 from genbench.dataset import Dataset
 from genbench.model import Model
 from genbench.run import Measurement, Run
+from genbench.train import reseed
 
 __all__ = ["Evaluation", "Measurement", "Metric"]
 
@@ -28,6 +29,7 @@ class Evaluation:
     dataset: Dataset
     run: Run
     files: dict[str, bytes] = field(default_factory=dict)
+    _drawn: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -48,11 +50,23 @@ class Evaluation:
         """log p of the test split, (N,) float64, nats."""
         return self.log_prob_of(self.dataset.test)
 
-    @cached_property
+    @property
     def samples(self) -> Tensor:
         """1,000 samples (1000, *shape) in the data's own space, on the CPU."""
-        with torch.no_grad():
-            return self.model.sample(1000).cpu()
+        return self.sampled(1000)
+
+    def sampled(self, n: int) -> Tensor:
+        """Return the first n samples (n, *shape) of the run's seed, in the data's own space, on the CPU.
+
+        They are drawn a thousand at a time, thousand number i from (seed, i) alone: they are the same whichever metric
+        asks, and do not move what a metric draws by itself.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            while sum(map(len, self._drawn)) < n:
+                reseed(self.run.seed, "samples", len(self._drawn))
+                self._drawn.append(self.model.sample(1000).cpu())
+        return torch.cat(self._drawn)[:n]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from genbench.dataset import Modes
+
 NODES = 320  # along a curve: they lie within a standard deviation of the noise of each other
 CHUNK = 512  # points whose density is taken at once: bounds memory to a few tens of MB
 
@@ -26,11 +28,13 @@ class Toy:
         sample: (n, generator) -> points (n, 2) float64.
         density: its log, x (B, 2) float64 -> (B,) nats.
         entropy: in nats; where there is no closed form, by quadrature of `density`, to the digits given.
+        modes: where it is an even mixture of round Gaussians that lie apart.
     """
 
     sample: Callable[[int, Generator], Tensor]
     density: Callable[[Tensor], Tensor]
     entropy: float
+    modes: Modes | None = None
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the true log-density in nats, x (B, 2) -> (B,) float64."""

@@ -8,7 +8,6 @@ GENBENCH_DATA names (default: data), or beside it; nothing is downloaded. x (N, 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from genbench.dataset import Dataset, Space
+from genbench.downloads import data_root
 from genbench.run import UsageError
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Table:
         Raises:
             UsageError: one is not there.
         """
-        root = Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve()
-        return [found(root, file) for file in self.files]
+        return [found(data_root(), file) for file in self.files]
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from genbench.dataset import Dataset, Space
+from genbench.dataset import Dataset, Modes, Space
 from genbench.datasets.plane import Noise, Toy, along, concentric, normal, polar, uniform
 
 __all__ = [
@@ -41,7 +41,9 @@ def drawn(define: Callable[[], Toy]) -> Callable[[], Dataset]:
         toy = define()
         x = toy.sample(sum(SIZES), torch.Generator().manual_seed(SEED)).float()
         train, validation, test = torch.split(x, SIZES)
-        return Dataset(Space((2,)), train, validation, test, log_prob=toy.log_prob, entropy=toy.entropy)
+        return Dataset(
+            Space((2,)), train, validation, test, log_prob=toy.log_prob, entropy=toy.entropy, modes=toy.modes
+        )
 
     return dataset
 
@@ -94,7 +96,7 @@ def eight_gaussians() -> Toy:
     def density(x: Tensor) -> Tensor:
         return noise.density(x[:, None] - centers.to(x.device)).logsumexp(-1) - math.log(8)
 
-    return Toy(sample, density, entropy=2.8319)
+    return Toy(sample, density, entropy=2.8319, modes=Modes(centers, noise.sigma))
 
 
 @drawn

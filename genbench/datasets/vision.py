@@ -8,25 +8,21 @@ in 256 levels.
 from __future__ import annotations
 
 import functools
-import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from torch import Tensor
 
 from genbench.dataset import Dataset, Space
+from genbench.downloads import data_root, downloading
 from genbench.run import UsageError
 
 __all__ = ["CIFAR10", "KMNIST", "MNIST", "SVHN", "BinaryMNIST", "CelebA", "FashionMNIST"]
 
-STALL = 20.0  # seconds in which a download must send something
 Images = tuple[Tensor, Tensor | None]  # x (N, C, H, W) uint8; labels (N,) int64
 
 
@@ -55,12 +51,7 @@ class Source:
         Raises:
             UsageError: it is not under GENBENCH_DATA and cannot be downloaded.
         """
-        return loaded(self, self.root)
-
-    @property
-    def root(self) -> Path:
-        """The folder that GENBENCH_DATA names."""
-        return Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve()
+        return loaded(self, data_root())
 
     def fetch(self) -> None:
         """Download what is missing.
@@ -69,7 +60,7 @@ class Source:
             UsageError: it is not there and cannot be downloaded.
         """
         for part in self.parts:
-            opened(self, self.root, part)
+            opened(self, data_root(), part)
 
 
 @functools.lru_cache(maxsize=1)
@@ -115,19 +106,6 @@ def opened(source: Source, root: Path, part: bool | str) -> Any:
             f"{source.name} is not whole in {root} and could not be downloaded ({why}); "
             f"put {source.files} there, or name another folder in GENBENCH_DATA"
         ) from None
-
-
-@contextmanager
-def downloading(root: Path) -> Iterator[None]:
-    """Let one process at a time download into `root`, and end a download that stalls."""
-    root.mkdir(parents=True, exist_ok=True)
-    before = socket.getdefaulttimeout()
-    with filelock.FileLock(root / ".download.lock"):
-        socket.setdefaulttimeout(STALL)
-        try:
-            yield
-        finally:
-            socket.setdefaulttimeout(before)
 
 
 # ---------------------------------------------------------------------------------------------------- the sets

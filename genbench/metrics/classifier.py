@@ -1,0 +1,95 @@
+"""A classifier of a data set's own small grey images: its features are what samples and data are compared by.
+
+It is trained on the training split and its labels, once for a data set, and kept in the folder ``feature-nets`` under
+the one that GENBENCH_DATA names. Nothing of a run moves it: it has seeds of its own, is trained in float64 on the CPU,
+and its weights are rounded to float16, so that machines whose last digits differ end with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from genbench.downloads import alone, data_root
+from genbench.work import write_whole
+
+STEPS, BATCH, RATE, DROPOUT = 400, 128, 3e-3, 0.5
+CHANNELS, FEATURES, SIDE = (16, 32), 64, 4  # of the first layer and the others; features; side at which they end
+
+
+class Classifier(nn.Module):
+    """Convolutions that halve an image until its side is at most 4, then ReLU features, then logits."""
+
+    def __init__(self, shape: Sequence[int], classes: int) -> None:
+        """Take images of `shape`, (C, H, W)."""
+        super().__init__()
+        halvings = math.ceil(math.log2(max(shape[1:]) / SIDE))
+        channels = [shape[0], CHANNELS[0], *[CHANNELS[1]] * halvings]
+        strides = [1, *[2] * halvings]
+        layers: list[nn.Module] = []
+        for (a, b), stride in zip(itertools.pairwise(channels), strides, strict=True):
+            layers += [nn.Conv2d(a, b, 3, stride, padding=1), nn.ReLU()]
+        size = nn.Sequential(*layers, nn.Flatten())(torch.zeros(1, *shape)).shape[1]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(size, FEATURES), nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(FEATURES, classes))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, 64) and logits (B, classes), x (B, C, H, W) uint8."""
+        h = self.body(x.to(next(self.parameters()).dtype) / 127.5 - 1)
+        return h, self.head(h)
+
+
+def fitted(x: Tensor, y: Tensor, classes: int) -> Classifier:
+    """Return a classifier trained on x (N, C, H, W) uint8 with labels y (N,), of weights that float16 holds."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.default_generator.manual_seed(0)
+        net = Classifier(x.shape[1:], classes).double()
+        adam = torch.optim.Adam(net.parameters(), RATE)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
+        for _ in range(STEPS):
+            rows = torch.randint(len(x), (BATCH,))
+            adam.zero_grad()
+            cross_entropy(net(x[rows])[1], y[rows]).backward()
+            adam.step()
+            cosine.step()
+    return net.half().float().requires_grad_(False).eval()
+
+
+def accuracy(net: Classifier, x: Tensor, y: Tensor) -> float:
+    """Return the share of x (N, C, H, W) uint8 that `net` puts into its class y (N,)."""
+    right = torch.cat([net(part)[1].argmax(1) for part in x.split(512)]) == y
+    return right.double().mean().item()
+
+
+def digest(net: nn.Module) -> str:
+    """Return eight hexadecimal digits of the SHA-256 of the weights."""
+    weights = b"".join(w.half().numpy().tobytes() for w in net.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()[:8]
+
+
+def classifier(x: Tensor, y: Tensor) -> Classifier:
+    """Return the classifier of images x (N, C, H, W) uint8 with labels y (N,), on the CPU; fitted if it is not kept."""
+    classes, folder = int(y.max()) + 1, data_root() / "feature-nets"
+    decides = (Path(__file__).read_bytes(), repr(x.shape).encode(), x.numpy().tobytes(), y.numpy().tobytes())
+    path = folder / f"{hashlib.sha256(b''.join(decides)).hexdigest()[:16]}.pt"
+    with alone(folder):
+        if not path.is_file():
+            write_whole(path, packed(fitted(x, y, classes)))
+    net = Classifier(x.shape[1:], classes)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net.requires_grad_(False).eval()
+
+
+def packed(net: Classifier) -> bytes:
+    """Return the weights as a file."""
+    file = io.BytesIO()
+    torch.save({name: w.half() for name, w in net.state_dict().items()}, file)
+    return file.getvalue()

@@ -1,0 +1,132 @@
+"""Networks whose features images are compared by, and images as they take them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from genbench.dataset import Dataset, Space
+from genbench.downloads import data_root, downloading
+from genbench.metrics import classifier
+from genbench.run import UsageError
+
+
+@dataclass(frozen=True)
+class FeatureNet:
+    """A network that gives features and logits of images.
+
+    Attributes:
+        name: stands in brackets behind a metric, which is another metric with another network.
+        about: a digest of its weights, and how good it is, for `impl`.
+        net: pixels (B, C, H, W) uint8 -> features (B, F), logits (B, classes).
+        size: images at a time.
+    """
+
+    name: str
+    about: str
+    net: Callable[[Tensor], tuple[Tensor, Tensor]]
+    size: int = 512
+
+    def __call__(self, x: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return features (N, F) and logits (N, classes) of pixels x (N, C, H, W) uint8, float64 on the CPU."""
+        if isinstance(self.net, nn.Module):
+            self.net.to(device)
+        with torch.no_grad():
+            parts = [self.net(part.to(device)) for part in x.split(self.size)]
+        features, logits = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
+        return features, logits
+
+
+def pixels(x: Tensor, space: Space) -> Tensor:
+    """Return integers x (N, C, H, W), 0..K-1, as uint8 that spans 0..255: rounded, not floored."""
+    assert space.levels is not None
+    return (x.double() * 255 / (space.levels - 1)).round().to(torch.uint8)
+
+
+# ----------------------------------------------------------------------------------------------- of the data's own
+
+
+def in_domain(data: str, dataset: Dataset) -> FeatureNet | None:
+    """Return the classifier of the data set called `data`; None unless it is of grey images with labels."""
+    grey = dataset.space.is_image and dataset.space.shape[0] == 1 and dataset.space.levels
+    return classifying(data, dataset) if grey and dataset.labels is not None else None
+
+
+@functools.lru_cache(maxsize=2)
+def classifying(data: str, dataset: Dataset) -> FeatureNet:
+    """Return the classifier of `dataset`, and how many of the test split it gets right."""
+    assert dataset.labels is not None
+    train, test = (pixels(x, dataset.space) for x in (dataset.train, dataset.test))
+    net = classifier.classifier(train, dataset.labels[0])
+    right = round(classifier.accuracy(net, test, dataset.labels[2]) * len(test))
+    name = f"{data.replace(':', '-')}-cnn"
+    return FeatureNet(name, f"{name} {classifier.digest(net)}, right on {right} of {len(test)}", net)
+
+
+# ---------------------------------------------------------------------------------------------------- Inception
+
+
+def inception(data: str, dataset: Dataset) -> FeatureNet | None:
+    """Return the Inception-v3 of FID by torch-fidelity; None for data other than images of integers.
+
+    GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (2017). Images are enlarged to
+    299x299 bilinearly as TensorFlow 1 did, which the name says.
+
+    Raises:
+        UsageError: its weights are neither there nor can they be downloaded.
+    """
+    return inception_net(inception_weights()) if dataset.space.is_image and dataset.space.levels else None
+
+
+@functools.lru_cache(maxsize=1)
+def inception_net(path: Path) -> FeatureNet:
+    """Return Inception-v3 with the weights in `path`, which are the published ones.
+
+    Raises:
+        UsageError: they are others.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    found, published = hashlib.sha256(path.read_bytes()).hexdigest()[:8], path.stem.rpartition("-")[2]
+    if found != published:
+        raise UsageError(f"{path} is damaged: its SHA-256 begins with {found}; remove it, to have it downloaded anew")
+    net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
+
+    def features(x: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, logits = net.to(x.device)(x.expand(-1, 3, -1, -1))
+        return pooled, logits
+
+    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {found}", features, size=64)
+
+
+def inception_weights() -> Path:
+    """Return where the weights of Inception-v3 are; they are downloaded if they are not there.
+
+    Raises:
+        UsageError: they cannot be.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path = data_root() / "feature-nets" / PurePosixPath(urlsplit(URL_INCEPTION_V3).path).name
+    if path.is_file():
+        return path
+    try:
+        with downloading(path.parent):
+            if not path.is_file():
+                prefix = path.stem.rpartition("-")[2]
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=prefix, progress=False)
+    except (OSError, RuntimeError, HTTPException) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"the weights of Inception-v3 are not in {path.parent} and could not be downloaded ({why}); put {path.name}"
+            f" of torch-fidelity there, or name another folder in GENBENCH_DATA"
+        ) from None
+    return path

@@ -1,0 +1,115 @@
+"""How like the data samples are, by features of a network: FID, KID, Inception score, precision and recall.
+
+`fidelity` takes a classifier of the data set's own, for grey images with labels; `fidelity:inception` the Inception-v3
+of the literature. The name of a measurement says whose features it is of: the two never share a column. All are
+computed by torch-fidelity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genbench.dataset import Dataset
+from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.features import FeatureNet, in_domain, pixels
+from genbench.metrics.features import inception as inception_v3
+from genbench.metrics.halves import DRAWS, endless, of_halves, of_partitions, stderr
+
+__all__ = ["fidelity", "inception"]
+
+LEAST, MOST = 1000, 10_000  # samples; points they are compared with
+SUBSETS, SUBSET = 50, 1000  # of KID
+NEIGHBOURS = 3  # of precision and recall
+WIDE = 512  # features from which on there are few halves: FID takes half a minute of 2048
+
+
+def measure(
+    evaluation: Evaluation, choose: Callable[[str, Dataset], FeatureNet | None], name: str
+) -> dict[str, Measurement]:
+    """Return how near samples are to held-out data, in features of the network that `choose` gives; else nothing.
+
+    The reference is the test and then the validation split, at most 10,000 points; there are as many samples, and at
+    least 1,000.
+
+    - fid: Fréchet distance of Gaussians fitted to features (GANs Trained by a Two Time-Scale Update Rule Converge to a
+      Local Nash Equilibrium, 2017, eq. 6). It rises as either set gets smaller: compare it with the floor.
+    - fid_floor: what new data would get: the mean over random partitions of reference and training points into sets as
+      large, with the spread of one such partition.
+    - fid_infinity: the linear extrapolation in 1/n of fid to endless samples and data; 0 for new data, but for chance.
+    - kid: squared maximum mean discrepancy of the kernel (x y / d + 1)^3, without bias: 0 for new data, and below by
+      chance (Demystifying MMD GANs, 2018, section 4).
+    - inception_score: exp E KL(p(y | x), p(y)), at most the number of classes (Improved Techniques for Training GANs,
+      2016, section 4), of all samples as one.
+    - precision, recall: the share of samples that lie within the distance of some point of the reference to its third
+      neighbour, and the share of the reference so near to samples, of as many samples as points (Improved Precision and
+      Recall Metric for Assessing Generative Models, 2019, eq. 2). New data get some 0.9.
+    """
+    net, data = choose(evaluation.run.data, evaluation.dataset), evaluation.dataset
+    if net is None or not evaluation.model.generative:
+        return {}
+    reference = torch.cat((data.test, data.validation))[:MOST]
+    n, m = max(LEAST, len(reference)), len(reference)
+    sets = (evaluation.sampled(n), reference, data.train[:n])
+    (fake, logits), (real, _), (train, _) = (net(pixels(x, data.space), evaluation.device) for x in sets)
+    draws = DRAWS if fake.shape[1] < WIDE else 4
+    said = partial(Measurement, unit="", n=n, impl=f"{name} 1, {net.about}, {m} points of test and validation")
+
+    def of(statistic: Callable[..., float], *sets: Tensor) -> dict[str, Any]:
+        return {"value": statistic(*sets), "stderr": stderr(of_halves(statistic, *sets, draws=draws))}
+
+    halves, value = of_halves(fid, real, fake, draws=draws), fid(real, fake)
+    null = of_partitions(fid, real, train, draws=draws)
+    found = {
+        "fid": said(value=value, stderr=stderr(halves), better="lower"),
+        "fid_floor": said(value=null.mean().item(), stderr=null.std().item()),
+        "fid_infinity": said(value=endless(value, halves), stderr=stderr(halves), better="lower", kind="estimate"),
+        "kid": said(**of(kid, real, fake), better="lower"),
+        "inception_score": said(**of(inception_score, logits), better="higher"),
+        "precision": said(**of(lambda *x: precision_recall(*x)[0], real, fake[:m]), better="higher"),
+        "recall": said(**of(lambda *x: precision_recall(*x)[1], real, fake[:m]), better="higher"),
+    }
+    return {f"{key}[{net.name}]": measurement for key, measurement in found.items()}
+
+
+def fid(real: Tensor, fake: Tensor) -> float:
+    """Return |mu - mu'|^2 + tr(S + S' - 2 (S S')^1/2) of features (n, d), (m, d) float64."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = (fid_features_to_statistics(features) for features in (real, fake))
+    return float(fid_statistics_to_metric(a, b, verbose=False)[KEY_METRIC_FID])
+
+
+def kid(real: Tensor, fake: Tensor, degree: int = 3, coef0: float = 1.0) -> float:
+    """Return MMD^2 of the kernel (x y / d + coef0)^degree, x (n, d), (m, d), the mean of subsets of up to 1,000."""
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    size = min(SUBSET, len(real), len(fake))
+    options = {"kid_subsets": SUBSETS, "kid_subset_size": size, "kid_kernel_poly_degree": degree}
+    found = kid_features_to_metric(real, fake, **options, kid_kernel_poly_coef0=coef0, verbose=False)
+    return float(found[KEY_METRIC_KID_MEAN])
+
+
+def inception_score(logits: Tensor) -> float:
+    """Return exp E KL(p(y | x), p(y)) of logits (n, classes)."""
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    return float(isc_features_to_metric(logits, splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN])
+
+
+def precision_recall(real: Tensor, fake: Tensor) -> tuple[float, float]:
+    """Return the share of fake (m, d) in the manifold of real (n, d), and of real in that of fake."""
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+    found = prc_features_to_metric(
+        fake, real, prc_neighborhood=NEIGHBOURS, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+    )
+    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
+
+
+fidelity = Metric(partial(measure, choose=in_domain, name="fidelity"))
+inception = Metric(partial(measure, choose=inception_v3, name="inception"))

@@ -1,0 +1,331 @@
+"""FID, KID, Inception score, precision and recall against closed forms; the net of the digits; memorisation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from scipy.stats import mannwhitneyu
+from torch import Tensor
+
+from genbench.dataset import Dataset, Space
+from genbench.evaluation import Evaluation
+from genbench.metrics import classifier, features
+from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
+from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
+from genbench.metrics.memorisation import memorisation, z_score
+from genbench.model import Model
+from genbench.run import Run, UsageError, find
+
+DIGITS = find("datasets", "digits")()
+
+
+class Drawn(Model):
+    """Whatever `draw` gives."""
+
+    def __init__(self, space: Space, draw: Callable[[int], Tensor]) -> None:
+        super().__init__(space)
+        self.draw = draw
+
+    def sample(self, n: int) -> Tensor:
+        return self.draw(n)
+
+
+def evaluated(data: Dataset, draw: Callable[[int], Tensor], name: str = "digits") -> Evaluation:
+    return Evaluation(Drawn(data.space, draw), data, Run(suite="s", name="n", model="m", data=name))
+
+
+def whitened(n: int, d: int) -> Tensor:
+    """Return x (n, d) of mean 0 and covariance I, exactly."""
+    x = torch.randn(n, d, dtype=torch.float64)
+    x = x - x.mean(0)
+    return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / (n - 1)).T)
+
+
+def copies(of: Tensor) -> Callable[[int], Tensor]:
+    return lambda n: of[torch.randint(len(of), (n,))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("data")
+        patch.setenv("GENBENCH_DATA", str(root))
+        yield root / "feature-nets"
+
+
+# ----------------------------------------------------------------------------------------------------------- FID
+
+
+def test_fid_of_commuting_covariances_is_that_of_their_roots():
+    a, b, shift = torch.tensor([4.0, 1.0, 0.25]), torch.tensor([1.0, 9.0, 0.01]), torch.tensor([1.0, -2.0, 0.5])
+    x, y = whitened(50, 3) * a.sqrt(), whitened(80, 3) * b.sqrt() + shift
+    assert fid(x, y) == pytest.approx((shift.square() + (a.sqrt() - b.sqrt()).square()).sum().item(), rel=1e-6)
+
+
+def test_fid_of_a_set_from_itself_is_nothing():
+    assert fid(x := torch.randn(200, 16).double(), x) == pytest.approx(0, abs=1e-9)
+
+
+def test_fid_is_what_the_root_of_a_matrix_gives():
+    x, y = (torch.randn(300, 8).double() @ torch.randn(8, 8).double() + i for i in range(2))
+    a, b = (np.cov(z.numpy(), rowvar=False) for z in (x, y))
+    direct = (x.mean(0) - y.mean(0)).square().sum().item() + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert fid(x, y) == pytest.approx(direct, rel=1e-3)
+
+
+def test_fid_of_two_draws_has_its_known_bias_and_extrapolated_none():
+    roots, n, m = torch.tensor([1.0, 2.0, 0.5, 0.1]).double(), 200, 400
+    values = []
+    for _ in range(150):
+        x, y = torch.randn(n, 4).double() * roots, torch.randn(m, 4).double() * roots
+        values.append((value := fid(x, y), endless(value, of_halves(fid, x, y, draws=4))))
+    variances = roots.square()
+    rows, columns = variances[:, None], variances
+    spread = (rows * columns * (1 + torch.eye(4)) / (rows + columns)).sum() / 2
+    bias = ((1 / n + 1 / m) * (variances.sum() + spread)).item()
+    found, extrapolated = torch.tensor(values).mean(0).tolist()
+    assert found == pytest.approx(bias, rel=0.1)
+    assert abs(extrapolated) < 0.25 * bias
+
+
+# ----------------------------------------------------------------------------------------------------------- KID
+
+
+def test_kid_of_degree_one_is_the_unbiased_square_of_the_difference_of_means():
+    x, y = torch.randn(60, 5).double(), torch.randn(60, 5).double() + 0.3
+
+    def pairs(z: Tensor) -> Tensor:
+        return (z.sum(0).square().sum() - z.square().sum()) / (len(z) * (len(z) - 1))
+
+    unbiased = pairs(x) + pairs(y) - 2 * x.mean(0) @ y.mean(0)
+    assert kid(x, y, degree=1, coef0=0) == pytest.approx(unbiased.item() / 5, rel=1e-9)
+
+
+def test_kid_is_the_mean_over_pairs_of_a_cubic_kernel():
+    x, y = torch.randn(40, 5).double(), torch.randn(40, 5).double() * 1.5
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / 5 + 1) ** 3
+
+    def apart(k: Tensor) -> Tensor:
+        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+
+    direct = apart(kernel(x, x)) + apart(kernel(y, y)) - 2 * kernel(x, y).mean()
+    assert kid(x, y) == pytest.approx(direct.item(), rel=1e-9)
+
+
+def test_kid_of_one_law_is_nothing_on_average_and_negative_half_of_the_time():
+    values = torch.tensor([kid(torch.randn(30, 4).double(), torch.randn(30, 4).double()) for _ in range(100)])
+    assert abs(values.mean()) < 4 * values.std() / 10
+    assert 30 < (values < 0).sum() < 90
+
+
+# ---------------------------------------------------------------------------------- Inception score, precision, recall
+
+
+def test_inception_score_is_the_number_of_classes_for_sure_and_balanced_ones_and_one_for_constants():
+    sure = 100 * torch.eye(7).double().repeat(30, 1)
+    assert inception_score(sure) == pytest.approx(7, rel=1e-6)
+    assert inception_score(torch.randn(1, 7).double().expand(50, 7)) == pytest.approx(1, rel=1e-6)
+
+
+def test_precision_and_recall_of_one_set_are_one_and_of_sets_apart_nothing():
+    x = torch.randn(100, 4)
+    assert precision_recall(real=x, fake=x) == (1, 1)
+    assert precision_recall(real=x, fake=x + 100) == (0, 0)
+
+
+def test_a_collapsed_generator_is_precise_and_recalls_nothing():
+    real = torch.randn(200, 4)
+    precision, recall = precision_recall(real=real, fake=real[:1] + 1e-3 * torch.randn(200, 4))
+    assert precision == 1
+    assert recall < 0.02
+
+
+def test_a_generator_that_spreads_recalls_all_and_is_not_precise():
+    precision, recall = precision_recall(real=torch.randn(200, 4), fake=4 * torch.randn(200, 4))
+    assert recall > 0.9
+    assert precision < 0.2
+
+
+def test_precision_is_the_share_within_the_third_neighbours_of_data():
+    real, fake = torch.randn(60, 3), torch.randn(70, 3) + 0.8
+
+    def within(of: Tensor, x: Tensor) -> float:
+        radius = torch.stack([(of - p).norm(dim=1).sort().values[3] for p in of])
+        return torch.stack([((of - p).norm(dim=1) <= radius).any() for p in x]).double().mean().item()
+
+    assert precision_recall(real, fake) == pytest.approx((within(real, fake), within(fake, real)), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------- halves and partitions
+
+
+def test_the_spread_of_halves_is_the_standard_error_of_a_mean():
+    x = torch.randn(400)
+    assert stderr(of_halves(lambda h: h.mean().item(), x, draws=400)) == pytest.approx(x.std().item() / 20, rel=0.15)
+
+
+def test_partitions_have_the_sizes_of_the_sets_and_all_of_their_points():
+    def check(a: Tensor, b: Tensor) -> float:
+        assert sorted(torch.cat((a, b)).tolist()) == list(range(12))
+        return len(a) + 100 * len(b)
+
+    assert (of_partitions(check, torch.arange(5), torch.arange(5, 12)) == 705).all()
+
+
+# ---------------------------------------------------------------------------------------------------- feature nets
+
+
+def test_pixels_are_rounded_and_span_a_byte():
+    levels = torch.arange(17, dtype=torch.uint8).view(17, 1, 1, 1)
+    found = features.pixels(levels, Space((1, 1, 1), 17)).flatten()
+    assert found.tolist() == [round(255 * i / 16) for i in range(17)]
+    every = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
+    assert torch.equal(features.pixels(every, Space((1, 1, 1), 256)), every)
+    assert features.pixels(torch.tensor([[[[0, 1]]]]), Space((1, 1, 2), 2)).flatten().tolist() == [0, 255]
+
+
+def test_the_net_depends_on_its_data_alone(monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 3)
+    x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
+    threads, digests = torch.get_num_threads(), set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        torch.set_num_threads(seed)
+        digests.add(classifier.digest(classifier.fitted(x, y, 10)))
+        assert torch.equal(torch.get_rng_state(), state)
+    torch.set_num_threads(threads)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (1, 4, 4)])
+def test_a_net_has_64_features_of_images_of_any_size(shape):
+    h, logits = classifier.Classifier(shape, 7)(torch.zeros(3, *shape, dtype=torch.uint8))
+    assert (h.shape, logits.shape) == ((3, 64), (3, 7))
+
+
+def test_the_net_of_the_digits_is_right_is_kept_and_is_named(folder, monkeypatch):
+    net = features.in_domain("digits", DIGITS)
+    right = int(net.about.split()[-3])
+    assert right >= 174
+    assert net.name == "digits-cnn"
+    assert len(list(folder.glob("*.pt"))) == 1
+    monkeypatch.setattr(classifier, "fitted", None)
+    features.classifying.cache_clear()
+    assert features.in_domain("digits", DIGITS).about == net.about
+
+
+def test_data_without_labels_or_in_colour_have_no_net_of_their_own():
+    assert features.in_domain("photos", find("datasets", "photos")()) is None
+    assert fidelity.measure(evaluated(find("datasets", "toys:moons")(), lambda n: torch.randn(n, 2))) == {}
+
+
+# -------------------------------------------------------------------------------------------------------- the metric
+
+
+def test_new_digits_are_at_the_floor_and_fewer_kinds_or_noise_are_not():
+    everything = torch.cat((DIGITS.train, DIGITS.validation, DIGITS.test))
+    some = DIGITS.train[DIGITS.labels[0] < 5]
+    new, half = (fidelity.measure(evaluated(DIGITS, copies(of))) for of in (everything, some))
+    noise = fidelity.measure(evaluated(DIGITS, lambda n: torch.randint(17, (n, 1, 8, 8)).byte()))
+    assert {key.partition("[")[2] for key in new} == {"digits-cnn]"}
+    value, floor, endless_value = (new[f"{key}[digits-cnn]"].value for key in ("fid", "fid_floor", "fid_infinity"))
+    assert 0.4 * floor < value < 1.6 * floor
+    assert abs(endless_value) < floor
+    assert floor < half["fid[digits-cnn]"].value / 5 < noise["fid[digits-cnn]"].value / 5
+    assert half["precision[digits-cnn]"].value > 0.8 > 0.6 > half["recall[digits-cnn]"].value
+    assert half["inception_score[digits-cnn]"].value == pytest.approx(5, abs=0.5)
+    assert new["inception_score[digits-cnn]"].value == pytest.approx(9.7, abs=0.3)
+    assert new["fid[digits-cnn]"].impl.endswith("360 points of test and validation")
+    assert new["fid[digits-cnn]"].n == 1000
+
+
+def test_samples_are_the_same_whoever_asks_first_and_move_no_other_draws():
+    one, other = (evaluated(DIGITS, lambda n: torch.rand(n, 2)) for _ in range(2))
+    state = torch.get_rng_state()
+    many = one.sampled(1500)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert torch.equal(many[:700], other.sampled(700))
+    assert torch.equal(many, other.sampled(1500))
+    assert not torch.equal(many[:500], many[1000:])
+
+
+# -------------------------------------------------------------------------------------------------------- Inception
+
+
+def test_without_a_network_it_is_said_which_weights_go_where(folder, monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(UsageError) as error:
+        inception.measure(evaluated(DIGITS, lambda n: DIGITS.train[:n]))
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"the weights of Inception-v3 are not in {folder} and could not be downloaded")
+    assert "weights-inception-2015-12-05-6726825d.pth" in message
+    assert "GENBENCH_DATA" in message
+
+
+def test_other_weights_than_the_published_are_refused(tmp_path):
+    path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
+    path.write_bytes(b"something else")
+    with pytest.raises(UsageError, match="is damaged"):
+        features.inception_net(path)
+
+
+@pytest.mark.slow
+def test_inception_loads_and_repeats_one_channel(tmp_path, monkeypatch):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: {})
+        net = FeatureExtractorInceptionV3("inception", ["2048"])
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    path = tmp_path / f"w-{hashlib.sha256((tmp_path / 'weights.pth').read_bytes()).hexdigest()[:8]}.pth"
+    (tmp_path / "weights.pth").rename(path)
+    found = features.inception_net(path)
+    x = torch.randint(256, (2, 1, 8, 8)).byte()
+    h, logits = found(x, torch.device("cpu"))
+    assert (h.shape, logits.shape) == ((2, 2048), (2, 1008))
+    assert torch.equal(h, found(x.repeat(1, 3, 1, 1), torch.device("cpu"))[0])
+
+
+# ------------------------------------------------------------------------------------------------------ memorisation
+
+
+def test_the_z_score_is_that_of_mann_and_whitney():
+    a, b = torch.rand(40), torch.rand(30) + 0.2
+    two_sided = mannwhitneyu(a, b, use_continuity=False, method="asymptotic").pvalue
+    assert 2 * torch.special.ndtr(torch.tensor(z_score(a, b))).item() == pytest.approx(two_sided, rel=1e-4)
+
+
+def test_copies_are_nearer_than_new_points_and_new_points_are_not():
+    law = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
+    data = Dataset(Space((3,)), law.sample((3000,)), law.sample((10,)), law.sample((1500,)))
+    copied, new, far = (
+        memorisation.measure(evaluated(data, draw))
+        for draw in (copies(data.train), lambda n: law.sample((n,)), lambda n: 5 + law.sample((n,)))
+    )
+    assert copied["nearer_than_new"].value == 1
+    assert copied["data_copying"].value < -10
+    assert abs(new["nearer_than_new"].value - 0.5) < 4 * new["nearer_than_new"].stderr
+    assert abs(new["data_copying"].value) < 2
+    assert far["nearer_than_new"].value < 0.05
+
+
+def test_images_are_drawn_beside_their_nearest_training_points():
+    evaluation = evaluated(DIGITS, copies(DIGITS.train))
+    memorisation.measure(evaluation)
+    assert evaluation.files["neighbours.png"].startswith(b"\x89PNG")
