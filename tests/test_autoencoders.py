@@ -11,14 +11,14 @@ from torch import Tensor
 
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
-from genbench.metrics.anomalies import anomalies, auroc, ising, shuffled
+from genbench.metrics.anomalies import anomalies, auroc, ising, nine, shuffled
 from genbench.metrics.representation import clustering, clusters, linear_probe, probe
 from genbench.metrics.restoration import STEPS, bits, compression, denoising
 from genbench.model import Model
 from genbench.models.autoencoders.autoencoder import Autoencoder, Coder, Contractive, Denoising, Sparse, sparsity
 from genbench.models.autoencoders.pca import PCA
 from genbench.models.flows.linear import Linear
-from genbench.run import Run
+from genbench.run import Run, find
 
 RUN = Run(suite="s", name="n", model="autoencoders.pca:PCA", data="digits")
 Make = Callable[..., Coder]
@@ -260,6 +260,18 @@ def test_shuffled_points_keep_each_dimension_and_are_found_by_their_covariance()
     alone = torch.randn(4000, 1, 2, 2)  # dimensions that nothing binds: nobody can tell
     found = anomalies.measure(evaluated(fitted(SPACES["reals"], alone, 2), alone))
     assert all(each.value == pytest.approx(0.5, abs=0.03) for each in found.values())
+
+
+@pytest.mark.parametrize(("name", "rest"), [("digits", "but_nine"), ("digits:binary", "binary_but_nine")])
+def test_nines_are_anomalies_to_a_model_that_has_seen_none_and_to_no_other(name: str, rest: str) -> None:
+    """Many principal components of the other digits leave more of a nine behind than of what they are fitted to."""
+    data = find("datasets", f"digits:{rest}")()
+    model = fitted(data.space, data.train, 30)
+    found = nine.measure(Evaluation(model, data, RUN))
+    assert set(found) == {"anomaly_auroc_reconstruction_nine", "anomaly_auroc_likelihood_nine"}
+    assert all(each.n == len(data.test) + 180 and 0.55 < each.value < 1 for each in found.values())
+    assert nine.measure(Evaluation(model, find("datasets", name)(), RUN)) == {}
+    assert nine.measure(evaluated(fitted(SPACES["reals"], points(SPACES["reals"]), 2), points(SPACES["reals"]))) == {}
 
 
 def test_psnr_of_a_model_that_keeps_everything_is_that_of_the_noise() -> None:

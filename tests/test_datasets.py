@@ -19,6 +19,7 @@ EMBEDDED = [name for name in names("datasets") if not name.startswith(("vision",
 TOYS = [name for name in EMBEDDED if name.startswith("toys")]
 VISION = ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "SVHN", "CelebA"]
 FEW = dict.fromkeys(["digits", "digits:binary", "named"], (1437, 180, 180))
+FEW |= dict.fromkeys(["digits:but_nine", "digits:binary_but_nine"], (1295, 158, 164))
 SIZES = (
     FEW | {"photos": (9296, 1104, 1104), "ising": (50_000, 5_000, 5_000)} | dict.fromkeys(TOYS, (50_000, 5_000, 20_000))
 )
@@ -160,6 +161,17 @@ def test_digits_are_split_by_the_permutation_of_seed_0():
     ):
         np.testing.assert_array_equal(x[:, 0], source.images[part])
         np.testing.assert_array_equal(y, source.target[part])
+
+
+@pytest.mark.parametrize(("name", "rest"), [("digits", "but_nine"), ("digits:binary", "binary_but_nine")])
+def test_digits_but_nine_are_the_digits_less_their_nines(name, rest):
+    whole, data = find("datasets", name)(), find("datasets", f"digits:{rest}")()
+    splits = [(whole.train, data.train), (whole.validation, data.validation), (whole.test, data.test)]
+    for (x, kept), y, labels in zip(splits, whole.labels, data.labels, strict=True):
+        np.testing.assert_array_equal(kept, x[y != 9])
+        np.testing.assert_array_equal(labels, y[y != 9])
+        assert set(labels.tolist()) == set(range(9))
+    assert whole.means is None or torch.equal(data.means, whole.means[whole.labels[0] != 9])
 
 
 def test_photo_patches_are_squares_of_both_photographs_and_share_no_pixel_across_splits():

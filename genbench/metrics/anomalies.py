@@ -2,46 +2,60 @@
 
 `anomalies` takes, for anomalies, test points whose dimensions are each drawn from another test point: each dimension
 by itself is distributed as before, and only what binds them is gone. `anomalies:ising`, `anomalies:digits` and
-`anomalies:binary` take the test split of another data set of the same space.
+`anomalies:binary` take the test split of another data set of the same space. `anomalies:nine` takes the nines for a
+model of the digits that was trained, selected and tested without them: those of all splits, for it has seen none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.latents import Reconstructs
 from genbench.run import find
 
-__all__ = ["anomalies", "binary", "digits", "ising"]
+__all__ = ["anomalies", "binary", "digits", "ising", "nine"]
+
+WITHOUT_NINES = {"digits": "digits:but_nine", "digits:binary": "digits:binary_but_nine"}
 
 
-def measure(evaluation: Evaluation, data: str | None = None) -> dict[str, Measurement]:
+def measure(evaluation: Evaluation, said: str, strangers: Callable[[Dataset], Tensor | None]) -> dict[str, Measurement]:
     """Return the area under the ROC curve of each score that the model has, 1/2 that of chance.
 
-    - anomaly_auroc_reconstruction_<data>: the score is the squared distance of a point from its reconstruction.
-    - anomaly_auroc_likelihood_<data>: it is -log p(x), exact or a bound.
+    - anomaly_auroc_reconstruction_<said>: the score is the squared distance of a point from its reconstruction.
+    - anomaly_auroc_likelihood_<said>: it is -log p(x), exact or a bound.
 
-    <data> is "shuffled", or the name of the other data set; there is nothing where that is the model's own, or of
-    another space.
+    Args:
+        strangers: the anomalies for a model of a data set, (N, *shape); None: there are none, and no measurements.
     """
-    x = evaluation.dataset.test
-    if data is None:
-        others = shuffled(x)
-    else:
-        other = find("datasets", data)()
-        if other.space != evaluation.dataset.space or other.sha256 == evaluation.dataset.sha256:
-            return {}
-        others = other.test
-    said = "shuffled" if data is None else data.replace(":", "_")
+    x, others = evaluation.dataset.test, strangers(evaluation.dataset)
+    if others is None:
+        return {}
     with torch.no_grad():
         found = dict(scores(evaluation, torch.cat((x, others)).split(512)))
     strange = torch.cat((torch.zeros(len(x)), torch.ones(len(others))))
     return {f"anomaly_auroc_{name}_{said}": auroc(strange, score) for name, score in found.items()}
+
+
+def another(name: str, data: Dataset) -> Tensor | None:
+    """Return the test split of the data set `name`, unless that is `data` itself or of another space."""
+    other: Dataset = find("datasets", name)()
+    return other.test if other.space == data.space and other.sha256 != data.sha256 else None
+
+
+def held_out(label: int, without: dict[str, str], data: Dataset) -> Tensor | None:
+    """Return all points of `label` of the set that `data` is the rest of, or None; `without`: names of whole and rest."""
+    for name, rest in without.items():
+        whole: Dataset = find("datasets", name)()
+        if whole.space == data.space and find("datasets", rest)().sha256 == data.sha256:
+            assert whole.labels is not None
+            return torch.cat((whole.train, whole.validation, whole.test))[torch.cat(whole.labels) == label]
+    return None
 
 
 def shuffled(x: Tensor) -> Tensor:
@@ -68,5 +82,9 @@ def auroc(strange: Tensor, score: Tensor) -> Measurement:
     return Measurement(value=value, unit="", better="higher", n=len(score), impl="anomalies 1")
 
 
-anomalies = Metric(measure)
-digits, binary, ising = (Metric(partial(measure, data=name)) for name in ("digits", "digits:binary", "ising"))
+anomalies = Metric(partial(measure, said="shuffled", strangers=lambda data: shuffled(data.test)))
+digits, binary, ising = (
+    Metric(partial(measure, said=name.replace(":", "_"), strangers=partial(another, name)))
+    for name in ("digits", "digits:binary", "ising")
+)
+nine = Metric(partial(measure, said="nine", strangers=partial(held_out, 9, WITHOUT_NINES)))
