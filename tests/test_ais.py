@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from genbench.annealing import LARGEST, at, lower, move, schedule, steps, upper, weights
 from genbench.dataset import Dataset, Space
+from genbench.decoders import Noisy
 from genbench.evaluation import Evaluation
-from genbench.metrics.ais import Noisy, ais, measure, quick
+from genbench.metrics.ais import ais, measure, quick
 from genbench.models.autoencoders.autoencoder import Autoencoder
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN

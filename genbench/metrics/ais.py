@@ -1,8 +1,9 @@
 """Annealed importance sampling: log p(x) of any decoder of z ~ N(0, I), between two bounds.
 
-On the Quantitative Analysis of Decoder-Based Generative Models (2017). `ais` takes 100 test points, 16 chains and 1,000
-temperatures: minutes; `ais:quick` what a core does in seconds. The chains know nothing of q(z | x), so that a q that is
-wrong does not matter as to L_k, and `ais_gap_nats` says how much they can miss.
+On the Quantitative Analysis of Decoder-Based Generative Models (2017). `ais` takes the first 200 test points, 16 chains
+and 1,000 temperatures: a minute of a GPU, more than ten of a core; `ais:quick`, with 2 chains and 150 temperatures, ten
+seconds of a core for small images. Unlike those of L_k, the draws are not of q(z | x), and need not be good to begin
+with; `ais_gap_nats` says how much the chains miss.
 """
 
 from __future__ import annotations
@@ -10,93 +11,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.special import log_ndtr
 
 from genbench.annealing import lower, schedule, steps, upper, weights
-from genbench.dataset import Space
+from genbench.decoders import Decoder, decoder_of
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.likelihood import mean
-from genbench.model import Model
 
 __all__ = ["ais", "quick"]
 
 ROWS = 2048  # chains run at a time
 PILOTS = 2  # chains of a point that find the sizes of leaps
 SIGMA = 0.1  # of the noise of a generator that has none, in units of the range of integers, or of reals
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """A model of z ~ N(0, I), z (..., B, latent), with p(x | z) and draws of it."""
-
-    @property
-    def latent(self) -> int: ...
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
-    def observed(self, z: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """A model that only has x = G(z), z ~ N(0, I), z (B, latent), in the data's own units."""
-
-    space: Space
-
-    @property
-    def latent(self) -> int: ...
-    def generate(self, z: Tensor) -> Tensor: ...
-    def decode(self, z: Tensor) -> Tensor: ...
-
-
-@dataclass
-class Noisy:
-    """G(z) + sigma eps, eps ~ N(0, I): a density of reals; rounded to the nearest integer of 0..K-1, a probability.
-
-    The mass of an integer is that of the interval of length 1 around it, the edges taking the tails: it is on the axis
-    of every other log p of integers. Sigma is in the data's own units.
-    """
-
-    generator: Generator
-    sigma: float
-
-    @property
-    def latent(self) -> int:
-        """Numbers in z."""
-        return self.generator.latent
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return log p(x | z) in nats, x (B, *shape), z (..., B, latent) -> (..., B)."""
-        centre = self.generator.decode(z.flatten(0, -2)).view(*z.shape[:-1], -1)
-        distance = (x.flatten(1) - centre) / self.sigma
-        levels = self.generator.space.levels
-        if levels is None:
-            return -0.5 * (distance**2 + math.log(2 * math.pi * self.sigma**2)).sum(-1)
-        first, last = (x.flatten(1) == edge for edge in (0, levels - 1))
-        return log_mass(distance, 0.5 / self.sigma, first, last).sum(-1)
-
-    def observed(self, z: Tensor) -> Tensor:
-        """Return a draw of p(x | z) for each z (B, latent) -> (B, *shape) in the data's own type."""
-        x = self.generator.decode(z)
-        x = x + self.sigma * torch.randn_like(x)
-        levels = self.generator.space.levels
-        if levels is None:
-            return x
-        return x.round().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.int64)
-
-
-def log_mass(d: Tensor, half: float, first: Tensor, last: Tensor) -> Tensor:
-    """Return log of Phi(d + half) - Phi(d - half), without the lower end where `first` and the upper where `last`.
-
-    By symmetry it is taken on the left, where neither is near 1.
-    """
-    sign = torch.where(d > 0, -1.0, 1.0)
-    d, low, high = sign * d, torch.where(d > 0, last, first), torch.where(d > 0, first, last)
-    above: Tensor = log_ndtr(d + half).masked_fill(high, 0)
-    below = log_ndtr(d - half).masked_fill(low, -math.inf)
-    return above + torch.log(-torch.expm1(below - above))
 
 
 @dataclass
@@ -158,15 +86,6 @@ def measure(
     if space.levels is not None:
         found["ais_bpd"] = said(-log_p / math.log(2) / space.dims, unit="bits/dim")
     return found
-
-
-def decoder_of(model: Model, sigma: float) -> tuple[Decoder | None, str]:
-    """Return the model as a decoder, or None, and what is to be said of noise: nothing where it is the model's own."""
-    if isinstance(model, Decoder):
-        return model, ""
-    if isinstance(model, Generator):
-        return Noisy(model, sigma * ((model.space.levels or 2) - 1)), f", sigma {sigma:g}"
-    return None, ""
 
 
 ais = Metric(partial(measure, points=200, drawn=100, chains=16, temperatures=1000))

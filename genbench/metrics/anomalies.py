@@ -49,7 +49,7 @@ def another(name: str, data: Dataset) -> Tensor | None:
 
 
 def held_out(label: int, without: dict[str, str], data: Dataset) -> Tensor | None:
-    """Return all points of `label` of the set that `data` is the rest of, or None; `without`: names of whole and rest."""
+    """Return all points of `label` of the set that `data` is the rest of, if it is; `without`: names, whole to rest."""
     for name, rest in without.items():
         whole: Dataset = find("datasets", name)()
         if whole.space == data.space and find("datasets", rest)().sha256 == data.sha256:
