@@ -250,6 +250,8 @@ def sample(args: argparse.Namespace) -> int:
     from genbench.train import reseed
 
     evaluation = loaded(args)
+    if not evaluation.model.generative:
+        raise UsageError(f"{evaluation.run.model} learns codes and has no samples")
     reseed(args.seed, "sample")
     space, device = evaluation.dataset.space, evaluation.device
     with torch.no_grad():
