@@ -27,8 +27,8 @@ Make = Callable[..., QuantisedModel]
 Row = tuple[Make, dict[str, object]]
 SMALL: dict[str, object] = {"codes": 3, "dim": 2, "width": 8, "heads": 2, "depth": 1}
 MODELS: dict[str, Row] = {
-    "VQVAE": (VQVAE, {"channels": 4, "blocks": 1, **SMALL}),
-    "VQVAE by loss": (VQVAE, {"channels": 4, "blocks": 1, "codebook": "loss", **SMALL}),
+    "VQVAE": (VQVAE, {"patch": 2, "channels": 4, "blocks": 1, **SMALL}),
+    "VQVAE by loss": (VQVAE, {"patch": 2, "channels": 4, "blocks": 1, "codebook": "loss", **SMALL}),
     "FlatVQVAE": (FlatVQVAE, {"positions": 3, "hidden": (8,), **SMALL}),
     "VQVAE2": (VQVAE2, {"patch": 1, "channels": 4, "blocks": 1, **SMALL, "codes": 2}),
 }
@@ -337,7 +337,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_in_either_stage(tmp_path: Path, learn
 @pytest.mark.parametrize("make", [VQVAE, VQVAE2])
 @pytest.mark.parametrize("shape", [(64,), (1, 7, 8)])
 def test_what_cannot_be_cut_into_patches_is_refused_in_one_line(make: Make, shape: tuple[int, ...]) -> None:
-    side = 2 if make is VQVAE else 4
+    side = 4 if make is VQVAE else 8
     with pytest.raises(ValueError, match=f"patches of {side}x{side} need images whose sides {side} divides, got shape"):
         make(Space(shape, 17))
 

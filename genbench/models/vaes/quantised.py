@@ -91,13 +91,13 @@ class QuantisedModel(DecoderModel):
         beta: float = 0.25,
         decay: float = 0.99,
         restart: float = 0.03,
-        share: float = 0.6,
+        share: float = 0.75,
         observation: ObservationName = "auto",
         sigma: float | None = None,
         width: int = 64,
         depth: int = 2,
         heads: int = 4,
-        dropout: float = 0.1,
+        dropout: float = 0.3,
     ) -> None:
         """`places`: the shape of each level's codes, from the top."""
         super().__init__(space, observation_of(space, observation, sigma))

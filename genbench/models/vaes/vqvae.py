@@ -27,7 +27,7 @@ class VQVAE(QuantisedModel):
         ValueError: the space is not of images whose sides `patch` divides.
     """
 
-    def __init__(self, space: Space, *, patch: int = 2, channels: int = 64, blocks: int = 2, **options: Any) -> None:
+    def __init__(self, space: Space, *, patch: int = 4, channels: int = 32, blocks: int = 2, **options: Any) -> None:
         C, H, W = patches(space, patch)
         super().__init__(space, [(H, W)], **options)
         self.encoder = nn.Sequential(nn.PixelUnshuffle(patch), resnet(C, self.dim, channels, blocks))
@@ -49,7 +49,7 @@ class FlatVQVAE(QuantisedModel):
         self,
         space: Space,
         *,
-        positions: int = 16,
+        positions: int = 4,
         hidden: tuple[int, ...] = (256, 256),
         activation: Activation = "relu",
         **options: Any,

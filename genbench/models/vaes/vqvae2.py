@@ -44,7 +44,7 @@ class VQVAE2(QuantisedModel):
         ValueError: the space is not of images whose sides twice `patch` divides.
     """
 
-    def __init__(self, space: Space, *, patch: int = 2, channels: int = 32, blocks: int = 2, **options: Any) -> None:
+    def __init__(self, space: Space, *, patch: int = 4, channels: int = 32, blocks: int = 2, **options: Any) -> None:
         _, h, w = patches(space, 2 * patch)
         C, H, W = patches(space, patch)
         super().__init__(space, [(h, w), (H, W)], **options)
