@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +22,11 @@ from genbench.metrics.halves import DRAWS, endless, of_halves, of_partitions, st
 __all__ = ["fidelity", "inception"]
 
 LEAST, MOST = 1000, 10_000  # samples; points they are compared with
-SUBSETS, SUBSET = 50, 1000  # of KID
+SUBSETS, SUBSET = 10, 1000  # of KID
 NEIGHBOURS = 3  # of precision and recall
-WIDE = 512  # features from which on there are few halves: FID takes half a minute of 2048
+WIDE, FEW = 512, 4  # features from which on there are few halves: FID of 2048 takes many seconds
+
+Said = Callable[..., Measurement]
 
 
 def measure(
@@ -56,24 +57,41 @@ def measure(
     n, m = max(LEAST, len(reference)), len(reference)
     sets = (evaluation.sampled(n), reference, data.train[:n])
     (fake, logits), (real, _), (train, _) = (net(pixels(x, data.space), evaluation.device) for x in sets)
-    draws = DRAWS if fake.shape[1] < WIDE else 4
     said = partial(Measurement, unit="", n=n, impl=f"{name} 1, {net.about}, {m} points of test and validation")
-
-    def of(statistic: Callable[..., float], *sets: Tensor) -> dict[str, Any]:
-        return {"value": statistic(*sets), "stderr": stderr(of_halves(statistic, *sets, draws=draws))}
-
-    halves, value = of_halves(fid, real, fake, draws=draws), fid(real, fake)
-    null = of_partitions(fid, real, train, draws=draws)
+    draws = DRAWS if fake.shape[1] < WIDE else FEW
+    halved = partial(of_halves, draws=draws)
     found = {
+        **frechet(real, fake, train, draws, said),
+        "kid": said(value=kid(real, fake), stderr=stderr(halved(kid, real, fake)), better="lower"),
+        "inception_score": said(
+            value=inception_score(logits), stderr=stderr(halved(inception_score, logits)), better="higher"
+        ),
+        **covered(real, fake[:m], partial(said, n=m)),
+    }
+    return {f"{key}[{net.name}]": measurement for key, measurement in found.items()}
+
+
+def frechet(real: Tensor, fake: Tensor, train: Tensor, draws: int, said: Said) -> dict[str, Measurement]:
+    """Return FID, what it is for real points, and what it comes to with endless points."""
+    value, halves = fid(real, fake), of_halves(fid, real, fake, draws=draws)
+    null = of_partitions(fid, real, train, draws=draws)
+    return {
         "fid": said(value=value, stderr=stderr(halves), better="lower"),
         "fid_floor": said(value=null.mean().item(), stderr=null.std().item()),
         "fid_infinity": said(value=endless(value, halves), stderr=stderr(halves), better="lower", kind="estimate"),
-        "kid": said(**of(kid, real, fake), better="lower"),
-        "inception_score": said(**of(inception_score, logits), better="higher"),
-        "precision": said(**of(lambda *x: precision_recall(*x)[0], real, fake[:m]), better="higher"),
-        "recall": said(**of(lambda *x: precision_recall(*x)[1], real, fake[:m]), better="higher"),
     }
-    return {f"{key}[{net.name}]": measurement for key, measurement in found.items()}
+
+
+def covered(real: Tensor, fake: Tensor, said: Said) -> dict[str, Measurement]:
+    """Return precision and recall."""
+    shares, halves = precision_recall(real, fake), of_halves(precision_recall, real, fake, draws=FEW)
+    return {
+        key: said(value=share, stderr=stderr(each), better="higher")
+        for key, share, each in zip(("precision", "recall"), shares, halves.unbind(1), strict=True)
+    }
+
+
+# ------------------------------------------------------------------------------------- by torch-fidelity, of features
 
 
 def fid(real: Tensor, fake: Tensor) -> float:
@@ -106,7 +124,7 @@ def precision_recall(real: Tensor, fake: Tensor) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     found = prc_features_to_metric(
-        fake, real, prc_neighborhood=NEIGHBOURS, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+        fake.float(), real.float(), prc_neighborhood=NEIGHBOURS, prc_batch_size=1000, save_cpu_ram=True, verbose=False
     )
     return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
 

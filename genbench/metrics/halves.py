@@ -10,8 +10,8 @@ from torch import Tensor
 DRAWS = 20
 
 
-def of_halves(statistic: Callable[..., float], *sets: Tensor, draws: int = DRAWS) -> Tensor:
-    """Return the statistic of random halves of every set (n_i, ...), (draws,) float64: the same in every run."""
+def of_halves(statistic: Callable[..., float | tuple[float, ...]], *sets: Tensor, draws: int = DRAWS) -> Tensor:
+    """Return the statistic of random halves of every set (n_i, ...), (draws, ...) float64: the same in every run."""
     generator = torch.Generator().manual_seed(0)
     values = [statistic(*(shuffled(x, generator)[: len(x) // 2] for x in sets)) for _ in range(draws)]
     return torch.tensor(values, dtype=torch.float64)

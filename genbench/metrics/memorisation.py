@@ -30,15 +30,21 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
       Data-Copying in Generative Models, 2020).
 
     Picture: neighbours.png, pairs of columns, samples left and their nearest training points right.
+
+    Raises:
+        ArithmeticError: a sample is not finite.
     """
     data, space = evaluation.dataset, evaluation.dataset.space
     if not evaluation.model.generative:
         return {}
     fake, test = evaluation.sampled(min(MOST, max(1000, len(data.test)))), data.test[:MOST]
-    if space.is_image:
-        evaluation.files["neighbours.png"] = png(grid(neighbours(fake[:32], data.train), space))
     a, b, train = (x.flatten(1).float() for x in (fake, test, data.train))
-    near, new = (nearest(x, train)[0] for x in (a, b))
+    if not a.isfinite().all():
+        raise ArithmeticError("a sample is not finite")
+    (near, which), (new, _) = (nearest(x, train, evaluation.device) for x in (a, b))
+    if space.is_image:
+        pairs = torch.stack((fake[:32], data.train[which[:32]]), 1).flatten(0, 1)
+        evaluation.files["neighbours.png"] = png(grid(pairs, space))
     p, stderr = nearer(near, new)
     found = {"nearer_than_new": Measurement(value=p, unit="", n=len(near), stderr=stderr, impl=IMPL)}
     if (z := copying(near, new, *labelled(train, a, b))) is not None:
@@ -46,16 +52,11 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     return found
 
 
-def neighbours(x: Tensor, train: Tensor) -> Tensor:
-    """Return x (n, *shape) and their nearest training points by turns, (2 n, *shape)."""
-    _, index = nearest(x.flatten(1).float(), train.flatten(1).float())
-    return torch.stack((x, train[index]), 1).flatten(0, 1)
-
-
-def nearest(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, train: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the distance of each x (n, D) to the nearest of train (N, D), and which that is, (n,)."""
+    x, train = x.to(device), train.to(device)
     parts = [torch.cdist(part, train).min(1) for part in x.split(256)]
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    return torch.cat([part.values for part in parts]).cpu(), torch.cat([part.indices for part in parts]).cpu()
 
 
 def nearer(near: Tensor, new: Tensor) -> tuple[float, float]:

@@ -36,16 +36,10 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
         files["samples.png"] = png(beside(grid(evaluation.samples, space, side), grid(real, space, side)))
     elif space.shape == (2,):
         edge = real.abs().max().item() * 1.1
-        files["samples.png"] = png(beside(histogram(many(evaluation), edge), histogram(real, edge)))
+        files["samples.png"] = png(beside(histogram(evaluation.sampled(len(real)), edge), histogram(real, edge)))
         if evaluation.model.likelihood is not None:
             files["density.png"] = png(densities(evaluation, edge))
     return {}
-
-
-def many(evaluation: Evaluation) -> Tensor:
-    """Return as many samples as there are test points, (N, 2)."""
-    with torch.no_grad():
-        return evaluation.model.sample(len(evaluation.dataset.test)).cpu()
 
 
 def grid(x: Tensor, space: Space, side: int = SIDE) -> Tensor:
