@@ -262,6 +262,15 @@ def test_every_parameter_is_trained_by_one_player(row: Row) -> None:
     assert not trained[0] & trained[1]
 
 
+def test_the_prior_learns_from_the_nearest_codes_or_from_draws_near_them() -> None:
+    make, options = MODELS["VQVAE"]
+    model, x = built((make, {**options, "near": False}), LEVELS), points(LEVELS)
+    with torch.no_grad():
+        assert model.prior_loss(x) == model.rate_and_distortion(x)[0].mean()
+        model.near = True
+        assert len({model.prior_loss(x).item() for _ in range(5)}) == 5
+
+
 @every_model
 def test_the_encoder_is_told_of_the_reconstruction_as_if_nothing_were_quantised(row: Row) -> None:
     """With beta = 0 and codes "ema" the gradient at z is that of the decoder at z_q: it is not zero."""
@@ -340,6 +349,8 @@ def test_what_cannot_be_cut_into_patches_is_refused_in_one_line(make: Make, shap
     side = 4 if make is VQVAE else 8
     with pytest.raises(ValueError, match=f"patches of {side}x{side} need images whose sides {side} divides, got shape"):
         make(Space(shape, 17))
+    with pytest.raises(ValueError, match=r"share=1\.5 must be above 0 and at most 1"):
+        make(Space((1, 8, 8), 17), share=1.5)
 
 
 # ------------------------------------------------------------------------------------------------- metrics

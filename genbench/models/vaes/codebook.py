@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, one_hot
 
 Learning = Literal["ema", "loss"]
-
-
 SPREAD = 0.5  # of the law by which codes are drawn, in mean squares of z - e
 
 
 class Quantised(NamedTuple):
-    """z_q (B, d, *places), which passes gradients on as they are; codes (B, *places); log q(codes | x) (B,) nats."""
+    """z_q (B, d, *places), which passes gradients on as they are, and its codes (B, *places).
+
+    log_q (B,) is log q(codes | z) in nats, 0 where they are not drawn; loss () is what eq. 3 adds to the decoder's.
+    """
 
     z: Tensor
     codes: Tensor
@@ -101,7 +102,7 @@ class Codebook(nn.Module):
         return self.quantised(z, codes.view(len(z), *z.shape[2:]), at)
 
     def quantised(self, z: Tensor, codes: Tensor, log_q: Tensor) -> Quantised:
-        """Return z (B, d, *places) as its codes say, and the losses of eq. 3 that are not the decoder's."""
+        """Return z (B, d, *places) as its codes say, with the codebook's and the encoder's losses (eq. 3)."""
         e, d = self.vectors(codes), z.shape[1]
         loss = self.beta * d * mse_loss(z, e.detach())
         if self.learning == "loss":
@@ -132,4 +133,4 @@ class Codebook(nn.Module):
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         if self.learning == "ema":
-            self.e[:] = self.sums / self.counts[:, None]
+            self.e[:] = self.sums / self.counts[:, None].clamp(min=1e-12)

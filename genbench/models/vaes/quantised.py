@@ -65,16 +65,20 @@ class QuantisedModel(DecoderModel):
 
         log p(x) >= log p(c(x)) + log p(x | c(x)),
 
-    and its weights are those of codes drawn near c(x): L_k takes k terms of the sum.
-    Two players move one after the other: encoder, decoder and codebooks for the first `share` of the run, then the
-    prior over the codes (section 3.3). z are the vectors of the codes, level by level, each (d, *places) flattened.
+    and its weights are those of codes drawn near c(x), which stand for many terms. Two players move one after the
+    other: encoder, decoder and codebooks for the first `share` of the run, then the prior over the codes (section 3.3).
+    z are the vectors of the codes, level by level, each (d, *places) flattened.
 
     Args:
         codes, dim: K and d of every codebook.
         codebook, beta, decay, restart: how codebooks follow, as in `Codebook`.
         observation, sigma: p(x | z), as in `observation_of`.
+        near: the prior learns codes drawn near c(x), anew each time, in place of c(x): small data are soon overfitted.
         width, depth, heads: of the prior's transformer.
         dropout: of decoder and prior; the encoder has none, lest codes depend on it.
+
+    Raises:
+        ValueError: `share` is not above 0 and at most 1, or `observation_of` or the transformer refuses an option.
     """
 
     encoder: nn.Module  # x (B, *shape) -> (B, d, *places), of one level
@@ -94,14 +98,18 @@ class QuantisedModel(DecoderModel):
         share: float = 0.75,
         observation: ObservationName = "auto",
         sigma: float | None = None,
+        near: bool = True,
         width: int = 64,
         depth: int = 2,
         heads: int = 4,
         dropout: float = 0.3,
     ) -> None:
-        """`places`: the shape of each level's codes, from the top."""
+        """A subclass says `places`, the shape of each level's codes, from the top."""
         super().__init__(space, observation_of(space, observation, sigma))
-        self.size, self.dim, self.dropout, self.share, self.places = codes, dim, dropout, share, list(places)
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share} must be above 0 and at most 1")
+        self.size, self.dim, self.dropout, self.places = codes, dim, dropout, list(places)
+        self.share, self.near = share, near
         self.codebooks = nn.ModuleList(
             Codebook(codes, dim, learning=codebook, beta=beta, decay=decay, restart=restart) for _ in places
         )
@@ -124,8 +132,8 @@ class QuantisedModel(DecoderModel):
         return torch.stack([level.loss for level in levels]).sum() - self.log_likelihood(x, z).mean()
 
     def prior_loss(self, x: Tensor) -> Tensor:
-        """Return -log p(c(x)) for the prior, x (B, *shape) -> () nats."""
-        return -self.log_prior(self.codes(x)).mean()
+        """Return -log p(c) of c(x), or of a draw of codes near it, x (B, *shape) -> () nats."""
+        return -self.log_prior(self.codes(x, Codebook.drawn if self.near else Codebook.nearest)).mean()
 
     def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
         """Return who learns the codes and, after it, who learns their prior."""
@@ -136,9 +144,9 @@ class QuantisedModel(DecoderModel):
         ]
 
     @torch.no_grad()
-    def codes(self, x: Tensor) -> list[Tensor]:
+    def codes(self, x: Tensor, choose: Choose = Codebook.nearest) -> list[Tensor]:
         """Return the codes of x (B, *shape), level by level from the top, each (B, *places)."""
-        return [level.codes for level in self.quantised(x)]
+        return [level.codes for level in self.quantised(x, choose)]
 
     def log_prior(self, codes: list[Tensor]) -> Tensor:
         """Return log p(c) in nats, each level (B, *places) -> (B,)."""
