@@ -7,10 +7,10 @@ Carlo at each of f_t(z) = N(z; 0, I) p(x | z)^beta_t, 0 = beta_0 < beta_1 < ... 
 
 has E w = p(x), so that log w, and the log of the mean of several, is below log p(x) in expectation. The same chain
 backwards, from z_T of the posterior, has E 1/w = 1/p(x), and is above it (Sandwiching the marginal likelihood using
-bidirectional Monte Carlo, 2015, section 3). Schedules and moves are those of On the Quantitative Analysis of
-Decoder-Based Generative Models (2017), section 3.
+bidirectional Monte Carlo, 2015). Schedules and moves are those of On the Quantitative Analysis of Decoder-Based
+Generative Models (2017), and most numbers below those of its code.
 
-Both bounds want moves that do not depend on the chain that makes them: step sizes are found by a chain of their own.
+Both bounds need moves that do not depend on the chain that makes them: step sizes are found by chains of their own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def at(z: Tensor, log_likelihood: LogLikelihood) -> State:
 def move(state: State, beta: float, step: Tensor, log_likelihood: LogLikelihood) -> tuple[State, Tensor]:
     """Return the state after one move that leaves N(z; 0, I) p(x | z)^beta invariant, and its acceptance (C, B).
 
-    Hamiltonian Monte Carlo (MCMC using Hamiltonian dynamics, 2011, section 3.2) with leaps of size `step` (B,).
+    Hamiltonian Monte Carlo (MCMC using Hamiltonian dynamics, 2011) with leaps of size `step` (B,).
     """
     leap, new = step.to(state.z.dtype)[:, None], state
     start = v = torch.randn_like(state.z)

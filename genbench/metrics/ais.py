@@ -24,7 +24,7 @@ __all__ = ["ais", "quick"]
 
 ROWS = 2048  # chains run at a time
 PILOTS = 2  # chains of a point that find the sizes of leaps
-SIGMA = 0.1  # of the noise of a generator that has none, in units of the range of integers, or of reals
+SIGMA = 0.25  # of the noise of a generator that has none, in units of the range of integers, or of reals
 
 
 @dataclass
