@@ -17,7 +17,7 @@ __all__ = ["VQVAE", "FlatVQVAE"]
 
 
 class VQVAE(QuantisedModel):
-    """One code for each patch of an image, by residual convolutions over patches.
+    """The VQ-VAE of images: one code for each patch, by residual convolutions over patches.
 
     Args:
         patch: its side; section 4.1 has 4.
@@ -39,9 +39,10 @@ class VQVAE(QuantisedModel):
 
 
 class FlatVQVAE(QuantisedModel):
-    """`positions` codes for a point of any shape, by perceptrons: code i is of numbers i, positions + i, ... of z.
+    """The VQ-VAE of points of any shape, by perceptrons: code i is of numbers i, positions + i, ... of what they give.
 
     Args:
+        positions: how many codes a point has.
         hidden, activation: of the perceptrons, as in `Networks`.
     """
 
@@ -56,6 +57,6 @@ class FlatVQVAE(QuantisedModel):
     ) -> None:
         super().__init__(space, [(positions,)], **options)
         networks, size = Networks(hidden=hidden, activation=activation), self.dim * positions
-        self.encoder = nn.Sequential(*networks.encoder(space, size), nn.Unflatten(1, (self.dim, positions)))
+        self.encoder = nn.Sequential(networks.encoder(space, size), nn.Unflatten(1, (self.dim, positions)))
         dropped = replace(networks, dropout=self.dropout)
         self.decoder = dropped.decoder(space, size, self.observation.parameters)

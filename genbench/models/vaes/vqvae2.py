@@ -31,7 +31,7 @@ class Joined(nn.Module):
 
 
 class VQVAE2(QuantisedModel):
-    """Two levels of codes: a bottom code for each patch, told of the top, which has one for four patches.
+    """The VQ-VAE of two levels: a bottom code for each patch, told of the top, which has one for four patches.
 
     Algorithm 1: the top is quantised first, and the bottom's encoder sees its vectors. Algorithm 2: the prior of the
     top, and that of the bottom given the top, which are here the two parts of one causal sequence.
