@@ -224,6 +224,14 @@ def test_the_net_of_the_digits_is_right_is_kept_and_is_named(folder, monkeypatch
     assert features.in_domain("digits", DIGITS).about == net.about
 
 
+def test_where_nothing_can_be_kept_the_net_is_fitted_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 1)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path / "file"))
+    x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
+    assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(classifier.fitted(x, y, 10))
+
+
 def test_data_without_labels_or_in_colour_have_no_net_of_their_own():
     assert features.in_domain("photos", find("datasets", "photos")()) is None
     assert fidelity.measure(evaluated(find("datasets", "toys:moons")(), lambda n: torch.randn(n, 2))) == {}

@@ -12,6 +12,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -63,10 +64,10 @@ def fitted(x: Tensor, y: Tensor, classes: int) -> Classifier:
     return net.half().float().requires_grad_(False).eval()
 
 
-def accuracy(net: Classifier, x: Tensor, y: Tensor) -> float:
-    """Return the share of x (N, C, H, W) uint8 that `net` puts into its class y (N,)."""
-    right = torch.cat([net(part)[1].argmax(1) for part in x.split(512)]) == y
-    return right.double().mean().item()
+def right(net: Classifier, x: Tensor, y: Tensor) -> int:
+    """Return how many of x (N, C, H, W) uint8 `net` puts into their classes y (N,)."""
+    classes = torch.cat([net(part)[1].argmax(1) for part in x.split(512)])
+    return int((classes == y).sum())
 
 
 def digest(net: nn.Module) -> str:
@@ -76,8 +77,19 @@ def digest(net: nn.Module) -> str:
 
 
 def classifier(x: Tensor, y: Tensor) -> Classifier:
-    """Return the classifier of images x (N, C, H, W) uint8 with labels y (N,), on the CPU; fitted if it is not kept."""
-    classes, folder = int(y.max()) + 1, data_root() / "feature-nets"
+    """Return the classifier of images x (N, C, H, W) uint8 with labels y (N,), on the CPU.
+
+    It is fitted if it is not kept, and fitted anew by every process where nothing can be kept.
+    """
+    classes = int(y.max()) + 1
+    with suppress(OSError):
+        return kept(x, y, classes)
+    return fitted(x, y, classes)
+
+
+def kept(x: Tensor, y: Tensor, classes: int) -> Classifier:
+    """Return what `fitted` does, from the folder, into which it is put if it is not there."""
+    folder = data_root() / "feature-nets"
     decides = (Path(__file__).read_bytes(), repr(x.shape).encode(), x.numpy().tobytes(), y.numpy().tobytes())
     path = folder / f"{hashlib.sha256(b''.join(decides)).hexdigest()[:16]}.pt"
     with alone(folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,8 @@ from genbench.downloads import data_root, downloading
 from genbench.metrics import classifier
 from genbench.run import UsageError
 
+BATCH = 128  # images at a time
+
 
 @dataclass(frozen=True)
 class FeatureNet:
@@ -27,20 +28,20 @@ class FeatureNet:
         name: stands in brackets behind a metric, which is another metric with another network.
         about: a digest of its weights, and how good it is, for `impl`.
         net: pixels (B, C, H, W) uint8 -> features (B, F), logits (B, classes).
-        size: images at a time.
+        colour: it takes three channels: one is repeated.
     """
 
     name: str
     about: str
-    net: Callable[[Tensor], tuple[Tensor, Tensor]]
-    size: int = 512
+    net: nn.Module
+    colour: bool = False
 
     def __call__(self, x: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return features (N, F) and logits (N, classes) of pixels x (N, C, H, W) uint8, float64 on the CPU."""
-        if isinstance(self.net, nn.Module):
-            self.net.to(device)
+        self.net.to(device)
+        x = x.expand(-1, 3, -1, -1) if self.colour else x
         with torch.no_grad():
-            parts = [self.net(part.to(device)) for part in x.split(self.size)]
+            parts = [self.net(part.to(device)) for part in x.split(BATCH)]
         features, logits = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
         return features, logits
 
@@ -66,8 +67,7 @@ def classifying(data: str, dataset: Dataset) -> FeatureNet:
     assert dataset.labels is not None
     train, test = (pixels(x, dataset.space) for x in (dataset.train, dataset.test))
     net = classifier.classifier(train, dataset.labels[0])
-    right = round(classifier.accuracy(net, test, dataset.labels[2]) * len(test))
-    name = f"{data.replace(':', '-')}-cnn"
+    name, right = f"{data.replace(':', '-')}-cnn", classifier.right(net, test, dataset.labels[2])
     return FeatureNet(name, f"{name} {classifier.digest(net)}, right on {right} of {len(test)}", net)
 
 
@@ -99,12 +99,7 @@ def inception_net(path: Path) -> FeatureNet:
     if found != published:
         raise UsageError(f"{path} is damaged: its SHA-256 begins with {found}; remove it, to have it downloaded anew")
     net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
-
-    def features(x: Tensor) -> tuple[Tensor, Tensor]:
-        pooled, logits = net.to(x.device)(x.expand(-1, 3, -1, -1))
-        return pooled, logits
-
-    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {found}", features, size=64)
+    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {found}", net, colour=True)
 
 
 def inception_weights() -> Path:
