@@ -187,7 +187,7 @@ class Optimizer(Frozen):
     lr: PositiveFloat = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.0
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "stages"] = "constant"
     warmup: NonNegativeInt = 0  # steps in which the rate rises linearly from 0
     clip: PositiveFloat | None = None  # largest norm of a player's gradient
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights that are evaluated; 0: none

@@ -91,13 +91,19 @@ def make_optimizer(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> t
 
 
 def rate(settings: Optimizer, progress: float, steps_done: int) -> float:
-    """Return the factor on the learning rate at `progress` (0 to 1) of a player's share of the run."""
+    """Return the factor on the learning rate at `progress` (0 to 1) of a player's share of the run.
+
+    "stages" are those of Importance Weighted Autoencoders (2016), section 5: eight of lengths 1, 3, 9, ... 3^7, from
+    each to the next of which it falls by 10^(1/7), from 1 to a tenth.
+    """
     warm = min(1.0, (steps_done + 1) / settings.warmup) if settings.warmup else 1.0
     match settings.schedule:
         case "cosine":
             return warm * 0.5 * (1 + math.cos(math.pi * progress))
         case "linear":
             return warm * (1 - progress)
+        case "stages":
+            return warm * 10 ** (-math.floor(math.log(1 + (3**8 - 1) * progress, 3)) / 7)
         case _:
             return warm
 

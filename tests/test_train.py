@@ -204,7 +204,17 @@ def test_a_batch_depends_on_its_number_alone() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "at", "factor"),
-    [("constant", 0.7, 1.0), ("cosine", 0.0, 1.0), ("cosine", 0.5, 0.5), ("linear", 0.25, 0.75)],
+    [
+        ("constant", 0.7, 1.0),
+        ("cosine", 0.0, 1.0),
+        ("cosine", 0.5, 0.5),
+        ("linear", 0.25, 0.75),
+        ("stages", 0.0, 1.0),
+        ("stages", 1.1 / 3280, 10 ** (-1 / 7)),
+        ("stages", 0.99 / 3, 10 ** (-6 / 7)),
+        ("stages", 1.01 / 3, 0.1),
+        ("stages", 0.999, 0.1),
+    ],
 )
 def test_schedules(schedule: str, at: float, factor: float) -> None:
     assert rate(Optimizer(schedule=schedule), at, 10) == pytest.approx(factor)
