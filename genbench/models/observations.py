@@ -146,16 +146,15 @@ class Gaussian(Observation):
         self.parameters = 2 if sigma is None else 1
 
     def _moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu and log sigma, (..., D) each; a learned sigma is at least e^-7."""
+        """Return mu (..., D) and log sigma, (..., D) or () where it is fixed; a learned sigma is at least e^-7."""
         if self.log_sigma is not None:
-            mu = theta.squeeze(-2)
-            return mu, torch.full_like(mu, self.log_sigma)
+            return theta.squeeze(-2), theta.new_full((), self.log_sigma)
         mu, log_sigma = theta.unbind(-2)
         return mu, softplus(log_sigma + 7) - 7
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
         mu, log_sigma = self._moments(theta)
-        return -0.5 * (((x - mu) * torch.exp(-log_sigma)) ** 2 + math.log(2 * math.pi)) - log_sigma
+        return -0.5 * ((x - mu) * torch.exp(-log_sigma)).square() - (log_sigma + 0.5 * math.log(2 * math.pi))
 
     def sample(self, theta: Tensor) -> Tensor:
         mu, log_sigma = self._moments(theta)

@@ -48,7 +48,7 @@ class Networks:
         """Return a network x (B, *shape) -> (B, outputs)."""
         if self.network == "mlp":
             net = mlp(space.dims, outputs, self.hidden, activation=self.activation, dropout=self.dropout)
-            return nn.Sequential(nn.Flatten(), *net)
+            return nn.Sequential(nn.Flatten(), net)
         patch, (C, H, W) = grid(space)
         return nn.Sequential(
             nn.PixelUnshuffle(patch),

@@ -39,7 +39,12 @@ def squares(z: Tensor, e: Tensor) -> Tensor:
 
 
 def statistics(z: Tensor, codes: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """Return how many z (N, d) have each code, (K,), and their sums, (K, d): those of two batches add up."""
+    """Return how many z (N, d) have each code, (K,), and their sums, (K, d): those of two batches add up.
+
+    On a GPU the sums are a product, since `index_add_` adds in another order there each time.
+    """
+    if not z.is_cuda:
+        return torch.bincount(codes, minlength=K).to(z.dtype), z.new_zeros(K, z.shape[1]).index_add_(0, codes, z)
     chosen = one_hot(codes, K).to(z.dtype)
     with torch.autocast(z.device.type, enabled=False):
         return chosen.sum(0), chosen.T @ z
