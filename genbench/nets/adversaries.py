@@ -22,13 +22,15 @@ class Adversaries:
 
     Attributes:
         network: perceptrons, or, for images, DCGAN's convolutions or the residual ones of SN-GAN.
-        hidden, activation: of the perceptrons, generator and critic alike.
+        hidden, activation: of the perceptrons.
+        critic_hidden: of the critic's; None: as the generator's.
         channels: of convolutions, at the full size.
         norm: of the convolutional generator; critics have none.
     """
 
     network: AdversaryName = "mlp"
     hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: tuple[int, ...] | None = None
     activation: Activation = "relu"
     channels: int = 32
     norm: Norm = "batch"
@@ -44,6 +46,7 @@ class Adversaries:
     def critic(self, shape: Shape) -> nn.Module:
         """Return a network x (B, *shape) -> (B, 1)."""
         if self.network == "mlp":
-            return nn.Sequential(nn.Flatten(), mlp(math.prod(shape), 1, self.hidden, activation=self.activation))
+            hidden = self.hidden if self.critic_hidden is None else self.critic_hidden
+            return nn.Sequential(nn.Flatten(), mlp(math.prod(shape), 1, hidden, activation=self.activation))
         convolutional = dcgan.critic if self.network == "dcgan" else resampling.critic
         return convolutional(shape, self.channels)

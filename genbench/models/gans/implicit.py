@@ -24,7 +24,7 @@ class Implicit(Model):
 
     Args:
         latent: numbers in z.
-        network, hidden, activation, channels, norm: as in `Adversaries`.
+        network, hidden, critic_hidden, activation, channels, norm: as in `Adversaries`.
     """
 
     def __init__(
@@ -34,12 +34,13 @@ class Implicit(Model):
         latent: int = 16,
         network: AdversaryName = "mlp",
         hidden: tuple[int, ...] = (256, 256),
+        critic_hidden: tuple[int, ...] | None = None,
         activation: Activation = "relu",
         channels: int = 32,
         norm: Norm = "batch",
     ) -> None:
         super().__init__(space)
-        networks = Adversaries(network, hidden, activation, channels, norm)
+        networks = Adversaries(network, hidden, critic_hidden, activation, channels, norm)
         self.latent = latent
         self.generator = networks.generator(latent, space.shape)
         self.critic = networks.critic(space.shape)
