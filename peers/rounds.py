@@ -1,0 +1,115 @@
+"""Training speed of two libraries at equal architecture, by turns: same data, optimizer and process.
+
+Every round times the two in turn, so that what else the machine does falls on both alike; the ratio of a round is taken
+within it. What is timed is each library's own way to its loss, and the same step around it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from genbench.environment import environment, installed
+from genbench.provenance import code_version
+
+THREADS, ROUNDS, STEPS = 2, 21, 20
+
+
+class Trained(NamedTuple):
+    """What is trained, and its loss: x (B, *shape) -> ()."""
+
+    parameters: list[nn.Parameter]
+    loss: Callable[[Tensor], Tensor]
+
+
+class Pair(NamedTuple):
+    """Two makers of the same architecture."""
+
+    library: str
+    ours: Callable[[], Trained]
+    theirs: Callable[[], Trained]
+
+
+def trained(model: nn.Module, loss: Callable[[Tensor], Tensor]) -> Trained:
+    """Return all parameters of `model`, and `loss`."""
+    return Trained(list(model.parameters()), loss)
+
+
+def step_of(made: Trained) -> Callable[[Tensor], None]:
+    """Return one step of training, the same for all."""
+    optimizer = torch.optim.Adam(made.parameters, lr=1e-4, fused=True)
+
+    def step(x: Tensor) -> None:
+        made.loss(x).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def rate(step: Callable[[Tensor], None], x: Tensor) -> float:
+    """Return training samples a second over STEPS steps."""
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        step(x)
+    return STEPS * len(x) / (time.perf_counter() - start)
+
+
+def measured(pair: Pair, x: Tensor, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Return parameters, samples/s in every round, and quartiles of the ratio ours / theirs within a round."""
+    torch.manual_seed(0)
+    both = {"ours": pair.ours(), "theirs": pair.theirs()}
+    steps = {name: step_of(made) for name, made in both.items()}
+    for step in steps.values():
+        rate(step, x)  # warm-up
+    raw = [{name: rate(step, x) for name, step in steps.items()} for _ in range(rounds)]
+    return {
+        "library": pair.library,
+        "parameters": {name: sum(p.numel() for p in made.parameters) for name, made in both.items()},
+        "samples_per_second": {name: [round(r[name], 1) for r in raw] for name in steps},
+        "ratio": [round(q, 4) for q in statistics.quantiles([r["ours"] / r["theirs"] for r in raw], n=4)],
+    }
+
+
+def line(name: str, found: dict[str, Any]) -> str:
+    """Return one row of the table."""
+    (mine, theirs), (a, b) = (found[key].values() for key in ("parameters", "samples_per_second"))
+    q1, median, q3 = found["ratio"]
+    return (
+        f"{name:20} {found['library']:10} {mine:9,} {theirs:9,} {statistics.median(a):8.0f} {statistics.median(b):8.0f}"
+        f"  {median:5.2f}  [{q1:.2f}, {q3:.2f}]"
+    )
+
+
+def compare(
+    pairs: Mapping[str, Pair], x: Tensor, libraries: Iterable[str], settings: Mapping[str, Any], file: str | None = None
+) -> None:
+    """Print the table of all `pairs` on x (B, *shape), and write the record with every round to `file`."""
+    torch.set_num_threads(THREADS)
+    versions = {name: installed(name) for name in libraries}
+    print(f"torch {torch.__version__}, {versions}, {THREADS} threads, {ROUNDS} rounds of {STEPS} steps, batch {len(x)}")
+    print("                                parameters             samples/s")
+    print("                                     ours    theirs     ours   theirs  ratio  middle half of rounds")
+    found = {}
+    for name, pair in pairs.items():
+        found[name] = measured(pair, x)
+        print(line(name, found[name]), flush=True)
+    if file:
+        protocol = {"batch": len(x), "rounds": ROUNDS, "steps": STEPS, "optimizer": "adam, fused", "dtype": "float32"}
+        record = {
+            "what": "training samples/s at equal architecture, by turns; ratio: quartiles of ours / theirs in a round",
+            "settings": {**protocol, **settings},
+            "environment": environment(torch.device("cpu")) | versions,
+            "code": code_version(),
+            "pairs": found,
+        }
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        print(f"wrote {file}")
