@@ -99,7 +99,7 @@ def test_averages_of_two_half_batches_merged_are_those_of_one_batch() -> None:
 
 
 def test_averages_of_vectors_that_stay_are_their_means() -> None:
-    """k-means: of two clusters, whatever the start."""
+    """k-means of two clusters."""
     z = torch.tensor([[0.0], [1.0], [9.0], [10.0], [14.0]]).double().view(1, 1, 5)
     codes = book(2, 1)
     codes.e.copy_(torch.tensor([[3.0], [12.0]])), codes.sums.copy_(codes.e), codes.counts.fill_(1)
