@@ -362,22 +362,33 @@ def test_geco_drives_the_distortion_to_what_is_asked() -> None:
     assert distortion == pytest.approx(5.0, abs=0.5)
 
 
-def test_a_hierarchy_pays_for_nats_beyond_the_free_ones_once_it_is_warm() -> None:
-    space = SPACES["levels"]
-    model, x = HierarchicalVAE(space, layers=(2, 3), width=8, warmup=2, free=0.0).double(), points(space)
+def loss_and_parts(model: LatentModel, x: Tensor) -> tuple[float, float, float]:
+    """Return the loss, the rate and the distortion by the same draws."""
+    torch.manual_seed(0)
+    loss = model.loss(x).item()
+    torch.manual_seed(0)
+    rate, distortion = model.rate_and_distortion(x)
+    return loss, rate.mean().item(), distortion.mean().item()
 
-    def loss_and_parts() -> tuple[float, float, float]:
-        torch.manual_seed(0)
-        loss = model.loss(x).item()
-        torch.manual_seed(0)
-        rate, distortion = model.rate_and_distortion(x)
-        return loss, rate.mean().item(), distortion.mean().item()
 
+WARMED: dict[str, tuple[Make, dict[str, object]]] = {
+    "VAE": (VAE, {"warmup": 2, **SMALL}),
+    "hierarchical": (HierarchicalVAE, {"layers": (2, 3), "width": 8, "warmup": 2, "free": 0.0}),
+}
+
+
+@pytest.mark.parametrize("row", WARMED.values(), ids=WARMED)
+def test_the_rate_counts_in_full_once_it_is_warm(row) -> None:
+    make, options = row
+    model, x = make(SPACES["levels"], **options).double(), points(SPACES["levels"])
     for beta in (0.5, 1.0, 1.0):
-        loss, rate, distortion = loss_and_parts()
+        loss, rate, distortion = loss_and_parts(model, x)
         assert loss == pytest.approx(distortion + beta * rate)
-    model.free = 100.0
-    loss, _, distortion = loss_and_parts()
+
+
+def test_a_hierarchy_pays_for_the_free_nats_of_each_layer_at_least() -> None:
+    model = HierarchicalVAE(SPACES["levels"], layers=(2, 3), width=8, warmup=0, free=100.0).double()
+    loss, _, distortion = loss_and_parts(model, points(SPACES["levels"]))
     assert loss == pytest.approx(distortion + 2 * 100)
 
 
