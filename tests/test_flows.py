@@ -16,7 +16,7 @@ from genbench.dataset import Space
 from genbench.models.dequantization import noise_of
 from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import AffineCoupling
+from genbench.models.flows.coupling import AffineCoupling, Coupled
 from genbench.models.flows.ffjord import FFJORD
 from genbench.models.flows.flow import BASES, DEQUANTIZATIONS, Flow
 from genbench.models.flows.flowpp import FlowPP
@@ -28,7 +28,7 @@ from genbench.models.flows.lu import LULinear
 from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.nice import NICE
-from genbench.models.flows.normalization import ActNorm, BatchNorm
+from genbench.models.flows.normalization import ActNorm, Affine, BatchNorm
 from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.one_dimensional import OneDimensional
 from genbench.models.flows.realnvp import RealNVP, couplings_of
@@ -299,6 +299,24 @@ def test_actnorm_that_was_loaded_does_not_start_again() -> None:
     second.load_state_dict(first.state_dict())
     second(50 + x)
     assert torch.equal(second(x)[0], y)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 4, 3)], ids=["vector", "image"])
+def test_closed_gradients_of_actnorm_are_those_of_its_value(shape: tuple[int, ...]) -> None:
+    args = *(torch.randn(n, dtype=torch.float64, requires_grad=True) for n in (shape, 4, 4)), math.prod(shape[2:])
+    assert torch.autograd.gradcheck(Affine.apply, args)
+    assert torch.autograd.gradgradcheck(Affine.apply, args)
+
+
+@pytest.mark.parametrize("scale", ["tanh", "sigmoid"])
+def test_closed_gradients_of_a_coupling_are_those_of_its_value(scale: str) -> None:
+    coupling = AffineCoupling(mlp(2, 6, (4, 5)), 5, 2, scale=scale).double()
+    weights = [p for layer in coupling.net for p in layer.parameters()]
+    args = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), coupling.gain, coupling.sizes, scale, 0.0
+    mine, theirs = Coupled.apply(*args, *weights), coupling(args[0])  # float64 goes layer by layer
+    torch.testing.assert_close(mine, theirs)
+    assert torch.autograd.gradcheck(Coupled.apply, (*args, *weights))
+    assert torch.autograd.gradgradcheck(Coupled.apply, (*args, *weights))
 
 
 def test_modified_batch_norm_is_its_formula() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from genbench_kernels.op import eager
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 LARGE = 2**21  # B I O from which oneDNN wins; below, its calls cost more than they save
 
@@ -42,11 +42,8 @@ def plain(x: Tensor, weight: Tensor) -> bool:
     return (
         x.is_cpu
         and x.dtype is weight.dtype is torch.float32
-        and x.shape[-1] == weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and eager()
         and type(x) in (Tensor, nn.Parameter)
     )
 
@@ -56,13 +53,18 @@ def large(x: Tensor, outputs: int) -> bool:
     return x.numel() * outputs >= LARGE and onednn_is_faster() and not torch._C._are_functorch_transforms_active()
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + bias by the faster library, x (B, I), weight (O, I) -> (B, O); autograd does not see it."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """Return x W^T + bias, or the positive part of it, by the faster library; autograd does not see it.
+
+    x (B, I), weight (O, I) -> (B, O).
+    """
+    y: Tensor
     if large(x, weight.shape[0]):
         W = weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, W, bias, "none", [], "")
+        y = torch.ops.mkldnn._linear_pointwise(x, W, bias, "relu" if relu else "none", [], "")
         return y
-    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+    y = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+    return y.relu_() if relu else y
 
 
 class Product(torch.autograd.Function):
@@ -86,7 +88,7 @@ class Product(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b, x (..., I), weight (O, I), bias (O,) -> (..., O), as torch.nn.functional.linear does."""
-    if x.ndim < 2 or not large(x, weight.shape[0]) or not plain(x, weight):
+    if x.ndim < 2 or x.shape[-1] != weight.shape[1] or not large(x, weight.shape[0]) or not plain(x, weight):
         return nn.functional.linear(x, weight, bias)
     y: Tensor = Product.apply(x.flatten(0, -2), weight, bias)
     return y.unflatten(0, x.shape[:-1]) if x.ndim > 2 else y

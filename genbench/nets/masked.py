@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from genbench.nets.activations import ACTIVATIONS, Activation, zeroed
-from genbench.nets.linear import linear
+from genbench.nets.linear import linear, plain
+from genbench.nets.mlp import Rectified
 
 Weight = tuple[Tensor, Tensor]  # W, b
 
@@ -28,6 +30,21 @@ class MaskedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return y (B, outputs)."""
         return linear(x, self.weight * self.mask, self.bias)
+
+
+class Masked(torch.autograd.Function):
+    """Masks and as many weights -> mask * W of each, in one step for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        masks, weights = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        ctx.save_for_backward(*masks)
+        return tuple(torch._foreach_mul(weights, masks))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        masks = ctx.saved_tensors
+        return *(None for _ in masks), *(g * mask for g, mask in zip(gradients, masks, strict=True))
 
 
 def degrees_of(units: int, D: int) -> Tensor:
@@ -65,6 +82,7 @@ class MADE(nn.Module):
         super().__init__()
         self.outputs, self.order = outputs, list(range(D) if order is None else order)
         self.activation, self.dropout = ACTIVATIONS[activation](), dropout
+        self.is_closed = activation == "relu" and not residual
         self.skips = [residual and a == b for a, b in pairwise((None, *hidden))]
         dimensions = torch.tensor(self.order).argsort() + 1
         degrees = [dimensions, *(degrees_of(units, D) for units in hidden)]
@@ -77,6 +95,14 @@ class MADE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y (B, D * outputs), x (B, D); those of dimension i at i * outputs, i * outputs + 1, ..."""
+        layers = [f for f in (*self.inner, self.last) if isinstance(f, MaskedLinear)]
+        if self.is_closed and x.ndim == 2 and plain(x, layers[0].weight):
+            weights = Masked.apply(*(f.mask for f in layers), *(f.weight for f in layers))
+            rate = self.dropout if self.training else 0.0
+            found: Tensor = Rectified.apply(
+                x, rate, *(p for W, f in zip(weights, layers, strict=True) for p in (W, f.bias))
+            )
+            return found
         h = x
         for layer, skip in zip(self.inner, self.skips, strict=True):
             h = self.units(layer(h), h if skip else None)

@@ -44,63 +44,95 @@ class Perceptron(nn.Sequential):
 
     dropout: float | None = None
 
+    def closed(self, x: Tensor) -> list[Tensor] | None:
+        """Return W_1, b_1, W_2, b_2, ... where `rectified`, with its gradient in closed form, does for x; else None."""
+        weights = [p for layer in self if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
+        return weights if self.dropout is not None and x.ndim == 2 and plain(x, weights[0]) else None
+
+    def rate(self) -> float:
+        """Return the share of units that is dropped."""
+        return (self.dropout or 0.0) if self.training else 0.0
+
     def forward(self, input: Tensor) -> Tensor:
         """Return y (B, outputs), input (B, inputs)."""
-        parameters = [p for layer in self if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
+        weights = self.closed(input)
         y: Tensor
-        if self.dropout is None or input.ndim != 2 or not plain(input, parameters[0]):
+        if weights is None or input.shape[1] != weights[0].shape[1]:
             y = nn.Sequential.forward(self, input)  # type: ignore[no-untyped-call]
         else:
-            y = Rectified.apply(input, self.dropout if self.training else 0.0, *parameters)
+            y = Rectified.apply(input, self.rate(), *weights)
         return y
 
 
 class Rectified(torch.autograd.Function):
-    """The perceptron of ReLUs, x, dropout, W_1, b_1, W_2, b_2, ... -> y, with its gradient in closed form.
-
-    With h_0 = x, h_i = r_i (W_i h_i-1 + b_i), where r_i is 1 / (1 - dropout) for units that are positive and not
-    dropped, and else 0; y = W h + b of the last. For given r it is linear: to be differentiated twice, it is computed
-    anew with r as it was.
-    """
+    """x, dropout, W_1, b_1, W_2, b_2, ... -> y of `rectified`, with its gradient in closed form."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropout: float, *parameters: Tensor) -> Tensor:
-        *inner, (W, b) = zip(parameters[0::2], parameters[1::2], strict=True)
-        h = [x]
-        for W_i, b_i in inner:
-            h.append(product(h[-1], W_i, b_i).relu_())
-            if dropout:
-                h[-1] = dropped(h[-1], dropout)
+        *h, y = rectified(x, dropout, parameters)
         ctx.save_for_backward(*h, *parameters)
-        ctx.layers, ctx.gain = len(h), 1 / (1 - dropout) if dropout < 1 else 0.0
-        return product(h[-1], W, b)
+        ctx.layers, ctx.dropout = len(h), dropout
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,), h, parameters = gradients, ctx.saved_tensors[: ctx.layers], ctx.saved_tensors[ctx.layers :]
         if torch.is_grad_enabled():
-            return again(g, h, parameters, ctx.gain, ctx.needs_input_grad)
-        found: list[Tensor | None] = []
-        for i in reversed(range(ctx.layers)):
-            found += [g.sum(0), product(g.t(), h[i].t())]
-            if i or ctx.needs_input_grad[0]:
-                g = product(g, parameters[2 * i].t())
-            if i:
-                g = torch.ops.aten.threshold_backward(g, h[i], 0)
-                g = g.mul_(ctx.gain) if ctx.gain != 1 else g
-        return (g if ctx.needs_input_grad[0] else None, None, *reversed(found))
+            with torch.enable_grad():
+                y = replayed(h, ctx.dropout, parameters)
+            return anew(y, g, (h[0], None, *parameters), ctx.needs_input_grad)
+        gx, found = backpropagated(g, h, ctx.dropout, parameters, wanted=ctx.needs_input_grad[0])
+        return gx, None, *found
 
 
-def again(
-    g: Tensor, h: Sequence[Tensor], parameters: Sequence[Tensor], gain: float, wanted: Sequence[bool]
+def rectified(x: Tensor, dropout: float, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return x and what each layer of a perceptron of ReLUs makes of it, y last; autograd does not see it.
+
+    With h_0 = x, h_i = r_i (W_i h_i-1 + b_i), where r_i is 1 / (1 - dropout) for units that are positive and not
+    dropped, and else 0; y = W h + b of the last.
+    """
+    *inner, (W, b) = zip(parameters[0::2], parameters[1::2], strict=True)
+    h = [x]
+    for W_i, b_i in inner:
+        h.append(product(h[-1], W_i, b_i, relu=True))
+        if dropout:
+            h[-1] = dropped(h[-1], dropout)
+    return [*h, product(h[-1], W, b)]
+
+
+def backpropagated(
+    g: Tensor, h: Sequence[Tensor], dropout: float, parameters: Sequence[Tensor], *, wanted: bool = True
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Return the gradients by x, where `wanted`, and by the parameters, from g (B, outputs), that by y."""
+    found: list[Tensor] = []
+    for i in reversed(range(len(h))):
+        found += [g.sum(0), product(g.t(), h[i].t())]
+        if i or wanted:
+            g = product(g, parameters[2 * i].t())
+        if i:
+            g = torch.ops.aten.threshold_backward(g, h[i], 0)
+            g = g.mul_(gain_of(dropout)) if dropout else g
+    return g if wanted else None, found[::-1]
+
+
+def replayed(h: Sequence[Tensor], dropout: float, parameters: Sequence[Tensor]) -> Tensor:
+    """Return y again, in differentiable torch, with every r_i as it was: for given r the perceptron is linear."""
+    y = h[0]
+    for i, (W, b) in enumerate(zip(parameters[0::2], parameters[1::2], strict=True), 1):
+        y = linear(y, W, b)
+        y = y * (gain_of(dropout) * (h[i] > 0)) if i < len(h) else y
+    return y
+
+
+def gain_of(dropout: float) -> float:
+    """Return what the units that are not dropped are multiplied by."""
+    return 1 / (1 - dropout) if dropout < 1 else 0.0
+
+
+def anew(
+    y: Tensor | Sequence[Tensor], g: Tensor | Sequence[Tensor], inputs: Sequence[Any], wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients that `Rectified.backward` does, with a graph of their own."""
-    with torch.enable_grad():
-        y = x = h[0]
-        for i, (W, b) in enumerate(zip(parameters[0::2], parameters[1::2], strict=True), 1):
-            y = linear(y, W, b)
-            y = y * (gain * (h[i] > 0)) if i < len(h) else y
-        inputs = [x, None, *parameters]
-        asked = [v for v, w in zip(inputs, wanted, strict=True) if w and v is not None]
-        found = iter(torch.autograd.grad(y, asked, g, create_graph=True))
+    """Return the gradients of y by the inputs that are wanted, None for others, with a graph of their own."""
+    asked = [v for v, w in zip(inputs, wanted, strict=True) if w]
+    found = iter(torch.autograd.grad(y, asked, g, create_graph=True))
     return tuple(next(found) if w else None for w in wanted)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genbench_kernels.elementary import exp, log_sigmoid, sigmoid, tanh
-from genbench_kernels.op import Backend, Example, Op, choose, jit, launch, tl
+from genbench_kernels.op import Backend, Example, Op, choose, eager, jit, launch, tl
 
 Layout = Literal["chunk", "interleave"]
 Scale = Literal["exp", "tanh", "sigmoid", "sigmoid_inv"]
@@ -56,6 +56,8 @@ def affine_coupling(
     if dtype.itemsize < 4 and torch.is_autocast_enabled(x.device.type):
         dtype = torch.float32
     form = fused if choose(backend, x, params, gain, mask)[0] == "fused" else reference
+    if form is reference and backend == "auto" and eager():
+        form = closed
     return form(x, params, gain, mask, layout, scale, inverse, dtype)
 
 
@@ -104,73 +106,86 @@ def reference(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Return (y, logdet) in plain torch: the equation above, in float32 or float64."""
-    raw, t = _halves(params, layout)
-    wide = torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
-    x, raw, t = (v if v.dtype == wide else v.to(wide) for v in (x, raw, t))
-    s = _log_scale(raw, None if gain is None else _per_channel(gain.to(wide), x), scale)
-    if mask is not None:
-        s, t = s * mask, t * mask
-    y = (x - t) * torch.exp(-s) if inverse else x * torch.exp(s) + t
-    logdet = s.sum(tuple(range(1, s.ndim)))
-    return y.to(dtype), -logdet if inverse else logdet
+    return parts(x, params, gain, mask, layout, scale, inverse, dtype)[:2]
 
 
-def _halves(params: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    if layout == "interleave":
-        return params[:, 0::2], params[:, 1::2]
-    raw, t = params.chunk(2, 1)
-    return raw, t
-
-
-def _per_channel(gain: Tensor, x: Tensor) -> Tensor:
-    return gain.reshape(1, -1, *[1] * (x.ndim - 2))
-
-
-def _log_scale(raw: Tensor, gain: Tensor | None, scale: Scale) -> Tensor:
-    if scale == "exp":
-        return raw
-    if scale == "tanh":
-        return torch.tanh(raw) if gain is None else gain * torch.tanh(raw)
-    return logsigmoid(raw + 2) if scale == "sigmoid" else -logsigmoid(raw + 2)
-
-
-def gradients(
-    gy: Tensor,
-    glogdet: Tensor,
-    v: Tensor,
+def parts(
+    x: Tensor,
     params: Tensor,
     gain: Tensor | None,
     mask: Tensor | None,
     layout: Layout,
     scale: Scale,
     inverse: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return y, logdet and what `gradients` needs: u, of which s is a multiple, and e = e^s (e^-s of the inverse)."""
+    raw, t = _halves(params, layout)
+    wide = torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
+    x, raw, t = (v if v.dtype == wide else v.to(wide) for v in (x, raw, t))
+    u, s = _log_scale(raw, gain, mask, scale)
+    t = t if mask is None else t * mask
+    s = -s if inverse else s
+    e = torch.exp(s)
+    y = (x - t) * e if inverse else torch.addcmul(t, x, e)
+    return y.to(dtype), s.sum(tuple(range(1, s.ndim))), u, e
+
+
+def _halves(params: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    if layout == "interleave":  # a CPU does not vectorise over every other number
+        return params[:, 0::2].contiguous(), params[:, 1::2].contiguous()
+    raw, t = params.chunk(2, 1)
+    return raw, t
+
+
+def _log_scale(raw: Tensor, gain: Tensor | None, mask: Tensor | None, scale: Scale) -> tuple[Tensor, Tensor]:
+    """Return u = raw | tanh(raw) | log sigmoid(raw + 2), and s, a multiple of it."""
+    u = raw if scale == "exp" else torch.tanh(raw) if scale == "tanh" else logsigmoid(raw + 2)
+    s = _multiple(u, gain, scale)
+    return u, s if mask is None else s * mask
+
+
+def _multiple(u: Tensor, gain: Tensor | None, scale: Scale) -> Tensor:
+    if gain is None:
+        return -u if scale == "sigmoid_inv" else u
+    gain = gain if gain.dtype == u.dtype else gain.to(u.dtype)
+    return u * (gain if u.ndim == 2 else gain.reshape(-1, *[1] * (u.ndim - 2)))
+
+
+def gradients(
+    gy: Tensor,
+    glogdet: Tensor,
+    v: Tensor,
+    u: Tensor,
+    e: Tensor,
+    gain: Tensor | None,
+    mask: Tensor | None,
+    layout: Layout,
+    scale: Scale,
+    inverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return (gx, gparams, ggain) in differentiable torch, v being x (y, of the inverse): for double backward.
+    """Return (gx, gparams, ggain) in differentiable torch, v being x (y, of the inverse), u and e those of `parts`.
 
-    With e = e^s: gx = gy e, gt = gy, gs = gx x + glogdet; of the inverse gx = gy / e, gt = -gx, gs = -(gy y + glogdet).
+    gx = gy e, gt = gy, gs = gx x + glogdet; of the inverse gt = -gx, gs = -(gy y + glogdet). None for a gain that is
+    not trained.
     """
-    raw, _ = _halves(params.to(torch.promote_types(glogdet.dtype, params.dtype)), layout)
-    g = None if gain is None else _per_channel(gain.to(raw.dtype), v)
-    m = 1.0 if mask is None else mask
-    s, slope = _log_scale(raw, g, scale) * m, _slope(raw, g, scale)
     glogdet = glogdet.view(-1, *[1] * (v.ndim - 1))
-    gx = gy * torch.exp(-s if inverse else s)
-    gs, gt = (-(gy * v + glogdet), -gx) if inverse else (gx * v + glogdet, gy.to(gx.dtype))
-    gs, gt, ggain = gs * m, gt * m, None
-    if gain is not None:
-        ggain = (gs * torch.tanh(raw)).transpose(0, 1).flatten(1).sum(1)
-        ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape).to(gain.dtype)
-    join = torch.cat((gs * slope, gt), 1) if layout == "chunk" else torch.stack((gs * slope, gt), 2).flatten(1, 2)
-    return gx, join.to(params.dtype), ggain
+    gx = gy * e
+    gs, gt = (-torch.addcmul(glogdet, gy, v), -gx) if inverse else (torch.addcmul(glogdet, gx, v), gy)
+    gs, gt = (gs, gt) if mask is None else (gs * mask, gt * mask)
+    ggain = None
+    if gain is not None and gain.requires_grad:
+        ggain = (gs * u).sum([d for d in range(v.ndim) if d != 1])
+        ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape)
+    halves = _by_raw(_multiple(gs, gain, scale), u, scale), gt
+    return gx, torch.cat(halves, 1) if layout == "chunk" else torch.stack(halves, 2).flatten(1, 2), ggain
 
 
-def _slope(raw: Tensor, gain: Tensor | None, scale: Scale) -> Tensor:
-    """Return ds / draw."""
+def _by_raw(g: Tensor, u: Tensor, scale: Scale) -> Tensor:
+    """Return g du / draw."""
     if scale == "exp":
-        return torch.ones_like(raw)
-    if scale == "tanh":
-        return (1 - torch.tanh(raw) ** 2) * (1.0 if gain is None else gain)
-    return torch.sigmoid(-(raw + 2)) * (1.0 if scale == "sigmoid" else -1.0)
+        return g
+    return torch.ops.aten.tanh_backward(g, u) if scale == "tanh" else -g * torch.expm1(u)
 
 
 # --------------------------------------------------------------------------------------------------- kernels
@@ -491,13 +506,20 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, gy: Tensor, glogdet: Tensor, *, kernels: Any = _backward) -> tuple[Tensor | None, ...]:
-    wanted, saved = tuple(ctx.needs_input_grad[:3]), ctx.saved_tensors
+    wanted = tuple(ctx.needs_input_grad[:3])
     if torch.is_grad_enabled():
-        gx, gparams, ggain = gradients(gy, glogdet, *saved, *ctx.options)
-        found: tuple[Tensor | None, ...] = gx.to(ctx.dtype), gparams, ggain
+        found: tuple[Tensor | None, ...] = _anew(ctx, gy, glogdet)
     else:
-        found = kernels(gy, glogdet, *saved, *ctx.options, ctx.dtype, wanted)
+        found = kernels(gy, glogdet, *ctx.saved_tensors, *ctx.options, ctx.dtype, wanted)
     return *(g if w else None for g, w in zip(found, wanted, strict=True)), None, None, None, None, None
+
+
+def _anew(ctx: Any, gy: Tensor, glogdet: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return `gradients` with u and e computed again, so that they can be differentiated."""
+    (v, params, gain, mask, *_), (layout, scale, inverse) = ctx.saved_tensors, ctx.options
+    raw, _ = _halves(params.to(torch.promote_types(glogdet.dtype, params.dtype)), layout)
+    u, s = _log_scale(raw, gain, mask, scale)
+    return gradients(gy, glogdet, v, u, torch.exp(-s if inverse else s), gain, mask, layout, scale, inverse)
 
 
 def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
@@ -518,6 +540,41 @@ def _fold(x: Tensor, dim: int | None, size: int, batch: int = -1) -> Tensor:
     """Return x with the vmapped dimension in front of its batch, expanded to `batch` where given, as one."""
     x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
     return x.expand(size, batch, *x.shape[2:]).flatten(0, 1)
+
+
+def closed(
+    x: Tensor,
+    params: Tensor,
+    gain: Tensor | None,
+    mask: Tensor | None,
+    layout: Layout,
+    scale: Scale,
+    inverse: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Return (y, logdet) of `reference` with `gradients` as its derivative: one step for autograd in place of ten."""
+    if inverse and dtype.itemsize < 4:  # as in `fused`
+        y, logdet = closed(x, params, gain, mask, layout, scale, inverse, torch.float32)
+        return y.to(dtype), logdet
+    y, logdet = _Closed.apply(x, params, gain, mask, layout, scale, inverse, dtype)
+    return y, logdet
+
+
+class _Closed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        y, logdet, u, e = parts(*inputs)
+        x, params, gain, mask, *ctx.options, _ = inputs
+        ctx.save_for_backward(y if ctx.options[2] else x, params, gain, mask, u, e)
+        return y, logdet
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return *_anew(ctx, *cotangents), None, None, None, None, None
+        (gy, glogdet), (v, _, gain, mask, u, e), (layout, scale, inverse) = cotangents, ctx.saved_tensors, ctx.options
+        found = gradients(gy, glogdet, v, u, e, gain, mask, layout, scale, inverse)
+        return *found, None, None, None, None, None
 
 
 class _Fused(torch.autograd.Function):

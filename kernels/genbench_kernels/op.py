@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -45,6 +46,7 @@ __all__ = [
     "Example",
     "Op",
     "choose",
+    "eager",
     "explain",
     "jit",
     "launch",
@@ -81,6 +83,15 @@ def choose(backend: Backend, *tensors: Tensor | None) -> tuple[Literal["fused", 
     if INTERPRETED and device.type == "cpu":
         return "fused", "asked for, interpreted"
     raise ValueError(f"backend='fused' cannot run here: {obstacle} (CPU tensors need TRITON_INTERPRET=1 at import)")
+
+
+def eager() -> bool:
+    """Return whether nothing is made of a call but its value and gradient: no graph, no transform, no tangents."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
 
 
 def _device(tensors: tuple[Tensor | None, ...]) -> torch.device:

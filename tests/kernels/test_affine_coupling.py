@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from genbench_kernels import affine_coupling, explain
-from genbench_kernels.affine_coupling import OP, SCALES, Scale, _registered, _registered_backward, fused
+from genbench_kernels.affine_coupling import OP, SCALES, Scale, _registered, _registered_backward, closed, fused
 from genbench_kernels.op import trace
 from genbench_kernels.tolerance import excess
 from hypothesis import given, settings
@@ -173,7 +173,7 @@ def test_log_sigmoid_stays_finite_where_its_sigmoid_is_zero() -> None:
     assert gradient.tolist() == [[1.0, 0.0]]
 
 
-@pytest.mark.parametrize("form", [fused, _registered], ids=["eager", "registered"])
+@pytest.mark.parametrize("form", [fused, _registered, closed], ids=["eager", "registered", "closed"])
 @pytest.mark.parametrize(
     ("scale", "inverse"), [("tanh", False), ("sigmoid", True), ("exp", True), ("sigmoid_inv", False)]
 )

@@ -64,8 +64,7 @@ def affine(scale: Scale = "tanh") -> Elementwise:
 
     def move(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         gain = x.new_full((1,), 3.0) if scale == "tanh" else None
-        halves = params.unflatten(1, (-1, 2)).transpose(1, 2).contiguous()  # by turns, a CPU would not vectorise
-        return affine_coupling(x, halves, scale=scale, gain=gain, inverse=inverse)
+        return affine_coupling(x, params, layout="interleave", scale=scale, gain=gain, inverse=inverse)
 
     return Elementwise(2, move, lambda y, params: move(y, params, inverse=True)[0])
 

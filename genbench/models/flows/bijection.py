@@ -34,11 +34,14 @@ class Chain(Bijection):
         return (f for f in self.bijections if isinstance(f, Bijection))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(())
+        constant = of_each = x.new_zeros(())  # apart, so that a sum over the batch is broadcast once
         for f in self:
             x, logdet = f(x)
-            total = total + logdet
-        return x, total
+            if logdet.ndim:
+                of_each = of_each + logdet
+            else:
+                constant = constant + logdet
+        return x, of_each + constant
 
     def inverse(self, y: Tensor) -> Tensor:
         for f in reversed(list(self)):
