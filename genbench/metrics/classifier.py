@@ -53,6 +53,8 @@ def fitted(x: Tensor, y: Tensor, classes: int) -> Classifier:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(0)
         net = Classifier(x.shape[1:], classes).double()
+        for layer in (module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)):
+            layer.reset_parameters()  # in float64, too
         adam = torch.optim.Adam(net.parameters(), RATE)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, STEPS)
         for _ in range(STEPS):
