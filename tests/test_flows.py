@@ -16,7 +16,7 @@ from genbench.dataset import Space
 from genbench.models.dequantization import noise_of
 from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import AffineCoupling, Coupled
+from genbench.models.flows.coupling import AffineCoupling, Coupled, affine_by, couplings_of
 from genbench.models.flows.ffjord import FFJORD
 from genbench.models.flows.flow import BASES, DEQUANTIZATIONS, Flow
 from genbench.models.flows.flowpp import FlowPP
@@ -24,14 +24,14 @@ from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.linear import Linear
-from genbench.models.flows.lu import LULinear
+from genbench.models.flows.lu import Factored, LULinear
 from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.nice import NICE
 from genbench.models.flows.normalization import ActNorm, Affine, BatchNorm
 from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.one_dimensional import OneDimensional
-from genbench.models.flows.realnvp import RealNVP, couplings_of
+from genbench.models.flows.realnvp import RealNVP
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.models.flows.residual import ResidualFlow
 from genbench.models.flows.tarflow import TarFlow
@@ -366,6 +366,13 @@ def test_lu_log_determinant_is_that_of_the_matrix(shape: tuple[int, ...], start:
     torch.testing.assert_close(logdet, expected)
 
 
+def test_closed_gradients_of_the_lu_factors_are_those_of_the_matrix() -> None:
+    factors = (torch.randn(n, dtype=torch.float64, requires_grad=True) for n in ((4, 4), (4, 4), 4))
+    args = *factors, torch.tensor([1.0, -1, 1, -1], dtype=torch.float64)
+    assert torch.autograd.gradcheck(Factored.apply, args)
+    assert torch.autograd.gradgradcheck(Factored.apply, args)
+
+
 def colours(order: tuple[int, ...], half: int) -> Tensor:
     """Return the pixels (6, 6) of an image that end in one half of the squeezed channels, as 1."""
     y = torch.zeros(1, 4, 3, 3)
@@ -386,7 +393,7 @@ def test_rows_follow_the_checkerboard_couplings(n: int) -> None:
     """Couplings that do nothing yet only exchange halves; the permutation then puts upper pixels first."""
     x = torch.arange(2 * 36.0).view(1, 2, 6, 6)
     y, _ = Squeeze(DIAGONAL_FIRST)(x)
-    for step in couplings_of((8, 3, 3), n, lambda i, o: torch.nn.Conv2d(i, o, 1), "none"):
+    for step in couplings_of((8, 3, 3), n, affine_by(lambda i, o: torch.nn.Conv2d(i, o, 1))):
         torch.nn.init.zeros_(step.net.weight), torch.nn.init.zeros_(step.net.bias)
         y, _ = step(y)
     y, _ = Permutation(rows_from_checkerboard(2, bool(n % 2)))(y)

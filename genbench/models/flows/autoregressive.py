@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from genbench_kernels.affine_coupling import Scale, affine_coupling
 from torch import Tensor
 
+from genbench.dataset import Space
+from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Elementwise
+from genbench.models.flows.flow import Flow
+from genbench.models.flows.monotone import marginals_of
+from genbench.models.flows.normalization import NORMS, Norm
+from genbench.models.flows.reshaping import Flatten
+from genbench.nets.activations import Activation
 from genbench.nets.masked import MADE
 
 
@@ -72,3 +81,40 @@ def affine(scale: Scale = "tanh") -> Elementwise:
 def orders(D: int, layers: int) -> list[list[int]]:
     """Return an order of D dimensions for each layer: as they come, and reversed, in turn (MAF, 2017, section 3.1)."""
     return [list(range(D))[:: (-1) ** i] for i in range(layers)]
+
+
+class AffineAutoregressive(Flow):
+    """Affine maps of each dimension as others say, in an order that turns with each layer, one of two ways round.
+
+    Args:
+        layers: how many.
+        hidden: widths of each layer's MADE.
+        norm: before each layer: ActNorm, or batch norm on running averages.
+        scale: what is made of the network's s: 3 tanh s, s itself, or log sigmoid(s + 2).
+        residual: skip connections between hidden layers.
+        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+    """
+
+    layer: ClassVar[type[MaskedAutoregressive] | type[InverseAutoregressive]]
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        layers: int = 5,
+        hidden: tuple[int, ...] = (256, 256),
+        norm: Norm = "act",
+        scale: Literal["tanh", "exp", "sigmoid"] = "tanh",
+        residual: bool = False,
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        marginals: int = 0,
+        dequantization: Dequantization = "uniform",
+        alpha: float = 0.05,
+    ) -> None:
+        D = space.dims
+        bijections: list[Bijection] = [*marginals_of(space.shape, marginals), Flatten(space.shape)]
+        for order in orders(D, layers):
+            net = MADE(D, 2, hidden, order=order, activation=activation, dropout=dropout, residual=residual, zero=True)
+            bijections += [*NORMS[norm]((D,)), self.layer(net, affine(scale))]
+        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)

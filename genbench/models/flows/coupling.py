@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from genbench_kernels.affine_coupling import Scale, affine_coupling, gradients, parts
 from torch import Tensor, nn
 
-from genbench.models.flows.bijection import Bijection, Elementwise
+from genbench.models.flows.bijection import Bijection, Elementwise, Shape
 from genbench.nets.mlp import Perceptron, anew, backpropagated, rectified, replayed
 
+Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
+Couple = Callable[[int, int], Bijection]  # channels, and how many of them it sees -> a coupling
 Sizes = tuple[int, int]  # channels that a coupling sees, and that it moves
 
 
@@ -92,3 +95,22 @@ class Coupled(torch.autograd.Function):
         g1_net, found = backpropagated(g, h, ctx.dropout, weights, wanted=ctx.needs_input_grad[0])
         gx = None if g1_net is None else torch.cat((g1_net.add_(g1), g2), 1)
         return gx, ggain, None, None, None, *found
+
+
+def couplings_of(shape: Shape, n: int, couple: Couple, *before: Callable[[Shape], list[Bijection]]) -> list[Bijection]:
+    """Return n couplings of the two halves of the channels (or dimensions) in turn, each after what is `before` it."""
+    C, steps = shape[0], list[Bijection]()
+    for i in range(n):
+        coupling = couple(C, (C - i % 2 + 1) // 2)
+        steps += [*(f for make in before for f in make(shape)), coupling]
+    return steps
+
+
+def affine_by(net: Net) -> Couple:
+    """Return how affine couplings by networks of `net` are made, s = gain tanh."""
+    return lambda C, split: AffineCoupling(net(split, 2 * (C - split)), C, split)
+
+
+def moved_by(map: Elementwise, net: Net) -> Couple:
+    """Return how couplings by `map`, told its parameters by networks of `net`, are made."""
+    return lambda C, split: Coupling(net(split, (C - split) * map.parameters), C, split, map)

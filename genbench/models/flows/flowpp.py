@@ -12,7 +12,7 @@ from genbench.dataset import Space
 from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Elementwise, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import Coupling
+from genbench.models.flows.coupling import couplings_of, moved_by
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.mixture_cdf import mixture_cdf
 from genbench.models.flows.monotone import marginals_of
@@ -24,17 +24,7 @@ from genbench.nets.mlp import mlp
 
 __all__ = ["FlowPP"]
 
-Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
 Stages = tuple[int, int, int]
-
-
-def couplings_of(shape: Shape, n: int, net: Net, map: Elementwise, norm: Norm) -> list[Bijection]:
-    """Return n couplings of the two halves of the channels (or dimensions) in turn, each after its norm."""
-    C, steps = shape[0], []
-    for i in range(n):
-        split = (C - i % 2 + 1) // 2
-        steps += [*NORMS[norm](shape), Coupling(net(split, (C - split) * map.parameters), C, split, map)]
-    return steps
 
 
 def image_stages(
@@ -47,14 +37,14 @@ def image_stages(
     """
     C, H, W = shape
     first, second = (4 * C, H // 2, W // 2), (16 * C, H // 4, W // 4)
-    net1, net2 = (partial(net, size=size) for size in (first[1:], second[1:]))
+    couple1, couple2 = (moved_by(map, partial(net, size=size)) for size in (first[1:], second[1:]))
     return [
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(first, stages[0], net1, map, norm),
+        *couplings_of(first, stages[0], couple1, NORMS[norm]),
         Permutation(rows_from_checkerboard(C, bool(stages[0] % 2))),
-        *couplings_of(first, stages[1], net1, map, norm),
+        *couplings_of(first, stages[1], couple1, NORMS[norm]),
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(second, stages[2], net2, map, norm),
+        *couplings_of(second, stages[2], couple2, NORMS[norm]),
         Flatten(second),
     ]
 
@@ -102,6 +92,6 @@ class FlowPP(Flow):
         else:
             flat = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
-            bijections += couplings_of((space.dims,), couplings, flat, map, norm)
+            bijections += couplings_of((space.dims,), couplings, moved_by(map, flat), NORMS[norm])
         first = marginals_of(space.shape, marginals)
         super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from genbench_kernels.op import eager
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -21,6 +22,32 @@ def from_columns(columns: Tensor, like: Tensor) -> Tensor:
     """Return columns (C, B ...) in the shape of `like` (B, C, ...)."""
     B, C, *rest = like.shape
     return columns.view(C, B, *rest).movedim(0, 1)
+
+
+def upper(U: Tensor, s: Tensor, sign: Tensor) -> Tensor:
+    """Return the entries of U above its diagonal, and sign e^s on it, (C, C)."""
+    return U.triu(1).diagonal_scatter(sign * s.exp())
+
+
+def lu(L: Tensor, U: Tensor) -> Tensor:
+    """Return (1 + the entries of L below its diagonal) U, (C, C)."""
+    return torch.addmm(U, L.tril(-1), U)
+
+
+class Factored(torch.autograd.Function):
+    """L, U, s, sign -> W = (1 + L)(U + diag(sign e^s)), with its gradient in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, L: Tensor, U: Tensor, s: Tensor, sign: Tensor) -> Tensor:
+        ctx.save_for_backward(L, U, s, sign)
+        return lu(L, upper(U, s, sign))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (L, U, s, sign) = gradients, ctx.saved_tensors
+        whole = upper(U, s, sign)
+        by_upper = torch.addmm(g, L.tril(-1).t(), g)
+        return (g @ whole.t()).tril(-1), by_upper.triu(1), by_upper.diagonal() * whole.diagonal(), None
 
 
 class LULinear(Bijection):
@@ -50,12 +77,11 @@ class LULinear(Bijection):
 
     def upper(self) -> Tensor:
         """Return U + diag(sign e^s) (C, C)."""
-        return self.U.triu(1) + torch.diag(self.sign * self.s.exp())
+        return upper(self.U, self.s, self.sign)
 
     def weight(self) -> Tensor:
         """Return W (C, C)."""
-        U = self.upper()
-        W: Tensor = torch.addmm(U, self.L.tril(-1), U)
+        W: Tensor = Factored.apply(self.L, self.U, self.s, self.sign) if eager() else lu(self.L, self.upper())
         return self.P @ W if self.permutes else W
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

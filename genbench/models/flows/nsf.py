@@ -7,13 +7,12 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
 
 from genbench.dataset import Space
 from genbench.models.dequantization import Dequantization
 from genbench.models.flows.autoregressive import MaskedAutoregressive, orders
-from genbench.models.flows.bijection import Bijection, Elementwise, Shape
-from genbench.models.flows.coupling import Coupling
+from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.coupling import Net, couplings_of, moved_by
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
 from genbench.models.flows.monotone import marginals_of
@@ -27,7 +26,6 @@ from genbench.nets.resnet import resnet
 
 __all__ = ["NSF", "AutoregressiveNSF"]
 
-Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
 Linear = Literal["lu", "permutation", "none"]
 
 LINEARS: dict[Linear, Callable[[Shape], list[Bijection]]] = {
@@ -35,16 +33,6 @@ LINEARS: dict[Linear, Callable[[Shape], list[Bijection]]] = {
     "permutation": lambda shape: [Permutation(torch.randperm(shape[0]))],
     "none": lambda shape: [],
 }
-
-
-def steps_of_flow(shape: Shape, n: int, net: Net, map: Elementwise, norm: Norm, linear: Linear) -> list[Bijection]:
-    """Return n times: norm, linear map or permutation of the channels, coupling of the halves (section 4.1)."""
-    C, steps = shape[0], []
-    for i in range(n):
-        split = (C - i % 2 + 1) // 2
-        coupling = Coupling(net(split, (C - split) * map.parameters), C, split, map)
-        steps += [*NORMS[norm](shape), *LINEARS[linear](shape), coupling]
-    return steps
 
 
 class NSF(Flow):
@@ -85,13 +73,19 @@ class NSF(Flow):
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
-        steps = partial(steps_of_flow, n=couplings, map=spline(bins, bound), norm=norm, linear=linear)
+        map, before = spline(bins, bound), (NORMS[norm], LINEARS[linear])
+        net: Net
         if space.is_image and network == "auto":
             net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, levels=levels), levels, partial(steps, net=net))
+            bijections = multi_scale(
+                divisible(space.shape, levels=levels),
+                levels,
+                lambda shape: couplings_of(shape, couplings, moved_by(map, net), *before),
+            )
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
-            bijections = [Flatten(space.shape), *steps((space.dims,), net=net)]
+            bijections = [Flatten(space.shape)]
+            bijections += couplings_of((space.dims,), couplings, moved_by(map, net), *before)
         first = marginals_of(space.shape, marginals)
         super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
-
-from torch import nn
 
 from genbench.dataset import Space
 from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Chain, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import AffineCoupling
+from genbench.models.flows.coupling import Couple, Net, affine_by, couplings_of
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import NORMS, Norm
@@ -23,19 +20,8 @@ from genbench.nets.resnet import resnet
 
 __all__ = ["RealNVP"]
 
-Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
 
-
-def couplings_of(shape: Shape, n: int, net: Net, norm: Norm) -> list[Bijection]:
-    """Return n couplings of the two halves of the channels (or dimensions) in turn, each after its norm."""
-    C, steps = shape[0], []
-    for i in range(n):
-        split = (C - i % 2 + 1) // 2
-        steps += [*NORMS[norm](shape), AffineCoupling(net(split, 2 * (C - split)), C, split)]
-    return steps
-
-
-def multi_scale(shape: Shape, scales: int, n: int, net: Net, norm: Norm) -> list[Bijection]:
+def multi_scale(shape: Shape, scales: int, n: int, couple: Couple, norm: Norm) -> list[Bijection]:
     """Return checkerboard couplings, channel couplings and the split of half the channels, scale by scale.
 
     Section 3.6. The checkerboard is taken as channels of the squeezed image, so that nothing is computed under a mask.
@@ -45,13 +31,13 @@ def multi_scale(shape: Shape, scales: int, n: int, net: Net, norm: Norm) -> list
     board, turned = (n + 1) // 2, bool((n + 1) // 2 % 2)
     steps = [
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(squeezed, board, net, norm),
+        *couplings_of(squeezed, board, couple, NORMS[norm]),
         Permutation(rows_from_checkerboard(C, turned)),
-        *couplings_of(squeezed, n - board, net, norm),
+        *couplings_of(squeezed, n - board, couple, NORMS[norm]),
     ]
     if scales == 1:
         return [*steps, Flatten(squeezed)]
-    return [*steps, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), scales - 1, n, net, norm)))]
+    return [*steps, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), scales - 1, n, couple, norm)))]
 
 
 class RealNVP(Flow):
@@ -89,10 +75,10 @@ class RealNVP(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, scales=scales), scales, couplings, net, norm)
+            bijections = multi_scale(divisible(space.shape, scales=scales), scales, couplings, affine_by(net), norm)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
-            bijections += couplings_of((space.dims,), couplings, net, norm)
+            bijections += couplings_of((space.dims,), couplings, affine_by(net), NORMS[norm])
         first = marginals_of(space.shape, marginals)
         super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
