@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from genbench.downloads import FEATURE_NETS, data_root
 from genbench.environment import hardware, installed
 from genbench.run import UsageError
 from genbench.store import Store
@@ -21,8 +21,11 @@ NEEDED = {
     "ray": "--executor ray; without it say --executor process",
     "torchvision": "data sets under GENBENCH_DATA",
     "torch_fidelity": "FID and its kin",
+    "ot": "the Wasserstein distance of samples",
+    "torchdiffeq": "FFJORD",
     "triton": "fused kernels on a GPU; Linux only",
 }
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "ot": "POT"}  # by module, where the names differ
 
 
 def examine(results: Path) -> bool:
@@ -41,7 +44,7 @@ def _checks(results: Path) -> Iterator[tuple[bool | None, str, str]]:
     for module, purpose in NEEDED.items():
         try:
             importlib.import_module(module)
-            yield True, module, installed(module) or installed(module.replace("sklearn", "scikit-learn")) or ""
+            yield True, module, installed(DISTRIBUTIONS.get(module, module)) or ""
         except Exception as error:  # a package that is there but broken is what this command is for
             yield (
                 (False if module == "torch" else None),
@@ -49,8 +52,9 @@ def _checks(results: Path) -> Iterator[tuple[bool | None, str, str]]:
                 f"{type(error).__name__}: {error}; needed for {purpose}",
             )
     yield _gpu()
-    root = Path(os.environ.get("GENBENCH_DATA", "data"))
-    there = root.is_dir() and sorted(path.name for path in root.iterdir() if path.is_dir())
+    root = data_root()
+    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    there = sorted(name for name in folders if name != FEATURE_NETS)
     yield (bool(there) or None), "GENBENCH_DATA", f"{root}: {', '.join(there) if there else 'no data sets'}"
     yield _results(results)
 

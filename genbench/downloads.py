@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 
 STALL = 20.0  # seconds in which a download must send something
+FEATURE_NETS = "feature-nets"  # the folder under `data_root` for nets that metrics look through
 
 
 def data_root() -> Path:

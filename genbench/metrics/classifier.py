@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from genbench.downloads import alone, data_root
+from genbench.downloads import FEATURE_NETS, alone, data_root
 from genbench.work import write_whole
 
 STEPS, BATCH, RATE, DROPOUT = 400, 128, 3e-3, 0.5
@@ -91,7 +91,7 @@ def classifier(x: Tensor, y: Tensor) -> Classifier:
 
 def kept(x: Tensor, y: Tensor, classes: int) -> Classifier:
     """Return what `fitted` does, from the folder, into which it is put if it is not there."""
-    folder = data_root() / "feature-nets"
+    folder = data_root() / FEATURE_NETS
     decides = (Path(__file__).read_bytes(), repr(x.shape).encode(), x.numpy().tobytes(), y.numpy().tobytes())
     path = folder / f"{hashlib.sha256(b''.join(decides)).hexdigest()[:16]}.pt"
     with alone(folder):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
-from genbench.downloads import data_root, downloading
+from genbench.downloads import FEATURE_NETS, data_root, downloading
 from genbench.metrics import classifier
 from genbench.run import UsageError
 
@@ -110,7 +110,7 @@ def inception_weights() -> Path:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    path = data_root() / "feature-nets" / PurePosixPath(urlsplit(URL_INCEPTION_V3).path).name
+    path = data_root() / FEATURE_NETS / PurePosixPath(urlsplit(URL_INCEPTION_V3).path).name
     if path.is_file():
         return path
     try:

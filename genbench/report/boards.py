@@ -12,7 +12,11 @@ import pandas as pd
 from genbench.report.board import Board, Cell, Column, Row, Seed
 from genbench.report.cells import BOARD, CELL, ROW, cells, labelled, rows
 
-PRIMARY = ("excess_nats", "bpd")  # what ranks a board where it is measured; else the first that has a better end
+PRIMARY = (
+    "excess_nats",
+    "bpd",
+    "jensen_shannon",
+)  # ranks a board where it is measured; else what is first of what has a better end
 KINDS = ("exact", "bound", "estimate")
 COLUMN_FIELDS = ("measurement", "kind", "unit", "better")
 
