@@ -16,7 +16,7 @@ PRIMARY = (
     "excess_nats",
     "bpd",
     "jensen_shannon",
-)  # ranks a board where it is measured; else what is first of what has a better end
+)  # these rank a board; else the first with a better end
 KINDS = ("exact", "bound", "estimate")
 COLUMN_FIELDS = ("measurement", "kind", "unit", "better")
 
