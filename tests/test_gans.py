@@ -313,6 +313,12 @@ def test_a_critic_judges_each_point_by_itself() -> None:
         torch.testing.assert_close(critic(x)[:2], critic(x[:2]))
 
 
+def test_a_game_without_a_bound_or_a_move_is_refused() -> None:
+    for wrong in ({"clip": 0.0}, {"critic_steps": 0}, {"type_ii": -1.0}, {"penalty": -1.0}):
+        with pytest.raises(ValueError, match="must be positive"):
+            GAN(PLANE, **wrong)
+
+
 def test_points_of_the_plane_are_no_images() -> None:
     with pytest.raises(ValueError, match=r"need images, got points of shape \(2,\); network='mlp' takes any"):
         GAN(PLANE, network="dcgan")

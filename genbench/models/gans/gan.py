@@ -40,6 +40,9 @@ class GAN(Implicit):
         critic_steps: how often the critic moves in a step, each time on a batch of its own; the generator moves once.
         schedule: the critic first and then the generator, or, in the critic's first move, both from the same weights.
         **options: as `Implicit` takes them.
+
+    Raises:
+        ValueError: type_ii, clip or critic_steps that is not positive, or a negative penalty.
     """
 
     def __init__(
@@ -56,6 +59,11 @@ class GAN(Implicit):
         schedule: Schedule = "alternating",
         **options: Any,
     ) -> None:
+        if type_ii <= 0 or penalty < 0 or critic_steps < 1 or (clip is not None and clip <= 0):
+            raise ValueError(
+                "type_ii, clip and critic_steps must be positive and penalty not negative; "
+                f"got {type_ii}, {clip}, {critic_steps} and {penalty}"
+            )
         super().__init__(space, **options)
         self.objective, self.lure, self.type_ii = OBJECTIVES[objective], lure, type_ii
         self.clip, self.penalty = clip, penalty
