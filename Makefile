@@ -40,8 +40,9 @@ lint: $(READY) ## ruff and mypy
 	@$(RUN) -m ruff format --check
 	@$(RUN) -m mypy
 
-peers: $(READY) ## training speed beside zuko and normflows, by turns; writes results/peers/training-speed.json
-	@$(RUN) -W ignore -m peers.training_speed results/peers/training-speed.json
+peers: $(READY) ## training speed beside zuko, normflows and pythae, by turns; writes results/peers/*-speed.json
+	@$(RUN) -W ignore -m peers.flows_speed results/peers/flows-speed.json
+	@$(RUN) -W ignore -m peers.vaes_speed results/peers/vaes-speed.json
 
 kernels: $(READY) ## compile every kernel for four GPUs that need not be there, against kernels/budgets
 	@$(RUN) -m genbench_kernels.static $(ARGS)

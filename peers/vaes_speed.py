@@ -6,7 +6,7 @@ error in the VQ-VAE, where each of the 16 numbers is a vector of one dimension w
 probability or an intensity by a sigmoid, ours to a logit or a mean. Our prior over codes is a stage of its own, which
 theirs leaves to other classes, and is not trained here.
 
-Run:  python -W ignore -m peers.pythae_vaes [FILE]   (with `pip install 'genbench[peers]'`)
+Run:  make peers   (or python -W ignore -m peers.vaes_speed [FILE], with `pip install 'genbench[peers]'`)
 """
 
 from __future__ import annotations
