@@ -97,16 +97,18 @@ class MADE(nn.Module):
         """Return y (B, D * outputs), x (B, D); those of dimension i at i * outputs, i * outputs + 1, ..."""
         layers = [f for f in (*self.inner, self.last) if isinstance(f, MaskedLinear)]
         if self.is_closed and x.ndim == 2 and plain(x, layers[0].weight):
-            weights = Masked.apply(*(f.mask for f in layers), *(f.weight for f in layers))
-            rate = self.dropout if self.training else 0.0
-            found: Tensor = Rectified.apply(
-                x, rate, *(p for W, f in zip(weights, layers, strict=True) for p in (W, f.bias))
-            )
-            return found
+            return self.closed(x, layers)
         h = x
         for layer, skip in zip(self.inner, self.skips, strict=True):
             h = self.units(layer(h), h if skip else None)
         y: Tensor = self.last(h)
+        return y
+
+    def closed(self, x: Tensor, layers: Sequence[MaskedLinear]) -> Tensor:
+        """Return y in two steps for autograd: the masks, and the perceptron of ReLUs."""
+        weights = Masked.apply(*(f.mask for f in layers), *(f.weight for f in layers))
+        parameters = [p for pair in zip(weights, (f.bias for f in layers), strict=True) for p in pair]
+        y: Tensor = Rectified.apply(x, self.dropout if self.training else 0.0, *parameters)
         return y
 
     def units(self, a: Tensor, skipped: Tensor | None) -> Tensor:
