@@ -1,6 +1,6 @@
 """How fast flows train here, in zuko and in normflows: same architecture, data, optimizer and process, by turns.
 
-Vectors of D = 64 in batches of 128, networks 256-256, float32, two threads, fused Adam. Each pair has the same layers
+Vectors of D = 64 in batches of 128, networks 256-256, float32, fused Adam. Each pair has the same layers
 and networks (the numbers of parameters are printed; they differ by a gain or a last scaling at most).
 
 Run:  make peers   (or python -m peers.flows_speed [FILE], with `pip install 'genbench[peers]'`)

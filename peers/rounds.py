@@ -1,7 +1,8 @@
 """Training speed of two libraries at equal architecture, by turns: same data, optimizer and process.
 
 Every round times the two in turn, so that what else the machine does falls on both alike; the ratio of a round is taken
-within it. What is timed is each library's own way to its loss, and the same step around it.
+within it. What is timed is each library's own way to its loss, and the same step around it: on one thread, as genbench
+trains by default, a run a core; and on two.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from genbench.environment import environment, installed
 from genbench.provenance import code_version
 
-THREADS, ROUNDS, STEPS = 2, 21, 20
+THREADS, ROUNDS, STEPS = (1, 2), 21, 20
 
 
 class Trained(NamedTuple):
@@ -62,8 +63,9 @@ def rate(step: Callable[[Tensor], None], x: Tensor) -> float:
     return STEPS * len(x) / (time.perf_counter() - start)
 
 
-def measured(pair: Pair, x: Tensor, rounds: int = ROUNDS) -> dict[str, Any]:
+def measured(pair: Pair, x: Tensor, threads: int, rounds: int = ROUNDS) -> dict[str, Any]:
     """Return parameters, samples/s in every round, and quartiles of the ratio ours / theirs within a round."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     both = {"ours": pair.ours(), "theirs": pair.theirs()}
     steps = {name: step_of(made) for name, made in both.items()}
@@ -72,6 +74,7 @@ def measured(pair: Pair, x: Tensor, rounds: int = ROUNDS) -> dict[str, Any]:
     raw = [{name: rate(step, x) for name, step in steps.items()} for _ in range(rounds)]
     return {
         "library": pair.library,
+        "threads": threads,
         "parameters": {name: sum(p.numel() for p in made.parameters) for name, made in both.items()},
         "samples_per_second": {name: [round(r[name], 1) for r in raw] for name in steps},
         "ratio": [round(q, 4) for q in statistics.quantiles([r["ours"] / r["theirs"] for r in raw], n=4)],
@@ -83,8 +86,8 @@ def line(name: str, found: dict[str, Any]) -> str:
     (mine, theirs), (a, b) = (found[key].values() for key in ("parameters", "samples_per_second"))
     q1, median, q3 = found["ratio"]
     return (
-        f"{name:20} {found['library']:10} {mine:9,} {theirs:9,} {statistics.median(a):8.0f} {statistics.median(b):8.0f}"
-        f"  {median:5.2f}  [{q1:.2f}, {q3:.2f}]"
+        f"{name:20} {found['library']:10} {found['threads']:7} {mine:10,} {theirs:9,}"
+        f" {statistics.median(a):8.0f} {statistics.median(b):8.0f}  {median:5.2f}  [{q1:.2f}, {q3:.2f}]"
     )
 
 
@@ -92,15 +95,15 @@ def compare(
     pairs: Mapping[str, Pair], x: Tensor, libraries: Iterable[str], settings: Mapping[str, Any], file: str | None = None
 ) -> None:
     """Print the table of all `pairs` on x (B, *shape), and write the record with every round to `file`."""
-    torch.set_num_threads(THREADS)
     versions = {name: installed(name) for name in libraries}
-    print(f"torch {torch.__version__}, {versions}, {THREADS} threads, {ROUNDS} rounds of {STEPS} steps, batch {len(x)}")
-    print("                                parameters             samples/s")
-    print("                                     ours    theirs     ours   theirs  ratio  middle half of rounds")
-    found = {}
-    for name, pair in pairs.items():
-        found[name] = measured(pair, x)
-        print(line(name, found[name]), flush=True)
+    print(f"torch {torch.__version__}, {versions}, {ROUNDS} rounds of {STEPS} steps, batch {len(x)}")
+    print("                                            parameters             samples/s")
+    print("                                threads       ours    theirs     ours   theirs  ratio  middle half")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in pairs}
+    for threads in THREADS:
+        for name, pair in pairs.items():
+            found[name].append(measured(pair, x, threads))
+            print(line(name, found[name][-1]), flush=True)
     if file:
         protocol = {"batch": len(x), "rounds": ROUNDS, "steps": STEPS, "optimizer": "adam, fused", "dtype": "float32"}
         record = {

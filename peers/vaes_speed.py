@@ -1,6 +1,6 @@
 """How fast VAEs train here and in pythae: same architecture, data, optimizer and process, by turns.
 
-Binary images of 28x28 in batches of 128, float32, two threads, fused Adam. The networks are pythae's own defaults:
+Binary images of 28x28 in batches of 128, float32, fused Adam. The networks are pythae's own defaults:
 perceptrons 784-512-z and z-512-784 of ReLUs, 16 numbers of z, decoded to Bernoulli variables by the VAEs and by squared
 error in the VQ-VAE, where each of the 16 numbers is a vector of one dimension with a code of 512. Theirs decode to a
 probability or an intensity by a sigmoid, ours to a logit or a mean. Our prior over codes is a stage of its own, which
