@@ -283,8 +283,21 @@ def test_several_machines_are_named():
 
 def test_suites_versions_and_data_have_boards_of_their_own():
     records = [record(), record(data="rings"), record(suite="other"), record(run={"version": 2, "model": "flows.nice"})]
-    found = [(board.suite, board.version, board.data) for board in boards(tidy(records))]
+    found = [(board.suite, board.version, board.data) for board in boards(tidy(records), metrics_of(records))]
     assert found == [("flows", 1, "moons"), ("flows", 1, "rings"), ("flows", 2, "moons"), ("other", 1, "moons")]
+
+
+def test_another_suite_beside_does_not_move_columns():
+    def of(suite: str, metrics: tuple[str, ...]) -> Record:
+        found = {
+            "elbo": measured(1.0, better="higher", impl="latents 1"),
+            "probe": measured(1.0, better="higher", impl="representation 1"),
+        }
+        return record(suite=suite, run={"metrics": metrics}, measurements=found)
+
+    records = [of("vaes", ("latents", "representation")), of("autoencoders", ("representation", "latents"))]
+    orders = {b.suite: [c.measurement for c in b.columns] for b in boards(tidy(records), metrics_of(records))}
+    assert orders == {"vaes": ["elbo", "probe"], "autoencoders": ["probe", "elbo"]}
 
 
 @pytest.mark.parametrize(

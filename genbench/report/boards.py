@@ -23,8 +23,8 @@ COLUMN_FIELDS = ("measurement", "kind", "unit", "better")
 Line = Mapping[Any, Any]
 
 
-def boards(frame: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Board]:
-    """Return the boards of a tidy `frame`, by suite, version and data; columns follow the order of `metrics`."""
+def boards(frame: pd.DataFrame, metrics: Mapping[str, Sequence[str]]) -> list[Board]:
+    """Return the boards of a tidy `frame`, by suite, version and data; columns follow `metrics`, in order, by suite."""
     frame = labelled(frame)
     lines = rows(frame)
     found, single = cells(frame, lines), _seeds(frame)
@@ -35,7 +35,7 @@ def boards(frame: pd.DataFrame, metrics: Sequence[str] = ()) -> list[Board]:
     ids = _ids(frame)
     lines["hue"] = lines.groupby("suite")["row"].transform(lambda names: pd.factorize(names)[0])
     parts = [(key, part.to_dict("records")) for key, part in lines.groupby(BOARD)]
-    return [_board(key, part, filled, ids, metrics) for key, part in parts]
+    return [_board(key, part, filled, ids, metrics.get(key[0], ())) for key, part in parts]
 
 
 def _seeds(frame: pd.DataFrame) -> dict[Any, list[Seed]]:

@@ -83,6 +83,9 @@ def _origin(record: Record) -> tuple[Any, ...]:
     )
 
 
-def metrics_of(records: Iterable[Record]) -> tuple[str, ...]:
-    """Return the metrics asked for, in the order in which runs ask for them."""
-    return tuple(dict.fromkeys(metric for record in records for metric in record.run.metrics))
+def metrics_of(records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
+    """Return by suite the metrics asked for, in the order in which its runs ask for them."""
+    found: dict[str, dict[str, None]] = {}
+    for run in (record.run for record in records):
+        found.setdefault(run.suite, {}).update(dict.fromkeys(run.metrics))
+    return {suite: tuple(metrics) for suite, metrics in found.items()}
