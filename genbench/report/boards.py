@@ -35,7 +35,7 @@ def boards(frame: pd.DataFrame, metrics: Mapping[str, Sequence[str]]) -> list[Bo
     ids = _ids(frame)
     lines["hue"] = lines.groupby("suite")["row"].transform(lambda names: pd.factorize(names)[0])
     parts = [(key, part.to_dict("records")) for key, part in lines.groupby(BOARD)]
-    return [_board(key, part, filled, ids, metrics.get(key[0], ())) for key, part in parts]
+    return [_board(key, part, filled, ids, metrics.get(str(key[0]), ())) for key, part in parts]
 
 
 def _seeds(frame: pd.DataFrame) -> dict[Any, list[Seed]]:
