@@ -33,7 +33,7 @@ report: $(READY) ## tables, plots and page from the records under results/
 	@$(RUN) -m genbench report $(ARGS)
 
 test: $(READY) ## every test, at most 8 minutes on two cores
-	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@$(RUN) -m ruff check
