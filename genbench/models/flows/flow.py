@@ -107,8 +107,11 @@ class Flow(Model):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape): the base pulled back; integers where `space.levels` is set."""
-        device = next(self.bijection.parameters()).device
-        return self.decode(self.base.sample((n, self.space.dims)).to(device))
+        return self.decode(self.prior(n))
+
+    def prior(self, n: int) -> Tensor:
+        """Return z (n, D) of the base."""
+        return self.base.sample((n, self.space.dims)).to(next(self.bijection.parameters()).device)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return z = f(x), x (B, *shape) -> (B, D)."""

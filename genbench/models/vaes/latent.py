@@ -95,7 +95,11 @@ class LatentModel(DecoderModel):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) of p(x | z), z of the prior."""
-        return self.observed(torch.randn(n, self.latent, device=self.centre.device, dtype=self.centre.dtype))
+        return self.observed(self.prior(n))
+
+    def prior(self, n: int) -> Tensor:
+        """Return z (n, latent) of N(0, I)."""
+        return torch.randn(n, self.latent, device=self.centre.device, dtype=self.centre.dtype)
 
 
 class DiagonalGaussian(LatentModel):
