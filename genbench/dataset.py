@@ -40,6 +40,20 @@ class Modes(NamedTuple):
     sigma: float
 
 
+class Reading(NamedTuple):
+    """How to read points that are a picture and the name of what it shows.
+
+    Attributes:
+        space: of the pictures.
+        picture: points (N, *shape) -> pictures (N, *space.shape).
+        label: points (N, *shape) -> labels (N,) int64, -1 where a point says none.
+    """
+
+    space: Space
+    picture: Callable[[Tensor], Tensor]
+    label: Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Three splits (N, *space.shape), float32 for reals and uint8 (int64 above 256 levels) for integers.
@@ -51,6 +65,7 @@ class Dataset:
         means: as train, in [0, 1], where a point of `train` is one draw of independent coins of these means; batches
             are then drawn anew each time (stochastic binarisation).
         modes: where the truth is such a mixture.
+        reading: where points are pictures and names.
     """
 
     space: Space
@@ -62,6 +77,7 @@ class Dataset:
     entropy: float | None = None
     means: Tensor | None = None
     modes: Modes | None = None
+    reading: Reading | None = None
 
     @cached_property
     def sha256(self) -> str:

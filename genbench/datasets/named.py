@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from genbench.dataset import Dataset, Space
+from genbench.dataset import Dataset, Reading, Space
 from genbench.datasets.digits import digits
 
 __all__ = ["named"]
@@ -25,10 +25,21 @@ def named() -> Dataset:
     """
     images = digits()
     assert images.labels is not None
-    written = torch.stack([spelled(name) for name in NAMES])
+    written, pixels = torch.stack([spelled(name) for name in NAMES]), images.space.dims
     splits = zip((images.train, images.validation, images.test), images.labels, strict=True)
     train, validation, test = (torch.cat((x.flatten(1), written[y]), 1) for x, y in splits)
-    return Dataset(Space((images.space.dims + LETTERS,), LEVELS), train, validation, test, labels=images.labels)
+
+    def picture(x: Tensor) -> Tensor:
+        """Return pixels (N, 1, 8, 8) of points x (N, 69); above the lightest, 16, they are 16."""
+        return x[:, :pixels].clamp(max=(images.space.levels or 0) - 1).view(-1, *images.space.shape)
+
+    def label(x: Tensor) -> Tensor:
+        """Return whose name (N,) the letters of points x (N, 69) are, to the letter; -1 where they are none's."""
+        same = (x[:, pixels:, None] == written.T).all(1)
+        return same.long().argmax(1).where(same.any(1), -1)
+
+    space, reading = Space((pixels + LETTERS,), LEVELS), Reading(images.space, picture, label)
+    return Dataset(space, train, validation, test, labels=images.labels, reading=reading)
 
 
 def spelled(name: str) -> Tensor:

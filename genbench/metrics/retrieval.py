@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.samples import PIXELS
+from genbench.metrics.shares import share
 
 __all__ = ["retrieval"]
 
@@ -51,10 +52,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
 
 def accuracy(similarity: Tensor, truth: Tensor) -> Measurement:
     """Return the share of images (I,) whose most similar text is theirs, similarity and `truth` (I, T)."""
-    right = truth.gather(1, similarity.argmax(1, keepdim=True)).double()
-    p, n = right.mean().item(), len(right)
-    stderr = (p * (1 - p) / n) ** 0.5
-    return Measurement(value=p, unit="of points", better="higher", n=n, stderr=stderr, impl="retrieval 1")
+    return share(truth.gather(1, similarity.argmax(1, keepdim=True)).squeeze(1), "retrieval 1")
 
 
 def precision(similarity: Tensor, truth: Tensor) -> Measurement:
