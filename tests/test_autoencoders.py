@@ -195,9 +195,9 @@ def test_the_gaussian_of_codes_has_their_moments(row) -> None:
 def test_a_denoising_autoencoder_without_noise_is_an_autoencoder() -> None:
     space = SPACES["levels"]
     model, x = built((Denoising, {"sigma": 0.0, **SMALL}), space), points(space)
-    torch.testing.assert_close(model.loss(x), Autoencoder.objective(model, x))
+    torch.testing.assert_close(model.loss(x), Autoencoder.loss(model, x))
     model.sigma = 2.0
-    assert model.loss(x) > Autoencoder.objective(model, x)
+    assert model.loss(x) > Autoencoder.loss(model, x)
 
 
 def test_the_sparsity_penalty_is_the_divergence_of_coins() -> None:

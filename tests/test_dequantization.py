@@ -54,7 +54,7 @@ def test_variational_noise_starts_as_the_uniform(space: Space, training: bool) -
 
 def test_uniform_over_256_levels_is_8_bits_under_variational_noise_at_its_start() -> None:
     space = Space((3, 8, 8), 256)
-    model = Flow(space, [Flatten(space.shape)], base="logistic", alpha=0.0, dequantization="variational").eval()
+    model = Flow(space, [Flatten(space.shape)], "logistic", alpha=0.0, dequantization="variational").eval()
     bits = -model.log_prob(points(space)) / math.log(2) / space.dims
     torch.testing.assert_close(bits, torch.full((6,), 8.0), rtol=2e-5, atol=0)
 

@@ -17,8 +17,9 @@ from genbench.models.dequantization import noise_of
 from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
 from genbench.models.flows.coupling import AffineCoupling, Coupled, affine_by, couplings_of
+from genbench.models.flows.densities import BASES
 from genbench.models.flows.ffjord import FFJORD
-from genbench.models.flows.flow import BASES, DEQUANTIZATIONS, Flow
+from genbench.models.flows.flow import DEQUANTIZATIONS, Flow
 from genbench.models.flows.flowpp import FlowPP
 from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
@@ -178,7 +179,7 @@ def test_every_parameter_is_trained(row, space) -> None:
 @pytest.mark.parametrize(("alpha", "bits"), [(0.0, 8.0), (0.05, 8 - math.log2(0.9))])
 def test_uniform_over_256_levels_is_8_bits_and_the_logit_costs_what_it_squeezes(alpha: float, bits: float) -> None:
     space = Space((3, 8, 8), 256)
-    model = Flow(space, [Flatten(space.shape)], base="logistic", alpha=alpha)
+    model = Flow(space, [Flatten(space.shape)], "logistic", alpha=alpha)
     log_p = model.log_prob(torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)).double()
     torch.testing.assert_close(-log_p / math.log(2) / space.dims, torch.full((16,), bits).double(), rtol=1e-5, atol=0)
 

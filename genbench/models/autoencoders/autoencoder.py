@@ -7,14 +7,14 @@ batch, squares are in those units. There is no likelihood.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from genbench.dataset import Space
-from genbench.model import Model
+from genbench.models.centring import Centred
 from genbench.nets.activations import Activation
 from genbench.nets.coders import NetworkName, Networks
 
@@ -27,7 +27,7 @@ CODES: dict[Code, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "s
 EDGE = 1e-6  # of a mean activation
 
 
-class Coder(Model):
+class Coder(Centred):
     """What the family shares: an encoder, a decoder, an error.
 
     It samples g(z), z of the Gaussian N(m, L L^T) that `finish` fits to the codes of the training split: where
@@ -39,34 +39,14 @@ class Coder(Model):
         decoder: z (B, latent) -> (B, D): logits where data have two levels, else x, centred and scaled.
     """
 
-    ready: Tensor
-    centre: Tensor
-    scale: Tensor
     m: Tensor
     L: Tensor
 
     def __init__(self, space: Space, latent: int, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__(space)
         self.latent, self.encoder, self.decoder = latent, encoder, decoder
-        self.register_buffer("ready", torch.tensor(False))
-        self.register_buffer("centre", torch.zeros(space.shape))
-        self.register_buffer("scale", torch.ones(()))
         self.register_buffer("m", torch.zeros(latent))
         self.register_buffer("L", torch.eye(latent))
-        self.waits = True  # `ready` is looked at once: reading it from a GPU would wait for it
-
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Take centre and scale from x (B, *shape), unless they have been taken."""
-        self.waits = False
-        if not self.ready:
-            x = x.to(self.centre.dtype)
-            self.centre.copy_(x.mean(0)), self.scale.copy_(x.std(correction=0).clamp(min=1e-6))
-            self.ready.fill_(True)
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """Return x (B, *shape) centred and scaled."""
-        return (x - self.centre) / self.scale
 
     def encode(self, x: Tensor) -> Tensor:
         """Return f(x), x (B, *shape) in the data's own units -> (B, latent)."""
@@ -95,12 +75,6 @@ class Coder(Model):
         return (y - self.scaled(x)).square().flatten(1).sum(1)
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the mean error (), x (B, *shape), with what a variant adds."""
-        if self.waits and self.training:
-            self.start(x)
-        return self.objective(x)
-
-    def objective(self, x: Tensor) -> Tensor:
         """Return the mean error (), x (B, *shape)."""
         return self.error(x, self.encode(x)).mean()
 
@@ -157,31 +131,18 @@ class Denoising(Autoencoder):
 
     Args:
         sigma: of the noise, in the data's own units: levels of integers.
+        **options: as `Autoencoder` takes them.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        *,
-        sigma: float,
-        latent: int = 16,
-        code: Code = "linear",
-        network: NetworkName = "mlp",
-        hidden: tuple[int, ...] = (256, 256),
-        channels: int = 32,
-        activation: Activation = "relu",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(
-            space, latent=latent, code=code, network=network, hidden=hidden, channels=channels,
-            activation=activation, dropout=dropout,
-        )  # fmt: skip
+    def __init__(self, space: Space, *, sigma: float, **options: Any) -> None:
+        super().__init__(space, **options)
         self.sigma = sigma
 
-    def objective(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor) -> Tensor:
         """Return the mean error () of g(f(x + sigma eps)) as x (B, *shape)."""
-        noise = torch.randn(x.shape, device=x.device, dtype=self.centre.dtype)
-        return self.error(x, self.encode(x + self.sigma * noise)).mean()
+        y = self.scaled(x)
+        z = self.encoder(y + self.sigma / self.scale * torch.randn_like(y))
+        return self.error(x, z).mean()
 
 
 def sparsity(z: Tensor, rho: float) -> Tensor:
@@ -223,7 +184,7 @@ class Sparse(Autoencoder):
         )  # fmt: skip
         self.penalty, self.weight, self.rho = penalty, weight, rho
 
-    def objective(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor) -> Tensor:
         """Return the mean error and the penalty (), x (B, *shape)."""
         z = self.encode(x)
         penalty = sparsity(z, self.rho) if self.penalty == "kl" else z.sum(1).mean()
@@ -259,7 +220,7 @@ class Contractive(Coder):
         """Return |J|_F^2 of the encoder where its code is z, (B, latent) -> (B,)."""
         return (z * (1 - z)).square() @ self.layer.weight.square().sum(1)
 
-    def objective(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor) -> Tensor:
         """Return the mean error and the penalty (), x (B, *shape)."""
         z = self.encode(x)
         return (self.error(x, z) + self.weight * self.contraction(z)).mean()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from genbench_kernels.affine_coupling import Scale, affine_coupling
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Elementwise
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten
 from genbench.nets.activations import Activation
@@ -92,7 +90,7 @@ class AffineAutoregressive(Flow):
         norm: before each layer: ActNorm, or batch norm on running averages.
         scale: what is made of the network's s: 3 tanh s, s itself, or log sigmoid(s + 2).
         residual: skip connections between hidden layers.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
     """
 
     layer: ClassVar[type[MaskedAutoregressive] | type[InverseAutoregressive]]
@@ -108,13 +106,11 @@ class AffineAutoregressive(Flow):
         residual: bool = False,
         activation: Activation = "relu",
         dropout: float = 0.0,
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         D = space.dims
-        bijections: list[Bijection] = [*marginals_of(space.shape, marginals), Flatten(space.shape)]
+        bijections: list[Bijection] = [Flatten(space.shape)]
         for order in orders(D, layers):
             net = MADE(D, 2, hidden, order=order, activation=activation, dropout=dropout, residual=residual, zero=True)
             bijections += [*NORMS[norm]((D,)), self.layer(net, affine(scale))]
-        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, **options)

@@ -14,10 +14,8 @@ from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.probes import Noise, Pointed, Probes
 from genbench.models.flows.reshaping import Flatten, divisible, multi_scale
@@ -144,7 +142,7 @@ class FFJORD(Flow):
         training: solver in training, of `steps` steps if it takes even ones (euler, midpoint, rk4); None: `method`.
         penalty: weight of the integral of |f|^2 + |df/dx|^2 in the loss, which makes paths short and straight, and easy
             to solve (How to Train Your Neural ODE: the World of Jacobian and Kinetic Regularization, 2020).
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: the sides of an image cannot be halved `scales` times.
@@ -171,9 +169,7 @@ class FFJORD(Flow):
         training: Method | None = "rk4",
         steps: int = 4,
         penalty: float = 0.0,
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         solvers = Solver(training or method, rtol, atol, steps), Solver(method, rtol, atol, steps)
         flow = partial(
@@ -193,8 +189,7 @@ class FFJORD(Flow):
             bijections = multi_scale(divisible(space.shape, scales=scales), scales, steps_of)
         else:
             bijections = [Flatten(space.shape), *steps_of((space.dims,))]
-        chain = Pointed([*marginals_of(space.shape, marginals), *bijections])
-        super().__init__(space, [chain], dequantization=dequantization, alpha=alpha)
+        super().__init__(space, [Pointed(bijections)], **options)
         self.penalty = penalty
 
     def loss(self, x: Tensor) -> Tensor:

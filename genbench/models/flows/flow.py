@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,36 +18,11 @@ from genbench.dataset import Space
 from genbench.model import Model
 from genbench.models.dequantization import Dequantization, Noise, Uniform
 from genbench.models.flows.bijection import Bijection, Chain
+from genbench.models.flows.densities import BASES, BaseName
+from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.variational import Variational
 
 DEQUANTIZATIONS: dict[Dequantization, Callable[[Space], Noise]] = {"uniform": Uniform, "variational": Variational}
-
-
-class Base(NamedTuple):
-    """A density of one real variable, taken for each dimension on its own.
-
-    Attributes:
-        log_prob: log p(z) in nats, as z.
-        sample: draws of a shape.
-    """
-
-    log_prob: Callable[[Tensor], Tensor]
-    sample: Callable[[tuple[int, ...]], Tensor]
-
-
-def _beta55(shape: tuple[int, ...]) -> Tensor:
-    """Return draws of Beta(5, 5): the middle one of nine uniforms."""
-    return torch.rand(*shape, 9).median(-1).values
-
-
-BaseName = Literal["normal", "logistic", "uniform", "beta"]
-
-BASES: dict[BaseName, Base] = {
-    "normal": Base(lambda z: -0.5 * (z * z + math.log(2 * math.pi)), torch.randn),
-    "logistic": Base(lambda z: -softplus(z) - softplus(-z), lambda shape: torch.rand(shape).logit(1e-7)),
-    "uniform": Base(lambda z: torch.zeros_like(z), torch.rand),
-    "beta": Base(lambda z: math.log(630) + 4 * (z.log() + torch.log1p(-z)), _beta55),
-}
 
 
 class Logit(Bijection):
@@ -68,8 +43,15 @@ class Logit(Bijection):
 class Flow(Model):
     """A density p(x) = p(z) |det dz/dx|, z = f(x), of real data; a bound on p of integers by dequantisation.
 
-    The bijections map (B, *space.shape) to (B, D). Integers become reals in [0, 1] by `dequantization`, and are
-    then taken to the whole line by the logit with `alpha`.
+    Integers become reals in [0, 1] by dequantisation, and are taken to the whole line by the logit.
+
+    Args:
+        bijections: in turn, (B, *space.shape) -> (B, D).
+        base: the density of each dimension of z.
+        marginals: components of a monotone map of each dimension on its own that comes first and makes it normal, the
+            first step of Gaussianization (2000); 0: none.
+        dequantization: the law of what is added to integers.
+        alpha: of the logit, in [0, 1/2).
     """
 
     likelihood: Literal["exact", "bound", "estimate"] | None = "exact"
@@ -78,14 +60,18 @@ class Flow(Model):
         self,
         space: Space,
         bijections: Iterable[Bijection],
-        *,
         base: BaseName = "normal",
+        /,
+        *,
+        marginals: int = 0,
         dequantization: Dequantization = "uniform",
         alpha: float = 0.05,
     ) -> None:
         super().__init__(space)
         self.base = BASES[base]
-        self.bijection = Chain([*([Logit(alpha)] if space.levels else []), *bijections])
+        logit = [Logit(alpha)] if space.levels else []
+        normal = [MixtureCDF(space.shape, marginals)] if marginals else []
+        self.bijection = Chain([*logit, *normal, *bijections])
         if space.levels:
             self.likelihood = "bound"
             self.dequantization = DEQUANTIZATIONS[dequantization](space)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -15,7 +15,6 @@ from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checker
 from genbench.models.flows.coupling import couplings_of, moved_by
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.mixture_cdf import mixture_cdf
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating, divisible
 from genbench.nets.activations import Activation
@@ -60,7 +59,7 @@ class FlowPP(Flow):
         stages: how many couplings of the checkerboard, of the channels, and of the checkerboard at half size (images).
         channels, blocks, heads: of the networks of gated convolutions and self-attention (images).
         network: "mlp" takes an image as a vector.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: the sides of an image cannot be halved twice, or the heads do not divide the channels.
@@ -81,9 +80,8 @@ class FlowPP(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        marginals: int = 0,
         dequantization: Dequantization = "variational",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         map = mixture_cdf(components)
         if space.is_image and network == "auto":
@@ -93,5 +91,4 @@ class FlowPP(Flow):
             flat = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
             bijections += couplings_of((space.dims,), couplings, moved_by(map, flat), NORMS[norm])
-        first = marginals_of(space.shape, marginals)
-        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, dequantization=dequantization, **options)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
@@ -84,6 +83,7 @@ class Gaussianization(Flow):
         layers: how many.
         components: K, logistics in each mixture.
         rotation: an orthogonal matrix, learned or drawn once, or any invertible one by its LU factors.
+        **options: as `Flow` takes them.
     """
 
     def __init__(
@@ -93,11 +93,10 @@ class Gaussianization(Flow):
         layers: int = 8,
         components: int = 8,
         rotation: RotationName = "orthogonal",
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         shape = (space.dims,)
         bijections: list[Bijection] = [Flatten(space.shape), ActNorm(shape), Marginals(shape, components)]
         for _ in range(layers - 1):
             bijections += [ROTATIONS[rotation](shape), Marginals(shape, components)]
-        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, **options)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.reshaping import Flatten, divisible, multi_scale
 from genbench.nets.activations import Activation
@@ -46,7 +44,7 @@ class Glow(Flow):
         hidden: widths of a coupling's perceptron (vectors).
         levels, channels: L, and the width of a coupling's convolutions (images).
         network: "mlp" takes an image as a vector.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: the sides of an image cannot be halved `levels` times.
@@ -63,9 +61,7 @@ class Glow(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         net: Net
         if space.is_image and network == "auto":
@@ -75,5 +71,4 @@ class Glow(Flow):
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), depth, net)]
-        first = marginals_of(space.shape, marginals)
-        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, **options)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.special import log_ndtr, ndtri
 
 from genbench.models.flows.bijection import Bijection, Shape
-from genbench.models.flows.flow import BASES
+from genbench.models.flows.densities import BASES
 from genbench.models.flows.mixture_cdf import log_cdf, quantile
 
 
@@ -122,11 +122,3 @@ class MixtureCDF(Bijection):
         rest = torch.log1p(-tail.exp())
         left = y < mirrored
         return quantile(torch.where(left, tail, rest), torch.where(left, rest, tail), *self.parts)
-
-
-def marginals_of(shape: Shape, components: int) -> list[Bijection]:
-    """Return the map that makes each dimension normal on its own; nothing for 0 components.
-
-    The first step of Gaussianization (2000).
-    """
-    return [MixtureCDF(shape, components)] if components else []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import ActNorm
@@ -56,6 +55,7 @@ class NICE(Flow):
         couplings: how many.
         hidden: widths of each coupling's network.
         base: the density of each dimension of z (section 3.4).
+        **options: as `Flow` takes them.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class NICE(Flow):
         base: Literal["logistic", "normal"] = "logistic",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         D = space.dims
         bijections: list[Bijection] = [
@@ -81,4 +80,4 @@ class NICE(Flow):
             # not from zero: on data symmetric about the axes, E[x2 | x1] = 0, that is a saddle it never leaves
             m = mlp(split, D - split, hidden, activation=activation, dropout=dropout)
             bijections.append(AdditiveCoupling(m, D, split))
-        super().__init__(space, [*bijections, Scaling(D)], base=base, dequantization=dequantization, alpha=alpha)
+        super().__init__(space, [*bijections, Scaling(D)], base, **options)

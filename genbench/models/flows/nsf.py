@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.autoregressive import MaskedAutoregressive, orders
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.coupling import Net, couplings_of, moved_by
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, Permutation, divisible, multi_scale
 from genbench.models.flows.spline import spline
@@ -47,7 +45,7 @@ class NSF(Flow):
         hidden: widths of a coupling's perceptron (vectors).
         levels, channels, blocks: of the multi-scale architecture and its residual networks (images).
         network: "mlp" takes an image as a vector.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: the sides of an image cannot be halved `levels` times; or less than two bins.
@@ -69,9 +67,7 @@ class NSF(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         map, before = spline(bins, bound), (NORMS[norm], LINEARS[linear])
         net: Net
@@ -86,8 +82,7 @@ class NSF(Flow):
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape)]
             bijections += couplings_of((space.dims,), couplings, moved_by(map, net), *before)
-        first = marginals_of(space.shape, marginals)
-        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, **options)
 
 
 class AutoregressiveNSF(Flow):
@@ -100,7 +95,7 @@ class AutoregressiveNSF(Flow):
         norm: before each: ActNorm, or batch norm on running averages.
         hidden: widths of each layer's MADE.
         residual: skip connections between hidden layers.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: less than two bins.
@@ -119,14 +114,12 @@ class AutoregressiveNSF(Flow):
         residual: bool = False,
         activation: Activation = "relu",
         dropout: float = 0.0,
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         D, map = space.dims, spline(bins, bound)
         made = partial(MADE, D, map.parameters, hidden, activation=activation, dropout=dropout, residual=residual)
-        bijections: list[Bijection] = [*marginals_of(space.shape, marginals), Flatten(space.shape)]
+        bijections: list[Bijection] = [Flatten(space.shape)]
         for order in orders(D, layers):
             layer = MaskedAutoregressive(made(order=order, zero=True), map)
             bijections += [*NORMS[norm]((D,)), *LINEARS[linear]((D,)), layer]
-        super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, **options)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.reshaping import Flatten
@@ -19,6 +18,7 @@ class OneDimensional(Flow):
     Args:
         components: K, logistics in each dimension's mixture.
         base: U(0, 1), Beta(5, 5) or N(0, 1), to which each dimension is taken.
+        **options: as `Flow` takes them.
     """
 
     def __init__(
@@ -27,8 +27,7 @@ class OneDimensional(Flow):
         *,
         components: int = 16,
         base: Literal["uniform", "beta", "normal"] = "normal",
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         bijections = [Flatten(space.shape), MixtureCDF((space.dims,), components, base)]
-        super().__init__(space, bijections, base=base, dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, base, **options)

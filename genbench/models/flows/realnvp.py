@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Chain, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
 from genbench.models.flows.coupling import Couple, Net, affine_by, couplings_of
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, MultiScale, Permutation, Squeeze, alternating, divisible
 from genbench.nets.activations import Activation
@@ -49,7 +47,7 @@ class RealNVP(Flow):
         hidden: widths of a coupling's perceptron (vectors).
         scales, channels, blocks: of the multi-scale architecture and its residual networks (images).
         network: "mlp" takes an image as a vector.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: the sides of an image cannot be halved `scales` times.
@@ -68,9 +66,7 @@ class RealNVP(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         net: Net
         if space.is_image and network == "auto":
@@ -80,5 +76,4 @@ class RealNVP(Flow):
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
             bijections += couplings_of((space.dims,), couplings, affine_by(net), NORMS[norm])
-        first = marginals_of(space.shape, marginals)
-        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, **options)

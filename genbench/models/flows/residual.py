@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.probes import Noise, Pointed, Probes
 from genbench.models.flows.reshaping import Flatten, divisible, multi_scale
@@ -96,7 +94,7 @@ class ResidualFlow(Flow):
         determinant: in training, of the matrix, or by the series cut at random, on one random direction. In evaluation
             it is exact up to 64 dimensions; beyond, 40 terms, and the direction is a function of the point.
         noise: density of the entries of the direction.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: the sides of an image cannot be halved `scales` times.
@@ -114,9 +112,7 @@ class ResidualFlow(Flow):
         bound: float = 0.98,
         determinant: Determinant = "series",
         noise: Noise = "rademacher",
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         block = partial(Residual, determinant=determinant, noise=noise)
         convolutional = space.is_image and network == "auto"
@@ -134,5 +130,4 @@ class ResidualFlow(Flow):
             bijections = multi_scale(divisible(space.shape, scales=scales), scales, steps)
         else:
             bijections = [Flatten(space.shape), *steps((space.dims,))]
-        chain = Pointed([*marginals_of(space.shape, marginals), *bijections])
-        super().__init__(space, [chain], dequantization=dequantization, alpha=alpha)
+        super().__init__(space, [Pointed(bijections)], **options)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from genbench_kernels.affine_coupling import affine_coupling
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
 from genbench.models.flows.bijection import Bijection, Elementwise, Shape
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.mixture_cdf import mixture_cdf
-from genbench.models.flows.monotone import marginals_of
 from genbench.models.flows.reshaping import Flatten, Permutation
 from genbench.nets.transformer import Past, Transformer
 
@@ -100,7 +98,7 @@ class TarFlow(Flow):
         components: of a mixture of logistics, whose distribution function moves each entry (as in Flow++, 2019); 0: the
             paper's affine map.
         dropout: in the transformers.
-        marginals: components of a monotone map of each dimension that comes first (as in the 1-D flow); 0: none.
+        **options: as `Flow` takes them.
 
     Raises:
         ValueError: `patch` does not divide the sides of an image, or `heads` the channels.
@@ -118,9 +116,7 @@ class TarFlow(Flow):
         grids: tuple[Grid, ...] = ("patches",),
         components: int = 0,
         dropout: float = 0.0,
-        marginals: int = 0,
-        dequantization: Dequantization = "uniform",
-        alpha: float = 0.05,
+        **options: Any,
     ) -> None:
         map = mixture_cdf(components) if components else AFFINE
         bijections: list[Bijection] = [Flatten(space.shape)]
@@ -131,5 +127,4 @@ class TarFlow(Flow):
                 P, map.parameters * P, T, width=channels, depth=layers, heads=heads, dropout=dropout, zero=True
             )
             bijections += in_order(order.flip(0) if i % 2 else order, Autoregressive(net, T, map))
-        first = marginals_of(space.shape, marginals)
-        super().__init__(space, [*first, *bijections], dequantization=dequantization, alpha=alpha)
+        super().__init__(space, bijections, **options)

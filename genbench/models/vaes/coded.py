@@ -52,5 +52,5 @@ class Amortised(Decoded):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z | x), x (B, *shape) -> (B, Z), (B, Z)."""
-        mu, logvar = self.encoder(self.inputs(x)).chunk(2, -1)
+        mu, logvar = self.encoder(self.scaled(x)).chunk(2, -1)
         return mu, logvar

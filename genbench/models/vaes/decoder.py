@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.model import Model
+from genbench.models.centring import Centred
 from genbench.models.observations import Observation
 from genbench.run import Kind
 
 
-class DecoderModel(Model):
+class DecoderModel(Centred):
     """A model of x by latents z, with a decoder, and a bound that is -(rate + distortion).
 
     -E_q log p(x | z) is called the distortion and the KL the rate (Fixing a Broken ELBO, 2018, eq. 2 and 3).
@@ -28,27 +27,15 @@ class DecoderModel(Model):
 
     likelihood: Kind | None = "bound"
     decoder: nn.Sequential
-    ready: Tensor
-    centre: Tensor
-    scale: Tensor
 
     def __init__(self, space: Space, observation: Observation) -> None:
         super().__init__(space)
         self.observation = observation
-        self.register_buffer("ready", torch.tensor(False))
-        self.register_buffer("centre", torch.zeros(space.shape))
-        self.register_buffer("scale", torch.ones(()))
-        self.waits = True  # `ready` is looked at once: reading it from a GPU would wait for it
 
-    @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Take centre, scale and the decoder's last bias from x (B, *shape), unless they have been taken."""
-        self.waits = False
-        if not self.ready:
-            x = x.to(self.centre.dtype)
-            self.centre.copy_(x.mean(0)), self.scale.copy_(x.std(correction=0).clamp(min=1e-6))
-            self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
-            self.ready.fill_(True)
+        """Take centre, scale and the decoder's last bias from the first batch x (B, *shape)."""
+        super().start(x)
+        self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
 
     @property
     def last_bias(self) -> Tensor:
@@ -56,12 +43,6 @@ class DecoderModel(Model):
         last = self.decoder[-1]
         assert isinstance(last.bias, Tensor)
         return last.bias
-
-    def inputs(self, x: Tensor) -> Tensor:
-        """Return x (B, *shape) centred and scaled for an encoder."""
-        if self.waits and self.training:
-            self.start(x)
-        return (x - self.centre) / self.scale
 
     def theta(self, z: Tensor) -> Tensor:
         """Return the parameters of p(x | z), z (..., Z) -> (..., parameters, D)."""

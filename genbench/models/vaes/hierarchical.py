@@ -104,7 +104,7 @@ class HierarchicalVAE(LatentModel):
 
     def climbed(self, x: Tensor) -> list[Tensor]:
         """Return the deterministic features of x (B, *shape), each (B, width), the topmost first."""
-        features = [self.up[0](self.inputs(x).flatten(1))]
+        features = [self.up[0](self.scaled(x).flatten(1))]
         for up in self.up[1:]:
             features.append(features[-1] + up(features[-1]))
         return features[::-1]

@@ -123,7 +123,7 @@ class QuantisedModel(DecoderModel):
 
     def quantised(self, x: Tensor, choose: Choose = Codebook.nearest) -> list[Quantised]:
         """Return x (B, *shape) quantised as `choose` does, level by level from the top."""
-        return [choose(self.books[0], self.encoder(self.inputs(x)))]
+        return [choose(self.books[0], self.encoder(self.scaled(x)))]
 
     def loss(self, x: Tensor) -> Tensor:
         """Return -log p(x | z) and the losses of the codebooks (eq. 3), x (B, *shape) -> () nats."""

@@ -55,7 +55,7 @@ class ScoreVAE(Amortised):
     def baseline(self, x: Tensor, signal: Tensor) -> Tensor:
         """Return b for signals log p(x | z), x (B, *shape), signal (B,) -> () or (B,) nats."""
         b = signal.new_zeros(()) if self.running is None else self.running(x, signal)
-        return b if self.network is None else b + self.network(self.inputs(x)).squeeze(-1)
+        return b if self.network is None else b + self.network(self.scaled(x)).squeeze(-1)
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the negative ELBO (), with the gradient of the log-derivative and, of no value, the baseline's own."""

@@ -32,7 +32,7 @@ class UnamortisedVAE(Decoded):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of the q found for each x (B, *shape) -> (B, Z), (B, Z); they carry no gradient."""
-        mu = self.inputs(x).new_zeros(len(x), self.latent)
+        mu = self.scaled(x).new_zeros(len(x), self.latent)
         mu, logvar = self.refined(x, mu, self.start_logvar.expand_as(mu), self.climbs, self.rate)
         if self.training:
             self.start_logvar.lerp_(logvar.mean(0), 0.1)

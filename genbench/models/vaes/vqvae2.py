@@ -60,6 +60,6 @@ class VQVAE2(QuantisedModel):
 
     def quantised(self, x: Tensor, choose: Choose = Codebook.nearest) -> list[Quantised]:
         """Return x (B, C, H, W) quantised, the top's places half as many along either side as the bottom's."""
-        features = self.features(self.inputs(x))
+        features = self.features(self.scaled(x))
         top = choose(self.books[0], self.top(features))
         return [top, choose(self.books[1], self.bottom(torch.cat((self.raised(top.z), features), 1)))]
