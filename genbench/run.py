@@ -526,6 +526,7 @@ class Measurement(Frozen):
     stderr: FiniteFloat | None = None  # over those n, not over seeds
     impl: str  # metric and version, and a digest of weights where it uses any
     raw: tuple[FiniteFloat, ...] = ()  # of a timing: each repetition
+    verdict: str | None = None  # what the number says of the run, in a word that its row shows: "collapsed"
 
 
 class Point(Frozen):

@@ -204,6 +204,16 @@ def test_different_failures_are_counted_apart():
     assert rows_of(records)["NICE"].failures == "diverged 1/3, timeout 2/3"
 
 
+def test_what_a_number_says_of_a_run_is_counted_beside_its_row_and_is_no_failure():
+    verdicts = ["collapsed", "collapsed", None]
+    records = [record("GAN", s, measurements={"nats": measured(1.0 + s, verdict=v)}) for s, v in enumerate(verdicts)]
+    board = board_of([*records, *row_of([1.0, 1.1, 1.2])])
+    row = {row.name: row for row in board.rows}["GAN"]
+    assert (row.failures, row.verdicts, row.cells[NATS].n) == ("", "collapsed 2/3", 3)
+    assert row.cells[NATS].rank == 1
+    assert "collapsed 2/3" in markdown([board], records)
+
+
 def test_exact_values_bounds_and_estimates_share_neither_column_nor_rank():
     bound = [
         record("VAE", seed, measurements={"nats": measured(value, kind="bound")})

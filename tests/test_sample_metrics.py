@@ -17,6 +17,7 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics import classifier, features
+from genbench.metrics.diversity import diversity
 from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
 from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
 from genbench.metrics.memorisation import memorisation, z_score
@@ -308,6 +309,36 @@ def test_inception_loads_and_repeats_one_channel(tmp_path, monkeypatch):
     h, logits = found(x, torch.device("cpu"))
     assert (h.shape, logits.shape) == ((2, 2048), (2, 1008))
     assert torch.equal(h, found(x.repeat(1, 3, 1, 1), torch.device("cpu"))[0])
+
+
+# --------------------------------------------------------------------------------------------------------- diversity
+
+
+def diverse(draw: Callable[[int], Tensor], data: Dataset) -> tuple[float | None, str | None]:
+    found = diversity.measure(evaluated(data, draw))["diversity"]
+    return found.value, found.verdict
+
+
+@pytest.mark.parametrize("part", [1.0, 0.5, 0.125])
+def test_the_diversity_of_a_part_of_the_data_is_that_part(part):
+    line = Dataset(Space((1,)), *torch.rand(3, 1000, 1))
+    values = [diverse(lambda n: torch.rand(n, 1) * part, line) for _ in range(20)]
+    assert np.mean([value for value, _ in values]) == pytest.approx(part, rel=0.1)
+    assert {verdict for _, verdict in values} == {None}
+
+
+def test_a_constant_and_a_hundredth_of_the_data_have_collapsed_and_what_spreads_has_not():
+    plane = Dataset(Space((2,)), *torch.randn(3, 1000, 2))
+    assert diverse(lambda n: torch.ones(n, 2), plane) == (pytest.approx(0.001), "collapsed")
+    assert diverse(lambda n: 0.1 * torch.randn(n, 2), plane) == (pytest.approx(0.01, rel=0.1), "collapsed")
+    value, verdict = diverse(lambda n: 2 * torch.randn(n, 2), plane)
+    assert (value > 3, verdict) == (True, None)
+
+
+def test_digits_are_as_diverse_as_others_and_one_of_them_is_not():
+    assert diverse(copies(DIGITS.test), DIGITS)[1] is None
+    value, verdict = diverse(lambda n: DIGITS.train[:1].expand(n, -1, -1, -1), DIGITS)
+    assert (value, verdict) == (pytest.approx(0.001, rel=0.02), "collapsed")
 
 
 # ------------------------------------------------------------------------------------------------------ memorisation

@@ -81,6 +81,7 @@ class Row:
     hue: int
     failures: str
     later: str
+    verdicts: str
     cells: dict[Column, Cell]
     published: str = ""
 

@@ -85,7 +85,7 @@ def _cell(line: Line) -> Cell:
 
 
 def _row(line: Line, cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
-    said = {key: line[key] for key in ("model", "settings", "failures", "later")}
+    said = {key: line[key] for key in ("model", "settings", "failures", "later", "verdicts")}
     return Row(name=line["row"], ids=ids, dirty=bool(line["dirty"]), hue=int(line["hue"]), cells=cells, **said)
 
 

@@ -48,15 +48,20 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one line per row of the labelled `frame`: model, settings, runs, seeds, whether the code was dirty,
-    `failures` ("diverged 1/3": runs without any ok execution, or "") and `later` (an ok run that failed when it
-    was executed again for more)."""
+    `failures` ("diverged 1/3": runs without any ok execution, or ""), `later` (an ok run that failed when it was
+    executed again for more) and `verdicts` ("collapsed 1/3": of measurements, on runs that were ok)."""
     runs = frame.groupby(ROW, sort=False).agg(
         model=("model", "last"), settings=("settings", "last"), runs=("id", "nunique"), dirty=("dirty", "max")
     )
     ok = (frame["status"] == "ok").groupby([frame["suite"], frame["id"]]).transform("max")
     failed = frame[frame["status"] != "ok"]
     runs["dirty"] = runs["dirty"].fillna(False).astype(bool)
-    for column, part in (("failures", failed[~ok[failed.index]]), ("later", failed[ok[failed.index]])):
+    said = frame[frame["verdict"].notna()]
+    counted = {
+        "failures": failed[~ok[failed.index]], "later": failed[ok[failed.index]],
+        "verdicts": said.assign(status=said["verdict"]),
+    }  # fmt: skip
+    for column, part in counted.items():
         runs[column] = _counted(part, runs["runs"]).reindex(runs.index, fill_value="")
     return runs.reset_index()
 

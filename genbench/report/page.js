@@ -237,7 +237,7 @@ function behind(board, at, c) {
     element("h3", { id: "behind-title" }, `${row.label}, ${column.heading} on ${table.data}`),
     element("p", { class: "value" }, cell ? (cell.text || "no value") + " " + column.shown_unit : row.failures || row.later || "not measured"),
     ...paper ? [paper] : [
-    list([["seeds", cell && cell.n], ["standard error of the test set", cell && cell.stderr !== null ? short(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later], ["model", row.model], ["settings", row.settings]]),
+    list([["seeds", cell && cell.n], ["standard error of the test set", cell && cell.stderr !== null ? short(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later], ["verdicts", row.verdicts], ["model", row.model], ["settings", row.settings]]),
     seeds.length ? element("h4", {}, "single values") : null,
     seeds.length ? grid(["seed", "value", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, id, value, stderr, n, impl, execution]) => [seed, value === null ? "none" : +value.toPrecision(7), stderr === null ? "" : short(stderr, ""), n, impl, id, execution])) : null,
     failed.length ? element("h4", {}, "runs that did not end well") : null,

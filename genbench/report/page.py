@@ -109,7 +109,7 @@ def _row(board: Board, row: Row, curves: Curves, runs: Runs) -> dict[str, Any]:
     cells = [_cell(row.cells.get(column), column) for column in board.columns]
     said = {
         key: getattr(row, key)
-        for key in ("name", "label", "published", "model", "settings", "failures", "later", "hue")
+        for key in ("name", "label", "published", "model", "settings", "failures", "later", "verdicts", "hue")
     }
     return {**said, "runs": [(seed, row.ids[seed], last[seed]) for seed in last], "curve": points, "cells": cells}
 

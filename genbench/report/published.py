@@ -44,7 +44,7 @@ def _cells(board: Board, paper: Published) -> dict[Column, Cell]:
 
 
 def _row(name: str, paper: Published, cells: dict[Column, Cell]) -> Row:
-    blank = {"model": "", "settings": "{}", "failures": "", "later": ""}
+    blank = {"model": "", "settings": "{}", "failures": "", "later": "", "verdicts": ""}
     return Row(name=name, ids={}, dirty=False, hue=GREY, cells=cells, published=paper.source, **blank)
 
 

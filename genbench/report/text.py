@@ -80,9 +80,9 @@ def seeds_beside(board: Board, row: Row, column: Column) -> str:
 
 
 def failed(board: Board, row: Row, column: Column) -> str:
-    """Return the failures of the row, in the first column, and those for which the cell may be empty."""
+    """Return failures and verdicts of the row, in the first column, and the failures for which a cell may be empty."""
     first, empty = column == board.columns[0], column not in row.cells
-    parts = [row.failures if first else "", row.later if first or empty else ""]
+    parts = [*((row.failures, row.verdicts) if first else ()), row.later if first or empty else ""]
     return ", ".join(part for part in parts if part)
 
 

@@ -14,7 +14,7 @@ from genbench.run import Measurement, Record, Run, Settings
 
 COLUMNS = (
     *("suite", "version", "name", "model", "data", "seed", "id", "status"),
-    *("measurement", "value", "unit", "better", "kind", "n", "stderr", "p20", "p80", "impl"),
+    *("measurement", "value", "unit", "better", "kind", "n", "stderr", "p20", "p80", "impl", "verdict"),
     *("execution", "attempts", "seconds", "commit", "dirty", "data_sha256", "error", "settings"),
 )
 DECIDES = {"model", *Settings.model_fields} - {"resources"}
@@ -62,12 +62,12 @@ def _rows(executions: list[Record]) -> Iterator[tuple[Any, ...]]:
     for name, record in held.items():
         yield (*key, record.status, name, *_numbers(record.measurements[name]), *_origin(record), protocol)
     if last.status != "ok" or not held:
-        yield (*key, last.status, *(None,) * 10, *_origin(last), protocol)
+        yield (*key, last.status, *(None,) * 11, *_origin(last), protocol)
 
 
 def _numbers(m: Measurement) -> tuple[Any, ...]:
     spread = (quantile(m.raw, 0.2), quantile(m.raw, 0.8)) if m.raw else (None, None)
-    return (m.value, m.unit, m.better, m.kind, m.n, m.stderr, *spread, m.impl)
+    return (m.value, m.unit, m.better, m.kind, m.n, m.stderr, *spread, m.impl, m.verdict)
 
 
 def _origin(record: Record) -> tuple[Any, ...]:
