@@ -80,7 +80,7 @@ def _lock() -> str | None:
 def deciding_code(run: Run, model: type) -> str:
     """Return a digest of the sources that decide a trained model; a checkpoint of other sources is not gone on with."""
     paths = [path for folder in DECIDES for path in sorted((ROOT / folder).rglob("*.py"))]
-    paths += [ROOT / "genbench" / name for name in ("train.py", "model.py", "dataset.py")]
+    paths += [ROOT / "genbench" / name for name in ("train.py", "moments.py", "model.py", "dataset.py")]
     own = getattr(sys.modules.get(model.__module__), "__file__", None)
     paths += [Path(own)] if own else []
     digest = hashlib.sha256(f"{installed('torch')} {run.model} {run.data}".encode())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genbench.dataset import Dataset
 from genbench.model import Model
+from genbench.moments import Moments
 from genbench.run import Measurement, Run
 from genbench.train import reseed
 
@@ -22,12 +23,14 @@ class Evaluation:
     """A trained model, in evaluation mode on its device, and the data it was trained on.
 
     Attributes:
+        moments: what its training kept of its course, by step; nothing for most models.
         files: pictures and other files that metrics draw, by name ("samples.png").
     """
 
     model: Model
     dataset: Dataset
     run: Run
+    moments: Moments = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     _drawn: list[Tensor] = field(default_factory=list, init=False, repr=False)
 

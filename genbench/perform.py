@@ -78,7 +78,7 @@ def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, An
         model, progress = trained(run, dataset, work, device, checkpoint_every, deadline)
         record["curve"], record["selected_step"] = tuple(progress.curve), progress.selected_step
     with timed(record, "evaluate"):
-        measured(Evaluation(model, dataset, run), work, record, deadline)
+        measured(Evaluation(model, dataset, run, progress.moments), work, record, deadline)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def trained(
 
 
 def _packed(code: str, model: Model, progress: Progress) -> bytes:
-    said = {"step": progress.step, "seconds": progress.seconds, "selected_step": progress.selected_step}
+    said = {name: getattr(progress, name) for name in ("step", "seconds", "selected_step", "moments")}
     file = io.BytesIO()
     torch.save({"code": code, "model": model.state_dict(), "progress": said}, file)
     return file.getvalue()

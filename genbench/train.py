@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from genbench.dataset import Dataset
 from genbench.model import Model, Player
+from genbench.moments import MOMENTS, Moments, moment
 from genbench.run import Optimizer, Point, Run
 from genbench.work import Work
 
@@ -226,6 +227,7 @@ class Progress:
     selected: dict[str, Any] | None = None  # weights
     selected_step: int = 0
     losses: list[float] = field(default_factory=list)  # since the last point
+    moments: Moments = field(default_factory=dict)  # of models that have some to draw
 
 
 def train(
@@ -252,6 +254,7 @@ def train(
     game, average = Game(model, run), Average(model, run.optimizer.ema)
     batch = batches(dataset, run.batch, run.seed, device)
     checks = {round(run.steps * (k + 1) / run.checks) for k in range(run.checks)}
+    moments = {round(run.steps * k / (MOMENTS - 1)) for k in range(MOMENTS)}
     progress = _restore(work.load(name), code, model, game, average)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     pending: list[Tensor] = []
@@ -266,6 +269,8 @@ def train(
     model.train()
     while progress.step < run.steps:
         i = progress.step
+        if i in moments:
+            keep(model, dataset, run, progress)
         reseed(run.seed, i)
         loss = game.step(i, batch)
         average.update(i)
@@ -284,6 +289,8 @@ def train(
         if time.monotonic() > deadline:
             raise TimeoutError(f"stopped at step {progress.step} of {run.steps} after {progress.seconds:.0f} s")
 
+    if run.steps:
+        keep(model, dataset, run, progress)
     progress.seconds = time.monotonic() - began
     if progress.selected is not None:
         model.load_state_dict(progress.selected)
@@ -307,6 +314,20 @@ def check(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
         progress.best = math.inf if score is None else score
         progress.selected_step = progress.step
         progress.selected = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+def keep(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
+    """Keep what is to be drawn of this moment: of the weights that move, not of their averages, which hide cycles.
+
+    Every moment has the same draws, so that they differ by the weights alone.
+    """
+    reseed(run.seed, "moment")
+    model.eval()
+    with torch.no_grad():
+        kept = moment(model, dataset)
+    model.train()
+    if kept:
+        progress.moments[progress.step] = kept
 
 
 def validation_score(model: Model, dataset: Dataset, run: Run, size: int = 512) -> float | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genbench.dataset import Dataset, Space
 from genbench.model import MakeOptimizer, Model, Player
 from genbench.run import Optimizer, Run
-from genbench.train import Average, Diverged, Game, Shuffled, batches, make_optimizer, rate, reseed, train
+from genbench.train import Average, Diverged, Game, Progress, Shuffled, batches, make_optimizer, rate, reseed, train
 from genbench.work import Work
 
 REALS = torch.linspace(-1, 1, 40).unsqueeze(1)
@@ -118,6 +118,72 @@ def test_the_best_check_is_selected_or_the_last(tmp_path: Path) -> None:
         assert went.selected_step == chosen
         assert scores[chosen] == pytest.approx(-model.log_prob(DATA.validation).mean().item(), rel=1e-6)
     assert min(scores, key=lambda step: scores[step]) != max(scores), "the two would be alike"
+
+
+# -------------------------------------------------------------------------------------------------- moments
+
+PLANE = Dataset(Space((2,)), REALS.expand(-1, 2), REALS[:10].expand(-1, 2), REALS[10:20].expand(-1, 2))
+
+
+class Chase(Model):
+    """Samples around theta, which follows noisy data, and a critic of their distance from it."""
+
+    def __init__(self, space: Space, *, stop_at: int | None = None) -> None:
+        super().__init__(space)
+        self.theta, self.calls, self.stop_at = nn.Parameter(torch.tensor([3.0, 0.5])), 0, stop_at
+
+    def sample(self, n: int) -> Tensor:
+        return self.theta + torch.randn(n, 2)
+
+    def critique(self, x: Tensor) -> Tensor:
+        return -(x - self.theta).norm(dim=1)
+
+    def loss(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        return (x + torch.randn_like(x) - self.theta).square().mean()
+
+
+def played(folder: Path, of: Run, **how: float) -> tuple[Chase, Progress]:
+    model = Chase(PLANE.space)
+    return model, train(model, PLANE, of, Work(folder), code="c", **how)
+
+
+def test_moments_are_the_same_bits_however_often_a_training_stopped(tmp_path: Path) -> None:
+    of = run(optimizer={"lr": 0.03, "ema": 0.9})
+    _, expected = played(tmp_path / "a", of)
+    for stop in (2, 6, 7, 13):  # after steps 1, 6, 12 and 24
+        with pytest.raises(KeyboardInterrupt):
+            train(Chase(PLANE.space, stop_at=stop), PLANE, of, Work(tmp_path / "b"), code="c", checkpoint_every=0)
+    _, went = played(tmp_path / "b", of)
+    assert list(went.moments) == list(expected.moments) == list(range(0, 61, 6))
+    for step, kept in expected.moments.items():
+        assert all(torch.equal(value, went.moments[step][name]) for name, value in kept.items())
+
+
+def test_keeping_moments_does_not_move_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, _ = played(tmp_path / "a", run())
+    monkeypatch.setattr("genbench.train.moment", lambda *_: {})
+    alone, progress = played(tmp_path / "b", run())
+    assert torch.equal(watched.theta, alone.theta)
+    assert progress.moments == {}
+
+
+def test_moments_differ_by_the_weights_that_move_alone(tmp_path: Path) -> None:
+    """Not by draws, nor by averages."""
+    (model, plain), (_, averaged) = played(tmp_path / "a", run()), played(tmp_path / "b", run(optimizer={"ema": 0.9}))
+    draws = plain.moments[60]["samples"] - model.theta.detach()
+    start = torch.tensor([3.0, 0.5])
+    torch.testing.assert_close(plain.moments[0]["samples"] - start, draws)
+    assert (plain.moments[60]["samples"] - plain.moments[0]["samples"]).abs().max() > 0.01
+    for step, kept in plain.moments.items():
+        assert torch.equal(kept["critic"], averaged.moments[step]["critic"])
+
+
+def test_a_model_without_a_critic_or_training_keeps_no_moments(tmp_path: Path) -> None:
+    assert trained(tmp_path / "a", Gaussian(DATA.space), run()).moments == {}
+    assert played(tmp_path / "b", run(steps=0))[1].moments == {}
 
 
 # -------------------------------------------------------------------------------------------------- players

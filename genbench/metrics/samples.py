@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Protocol, runtime_checkable
 
 import matplotlib
 import torch
@@ -12,11 +13,24 @@ from torch import Tensor
 
 from genbench.dataset import Space
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.moments import lattice
 
 __all__ = ["samples"]
 
 SIDE, PIXELS = 8, 384  # images a side of a grid; about how wide a panel is
 GAP, LINE = 12, 2  # pixels between two panels, and around an image of a grid
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A model that makes points of draws z (n, Z) of N(0, I), in the data's own units (n, *shape).
+
+    Of another law of independent coordinates of mean 0, as a flow's base may be, the arc between two draws keeps
+    mean and variance.
+    """
+
+    def prior(self, n: int) -> Tensor: ...
+    def decode(self, z: Tensor) -> Tensor: ...
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -25,6 +39,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     Nothing for a model without samples.
 
     - samples.png: model left, data right; images as grids, points of the plane as histograms.
+    - sample-interpolations.png: for images by models of z ~ N(0, I), rows from one draw of z to another, on the arc.
     - density.png: for points of the plane, exp(log p) of the model left and of the truth right, where known.
     """
     space, files = evaluation.dataset.space, evaluation.files
@@ -34,6 +49,8 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     if space.is_image:
         side = min(SIDE, math.isqrt(len(real)))
         files["samples.png"] = png(beside(grid(evaluation.samples, space, side), grid(real, space, side)))
+        if isinstance(evaluation.model, Decodes):
+            files["sample-interpolations.png"] = png(grid(interpolations(evaluation.model), space))
     elif space.shape == (2,):
         edge = real.abs().max().item() * 1.1
         files["samples.png"] = png(beside(histogram(evaluation.sampled(len(real)), edge), histogram(real, edge)))
@@ -55,6 +72,24 @@ def grid(x: Tensor, space: Space, side: int = SIDE) -> Tensor:
     return tiles.permute(0, 3, 1, 4, 2).reshape(side * x.shape[2], -1, 3)
 
 
+def interpolations(model: Decodes, side: int = SIDE) -> Tensor:
+    """Return what z decode to on the way between draws, row by row of `side` each, (side^2, *shape) on the CPU."""
+    with torch.no_grad():
+        start, end = model.prior(2 * side).split(side)
+        return model.decode(arc(start, end, side).flatten(0, 1)).cpu()
+
+
+def arc(start: Tensor, end: Tensor, number: int) -> Tensor:
+    """Return z(t) = cos(pi t / 2) start + sin(pi t / 2) end for even t from 0 to 1, (B, Z) -> (B, number, Z).
+
+    Of independent draws of N(0, I) each z(t) is such a draw again, as those straight between them are not. It is the
+    spherical interpolation of Sampling Generative Networks (2016), section 2.1, for draws at right angles, as those
+    in many dimensions nearly are.
+    """
+    angle = torch.linspace(0, math.pi / 2, number, dtype=start.dtype, device=start.device).view(1, -1, 1)
+    return angle.cos() * start[:, None] + angle.sin() * end[:, None]
+
+
 def histogram(x: Tensor, edge: float, bins: int = 96) -> Tensor:
     """Return how often x (N, 2) falls in each cell of [-edge, edge]^2, coloured, (PIXELS, PIXELS, 3)."""
     inside = x[x.isfinite().all(1)].double()
@@ -64,8 +99,7 @@ def histogram(x: Tensor, edge: float, bins: int = 96) -> Tensor:
 
 def densities(evaluation: Evaluation, edge: float, points: int = 192) -> Tensor:
     """Return the model's density on [-edge, edge]^2, and the truth's on its right where it is known."""
-    axis = (torch.arange(points) + 0.5) / points * 2 * edge - edge
-    plane = torch.cartesian_prod(axis, axis)
+    plane = lattice(edge, points)
     model = evaluation.log_prob_of(plane).exp().view(points, points)
     truth = evaluation.dataset.log_prob
     if truth is None:
