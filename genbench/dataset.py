@@ -46,12 +46,13 @@ class Reading(NamedTuple):
     Attributes:
         space: of the pictures.
         picture: points (N, *shape) -> pictures (N, *space.shape).
-        label: points (N, *shape) -> labels (N,) int64, -1 where a point says none.
+        label: points (N, *shape) -> labels (N,) int64 whose names are nearest to theirs, and whether they are these
+            names, (N,) bool.
     """
 
     space: Space
     picture: Callable[[Tensor], Tensor]
-    label: Callable[[Tensor], Tensor]
+    label: Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,15 @@ def named() -> Dataset:
         """Return pixels (N, 1, 8, 8) of points x (N, 69); above the lightest, 16, they are 16."""
         return x[:, :pixels].clamp(max=(images.space.levels or 0) - 1).view(-1, *images.space.shape)
 
-    def label(x: Tensor) -> Tensor:
-        """Return whose name (N,) the letters of points x (N, 69) are, to the letter; -1 where they are none's."""
-        same = (x[:, pixels:, None] == written.T).all(1)
-        return same.long().argmax(1).where(same.any(1), -1)
+    def label(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the digit (N,) whose name is nearest, and whether it is spelled so, (N,), x (N, 69).
+
+        Distance is in places of the alphabet, summed over letters, blank being the place before a; of two that are as
+        near, the lesser digit.
+        """
+        places = (x[:, None, pixels:].int() - written.int()).abs().sum(2)
+        nearest = places.min(1)
+        return nearest.indices, nearest.values == 0
 
     space, reading = Space((pixels + LETTERS,), LEVELS), Reading(images.space, picture, label)
     return Dataset(space, train, validation, test, labels=images.labels, reading=reading)
