@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 SUITE ?= smoke
+EMBEDDED ?= flows vaes autoregressive gans digits autoencoders contrastive vaes-ais
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -10,7 +11,7 @@ BASE ?= HEAD
 HERE := PYTHONPATH=kernels $(or $(wildcard $(RUN)),$(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test lint report peers kernels gpu-check kernels-compare
+.PHONY: help setup bench test lint report publish peers kernels gpu-check kernels-compare
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -29,8 +30,11 @@ $(READY): requirements.lock pyproject.toml
 bench: $(READY) ## train, measure and rank: SUITE=flows, ARGS="..."
 	@$(RUN) -m genbench run "$(SUITE)" $(ARGS)
 
-report: $(READY) ## tables, plots and page from the records under results/
+report: $(READY) ## tables, plots and page from the records under runs/
 	@$(RUN) -m genbench report $(ARGS)
+
+publish: $(READY) ## every embedded suite into results/, which is committed; an hour or more on two cores
+	@for suite in $(EMBEDDED); do $(RUN) -m genbench run $$suite --results results $(ARGS) || exit; done
 
 test: $(READY) ## every test, at most 8 minutes on two cores
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     import pandas
 
 __version__ = "0.1.0"
-__all__ = ["results"]
+__all__ = ["RUNS", "results"]
+
+RUNS = "runs"  # the folder of records where none is named; results/ holds those that are published
 
 
-def results(folder: str | Path = "results") -> pandas.DataFrame:
+def results(folder: str | Path = RUNS) -> pandas.DataFrame:
     """Return every measurement under `folder`, one a row, as a tidy pandas DataFrame (see report.tidy)."""
     from genbench.report.tidy import tidy
     from genbench.store import Store

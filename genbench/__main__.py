@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
+from genbench import RUNS
 from genbench.run import (
     ROOT,
     Record,
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     here = runs if args.address else fetched(runs)
     store = Store(args.results)
     store.prepare()
+    store.keep(suite, path.read_bytes())
 
     from genbench.driver import drive
     from genbench.execute import in_process, on_ray
@@ -144,9 +146,8 @@ def report(args: argparse.Namespace) -> int:
     """Write tables, plots and the page from records."""
     store = Store(args.results)
     suites = set(args.suites)
-    there = {folder.name for folder in args.results.glob("[!.]*") if folder.is_dir()}
-    for suite in suites - there:
-        raise UsageError(f"{args.results}: no records of a suite {suite!r}{nearest(suite, there)}")
+    for suite in suites - store.suites():
+        raise UsageError(f"{args.results}: no records of a suite {suite!r}{nearest(suite, store.suites())}")
     return publish(store, suites or None, args.out or args.results)
 
 
@@ -328,7 +329,7 @@ def parser() -> Parser:
         added = subparsers.add_parser(name, help=about.rstrip("."), description=about, allow_abbrev=False)
         added.set_defaults(do=do)
         if name != "compare":
-            added.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+            added.add_argument("--results", type=Path, default=Path(RUNS), metavar="DIR", help=f"default: {RUNS}")
         return added
 
     p = command("list", list_)

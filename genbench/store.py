@@ -1,18 +1,19 @@
 """Records on disk: ``<folder>/<suite>/<run id>/<execution>.json``, one immutable file per execution.
 
-There is no index and no counter, so merging the results of two machines is copying their folders together.
+Beside them stands the file of their suite, ``<folder>/<suite>/suite-v<version>.yaml``. There is no index and no
+counter, so merging the results of two machines is copying their folders together.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from genbench.run import Record, Run, UsageError
+from genbench.run import Record, Run, Suite, UsageError, read_suite
 from genbench.work import write_whole
 
 
@@ -46,18 +47,38 @@ class Store:
         write_whole(path, f"{text}\n".encode())
         return path
 
+    def keep(self, suite: Suite, text: bytes) -> None:
+        """Write `text`, the file of `suite`, beside its records, in place of what was kept of this version."""
+        path = self._kept(suite.suite, suite.version)
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, text)
+
+    def kept(self, name: str, version: int) -> Suite | None:
+        """Return the suite that was kept for the records of `version`; None where none was, or it cannot be read."""
+        try:
+            suite = read_suite(self._kept(name, version))
+        except UsageError:
+            return None
+        return suite if (suite.suite, suite.version) == (name, version) else None
+
+    def _kept(self, name: str, version: int) -> Path:
+        return self.folder / name / f"suite-v{version}.yaml"
+
+    def suites(self) -> set[str]:
+        """Return the names of the suites that have records."""
+        return {path.parts[-3] for path in self._paths()}
+
+    def _paths(self) -> Iterator[Path]:
+        """Yield the file of every record; other files may stand beside them, as in ``peers/``."""
+        for path in self.folder.glob("*/*/*.json"):
+            if not path.name.startswith(".") and not path.parts[-3].startswith("."):
+                yield path
+
     def records(self, suites: str | Iterable[str] | None = None) -> list[Record]:
         """Return the records of `suites` (default: all), oldest first; what cannot be read is put in `damaged`."""
         chosen = None if suites is None else {suites} if isinstance(suites, str) else set(suites)
         self.damaged = []
-        paths = (
-            path
-            for path in self.folder.glob("*/*/*.json")
-            if not path.name.startswith(".")
-            and not path.parts[-3].startswith(".")
-            and (chosen is None or path.parts[-3] in chosen)
-        )
-        read = (self._read(path) for path in paths)
+        read = (self._read(path) for path in self._paths() if chosen is None or path.parts[-3] in chosen)
         return sorted((r for r in read if r is not None), key=lambda r: r.execution)
 
     def _read(self, path: Path) -> Record | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import genbench
+from genbench import RUNS
 from genbench.__main__ import main, seeds
 from genbench.run import ROOT, UsageError
 from genbench.store import Store
@@ -67,6 +68,43 @@ def test_a_suite_from_file_to_files(tiny: Path, tmp_path: Path, capsys: pytest.C
     assert main(["compare", str(out), str(out), "--fail-on", "regress"]) == 0
     assert main(["report", "tiny", "--results", str(out), "--out", str(tmp_path / "report")]) == 0
     assert (tmp_path / "report" / "LEADERBOARD.md").is_file()
+
+
+PUBLISHED = """
+published:
+  Paper: {source: "Some paper (2017), table 1", values: {nats: {toys:moons: 0.5}}}
+"""
+
+
+def test_a_suite_by_path_shows_what_papers_report_wherever_its_file_has_gone(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r"
+    call = ["run", str(tiny), "--executor", "process", "--results", str(out), "--seeds", "0"]
+    assert main(call) == 0
+    assert "published" not in capsys.readouterr().out
+    tiny.write_text(SUITE + PUBLISHED)
+    assert main(call) == 0, "nothing is trained, and the file is read anew"
+    assert (out / "tiny" / "suite-v1.yaml").read_bytes() == tiny.read_bytes()
+    tiny.unlink()
+    capsys.readouterr()
+    assert main(["report", "--results", str(out)]) == 0
+    assert "Paper, published" in capsys.readouterr().out
+    text = (out / "LEADERBOARD.md").read_text()
+    assert "## Tiny\n" in text
+    assert "*Paper, published*" in text
+    assert "Some paper (2017), table 1" in (out / "leaderboard.html").read_text()
+    assert {record.run.name for record in Store(out).records()} == {"Linear", "NICE"}
+
+
+def test_what_else_stands_in_the_folder_is_no_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("peers", "plots", ".work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "peers" / "flows-speed.json").write_text("{}")
+    assert main(["report", "peers", "--results", str(tmp_path)]) == 2
+    assert "no records of a suite 'peers'" in capsys.readouterr().err
+    assert Store(tmp_path).records() == []
+    assert Store(tmp_path).damaged == []
 
 
 def test_a_run_that_fails_is_exit_1_and_a_row(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +243,7 @@ def test_a_model_of_ones_own_in_the_folder_joins_a_suite(tmp_path: Path, executo
     call = [str(Path(sys.executable).with_name("genbench")), "run", "own.yaml", "--executor", executor]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert {r.status for r in Store(tmp_path / "results").records()} == {"ok"}
+    assert {r.status for r in Store(tmp_path / RUNS).records()} == {"ok"}
 
 
 def test_a_damaged_record_is_named_and_kept(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

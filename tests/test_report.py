@@ -310,6 +310,19 @@ def test_another_suite_beside_does_not_move_columns():
     assert orders == {"vaes": ["elbo", "probe"], "autoencoders": ["probe", "elbo"]}
 
 
+def test_columns_follow_the_suites_file_where_it_is_at_hand():
+    found = {
+        "nats": measured(1.0, impl="likelihood 1, L_100"),
+        "elbo": measured(1.0, better="higher", impl="latents 1"),
+        "probe": measured(1.0, better="higher", impl="representation 1"),
+    }
+    records = [record(run={"metrics": ("representation", "latents", "likelihood:L100")}, measurements=found)]
+    said = papers().model_copy(update={"metrics": ("latents", "likelihood:L100", "representation")})
+    (board,) = boards(tidy(records), metrics_of(records, [said]))
+    assert [column.measurement for column in board.columns] == ["elbo", "nats", "probe"]
+    assert [column.measurement for column in board_of(records).columns] == ["probe", "elbo", "nats"]
+
+
 @pytest.mark.parametrize(
     ("names", "primary"),
     [

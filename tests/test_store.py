@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from genbench.run import Measurement, Record, Run, UsageError
+from genbench.run import Measurement, Record, Run, Suite, UsageError
 from genbench.store import Store
 from genbench.work import Work, write_whole
 
@@ -38,6 +38,22 @@ def test_merging_two_machines_is_copying(tmp_path: Path) -> None:
     path = b.write(record("2-b-y"))
     (tmp_path / "a" / path.relative_to(tmp_path / "b")).write_bytes(path.read_bytes())
     assert [r.execution for r in a.records()] == ["1-a-x", "2-b-y"]
+
+
+def test_the_newest_file_of_a_suites_version_is_kept(tmp_path: Path) -> None:
+    def suite(version: int, title: str) -> Suite:
+        said = {"suite": "s", "version": version, "title": title}
+        return Suite.model_validate({**said, "data": ["d"], "metrics": ["m"], "models": {"n": "m"}})
+
+    store = Store(tmp_path)
+    assert store.kept("s", 1) is None
+    for made in (suite(1, "one"), suite(2, "two"), suite(1, "one, again")):
+        store.keep(made, made.model_dump_json().encode())
+    assert [store.kept("s", version) for version in (1, 2, 3)] == [suite(1, "one, again"), suite(2, "two"), None]
+    store.keep(suite(1, ""), b"suite: [")
+    assert store.kept("s", 1) is None
+    assert store.records() == []
+    assert store.suites() == set()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"schema_version": 2}', b"\xff\x00", b"null"])

@@ -45,7 +45,7 @@ def write(
 
     Args:
         records: what is shown.
-        folder: the results folder they are from; pictures are looked for under its ``.work``.
+        folder: the results folder they are from; the suites' files are looked for in it, pictures under its ``.work``.
         out: where to write; each file is replaced whole.
         console: where to print the leaderboard too, if anywhere.
         suites: those to print; default: all.
@@ -53,18 +53,21 @@ def write(
     from genbench.report.boards import boards
     from genbench.report.markdown import markdown
     from genbench.report.page import page
-    from genbench.report.protocol import suite_of
+    from genbench.report.protocol import suite_files
     from genbench.report.published import published_frame, with_published
     from genbench.report.terminal import print_boards
     from genbench.report.tidy import by_run, metrics_of, tidy
     from genbench.work import write_whole
 
     records = list(records)
-    frame, runs = tidy(records), by_run(records)
-    tables = [with_published(board, suite_of(board)) for board in boards(frame, metrics_of(records))]
+    frame, runs, files = tidy(records), by_run(records), suite_files(records, folder)
+    tables = [
+        with_published(board, files.get((board.suite, board.version)))
+        for board in boards(frame, metrics_of(records, files.values()))
+    ]
     if console:
         print_boards([table for table in tables if suites is None or table.suite in suites], console)
-    files = {
+    written = {
         "LEADERBOARD.md": markdown(tables, records).encode(),
         "leaderboard.html": page(tables, runs, folder / ".work").encode(),
         "leaderboard.csv": (
@@ -73,9 +76,9 @@ def write(
         **dict(_plots(tables, runs)),
     }
     (out / "plots").mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
+    for name, content in written.items():
         write_whole(out / name, content)
-    return [out / name for name in files]
+    return [out / name for name in written]
 
 
 def leaderboard(records: Iterable[Record], console: Console) -> None:

@@ -93,13 +93,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """One table."""
+    """One table; `title` and `question` are those of its suite, "" where its file is not at hand."""
 
     suite: str
     version: int
     data: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    title: str = ""
+    question: str = ""
 
     @property
     def measured(self) -> tuple[Row, ...]:

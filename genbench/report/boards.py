@@ -92,11 +92,12 @@ def _row(line: Line, cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:
     """Return the columns: the primary first, then as the suite's metrics come, exact before bound before estimate.
 
-    A measurement belongs to the metric whose name begins its `impl`.
+    A measurement belongs to the metric whose name begins its `impl`, or whose module's does, as in likelihood:L100.
     """
+    names = [*(metric.rpartition(":")[2] for metric in metrics), *(metric.partition(":")[0] for metric in metrics)]
 
     def place(column: Column) -> tuple[int, str, int]:
-        at = [i for i, metric in enumerate(metrics) if impls[column].startswith(metric.rpartition(":")[2])]
+        at = [i % len(metrics) for i, name in enumerate(names) if impls[column].startswith(name)]
         return (at[0] if at else len(metrics), column.measurement, KINDS.index(column.kind))
 
     columns = sorted(impls, key=place)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from genbench.report.board import Board, Column, Row
-from genbench.report.protocol import RULES, measured_on, protocol, seeds, suite_of
+from genbench.report.protocol import RULES, measured_on, protocol, seeds
 from genbench.report.text import interval, mean, notes
 from genbench.run import Record
 
@@ -21,10 +21,9 @@ def markdown(boards: Sequence[Board], records: Sequence[Record]) -> str:
 
 
 def _suite(boards: list[Board], records: list[Record]) -> list[str]:
-    first, suite = boards[0], suite_of(boards[0])
-    title = suite.title if suite and suite.title else first.suite
-    text = [f"## {escaped(title)}", "", f"Suite `{first.suite}`, version {first.version}.", ""]
-    text += [f"*{escaped(suite.question)}*", ""] if suite and suite.question else []
+    first = boards[0]
+    text = [f"## {escaped(first.title or first.suite)}", "", f"Suite `{first.suite}`, version {first.version}.", ""]
+    text += [f"*{escaped(first.question)}*", ""] if first.question else []
     text += [escaped(measured_on(records)), ""]
     return text + [line for board in boards for line in table(board)]
 

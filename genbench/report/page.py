@@ -14,7 +14,7 @@ from markupsafe import Markup
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of, curves_of
 from genbench.report.pictures import pictures
-from genbench.report.protocol import RULES, measured_on, protocol, seeds, suite_of
+from genbench.report.protocol import RULES, measured_on, protocol, seeds
 from genbench.report.text import failed, interval, mean, seeds_beside
 from genbench.report.tidy import Runs
 from genbench.run import Record
@@ -51,12 +51,11 @@ def _embedded(data: Any) -> Markup:
 def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
     suites = []
     for (name, version), group in groupby(boards, key=lambda board: (board.suite, board.version)):
-        members, found = list(group), None
-        found = suite_of(members[0])
+        members = list(group)
         mine = (
             r for executions in runs.values() for r in executions if (r.run.suite, r.run.version) == (name, version)
         )
-        said = {"title": (found and found.title) or name, "question": found and found.question}
+        said = {"title": members[0].title or name, "question": members[0].question}
         suites.append({"name": name, "version": version, "boards": members, "measured_on": measured_on(mine), **said})
     return suites
 

@@ -1,13 +1,15 @@
-"""What stands above a leaderboard: the question, the protocol its rows share, the hardware it was measured on."""
+"""What stands above a leaderboard: its suite's file, the protocol its rows share, the hardware it was measured on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from genbench.report.board import Board
 from genbench.run import Record, Settings, Suite, UsageError, read_suite, suite_path
+from genbench.store import Store
 
 RULES = (
     "Each number is the mean over seeds on the test split; ± is half its 95 % Student-t interval over seeds, the"
@@ -22,13 +24,21 @@ RULES = (
 )
 
 
-def suite_of(board: Board) -> Suite | None:
-    """Return the suite file that the board came from; None if it is not at hand or is of another version."""
+def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[tuple[str, int], Suite]:
+    """Return by name and version the suites of `records`: from the file kept beside them under `folder`; where none is,
+    from the one of that name and version under suites/, if there is one."""
+    asked = sorted({(record.run.suite, record.run.version) for record in records}, reverse=True)
+    kept = {key: Store(folder).kept(*key) if folder else None for key in asked}
+    found = {key: suite or _named(*key) for key, suite in kept.items()}
+    return {key: suite for key, suite in found.items() if suite}
+
+
+def _named(name: str, version: int) -> Suite | None:
     try:
-        suite = read_suite(suite_path(board.suite))
+        suite = read_suite(suite_path(name))
     except UsageError:
         return None
-    return suite if (suite.suite, suite.version) == (board.suite, board.version) else None
+    return suite if (suite.suite, suite.version) == (name, version) else None
 
 
 def protocol(board: Board) -> str:

@@ -16,12 +16,15 @@ GREY = 7  # of the colours
 
 
 def with_published(board: Board, suite: Suite | None) -> Board:
-    """Return `board` with the rows that `suite` says papers report for its data, each before the first that is worse.
+    """Return `board` with the title and question of `suite`, and the rows that it says papers report for its data, each
+    before the first that is worse.
 
     A value takes the unit and the better end of what the board measures under its name, and stands in the column of
     its kind, which is added where there is none.
     """
-    said = {} if suite is None else suite.published
+    if suite is None:
+        return board
+    said = suite.published
     found = {name: cells for name, paper in said.items() if (cells := _cells(board, paper))}
     columns = _ordered(board.columns, [column for cells in found.values() for column in cells])
     rows = list(board.rows)
@@ -29,7 +32,7 @@ def with_published(board: Board, suite: Suite | None) -> Board:
         row = _row(name, said[name], cells)
         worse = (i for i, other in enumerate(rows) if _place(other, columns) > _place(row, columns))
         rows.insert(next(worse, len(rows)), row)
-    return replace(board, columns=tuple(columns), rows=tuple(rows))
+    return replace(board, columns=tuple(columns), rows=tuple(rows), title=suite.title, question=suite.question)
 
 
 def _cells(board: Board, paper: Published) -> dict[Column, Cell]:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
-from genbench.report.protocol import hardware, protocol, seeds, suite_of
+from genbench.report.protocol import hardware, protocol, seeds, suite_files
 from genbench.report.published import with_published
 from genbench.report.text import interval, mean, notes, number
 from genbench.report.tidy import metrics_of, newest, settings, tidy
@@ -23,8 +23,9 @@ ROWS, NAME = 20, 30  # rows of a board, and letters of a name, that are printed
 def leaderboard(records: Iterable[Record], console: Console) -> None:
     """Print a table for each suite and data set, with as many columns as fit."""
     records = list(records)
-    tables = boards(tidy(records), metrics_of(records))
-    print_boards([with_published(board, suite_of(board)) for board in tables], console)
+    suites = suite_files(records)
+    tables = boards(tidy(records), metrics_of(records, suites.values()))
+    print_boards([with_published(board, suites.get((board.suite, board.version))) for board in tables], console)
 
 
 def print_boards(tables: Iterable[Board], console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from genbench.report.intervals import quantile
-from genbench.run import Measurement, Record, Run, Settings
+from genbench.run import Measurement, Record, Run, Settings, Suite
 
 COLUMNS = (
     *("suite", "version", "name", "model", "data", "seed", "id", "status"),
@@ -83,9 +83,10 @@ def _origin(record: Record) -> tuple[Any, ...]:
     )
 
 
-def metrics_of(records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
-    """Return by suite the metrics asked for, in the order in which its runs ask for them."""
+def metrics_of(records: Iterable[Record], suites: Iterable[Suite] = ()) -> dict[str, tuple[str, ...]]:
+    """Return by suite the metrics asked for, in the order of the files in `suites`, then in which its runs ask."""
     found: dict[str, dict[str, None]] = {}
-    for run in (record.run for record in records):
-        found.setdefault(run.suite, {}).update(dict.fromkeys(run.metrics))
+    said = [(suite.suite, suite.metrics) for suite in suites] + [(r.run.suite, r.run.metrics) for r in records]
+    for suite, metrics in said:
+        found.setdefault(suite, {}).update(dict.fromkeys(metrics))
     return {suite: tuple(metrics) for suite, metrics in found.items()}
