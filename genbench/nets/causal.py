@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
+from genbench.nets.dropout import Dropout
+
 
 def groups_of(features: int, groups: int) -> Tensor:
     """Return which group each of `features` belongs to, ascending and even, (features,)."""
@@ -69,7 +71,7 @@ class GatedLayer(nn.Module):
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.horizontal = RowConv(before, after.repeat(2), self.reach, strict=first)
         self.out = RowConv(after, after)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return both stacks after the layer."""

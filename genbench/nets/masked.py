@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from genbench.nets.activations import ACTIVATIONS, Activation, zeroed
+from genbench.nets.dropout import dropout
 from genbench.nets.linear import linear, plain
 from genbench.nets.mlp import Rectified
 

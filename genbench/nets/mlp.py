@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout as dropped
 from torch.nn.functional import linear
 
 from genbench.nets.activations import ACTIVATIONS, Activation, zeroed
+from genbench.nets.dropout import Dropout
+from genbench.nets.dropout import dropout as dropped
 from genbench.nets.linear import Linear, plain, product
 
 
@@ -28,7 +29,7 @@ def mlp(
     layers: list[nn.Module] = []
     for a, b in pairwise((inputs, *hidden)):
         layers += [Linear(a, b), ACTIVATIONS[activation]()]
-        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [Dropout(dropout)] if dropout else []
     last = Linear((inputs, *hidden)[-1], outputs)
     net = Perceptron(*layers, zeroed(last) if zero else last)
     net.dropout = dropout if activation == "relu" else None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from genbench.nets.activations import zeroed
+from genbench.nets.dropout import Dropout
 from genbench.nets.linear import Linear
 
 Past = dict[
@@ -51,7 +52,7 @@ class Layer(nn.Module):
         self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(Linear(width, expansion * width), nn.GELU(), Linear(expansion * width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         """Return x + attention, + perceptron; x (B, T, width), or (B, 1, width) after `past`."""
