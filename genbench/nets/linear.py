@@ -1,8 +1,9 @@
 """The linear layer y = x W^T + b, by whichever of PyTorch's two libraries is faster on this processor.
 
-PyTorch leaves float32 products on a CPU to MKL, which takes AVX-512 on Intel's processors alone. On AMD's that have it,
-oneDNN, which PyTorch carries too, multiplies large matrices about twice as fast. The choice is made from the processor
-and from shapes, never by timing, so that a run gives the same bits each time.
+PyTorch leaves float32 products on a CPU to MKL, which takes AVX-512 on Intel's processors alone. On AMD's whose units
+are 512 bits wide (Zen 5; those of Zen 4 do half of it at a time, as fast as AVX2), oneDNN, which PyTorch carries too,
+multiplies large matrices about twice as fast. The choice is made from the processor, from shapes and from the number of
+threads, never by timing, so that a run gives the same bits each time.
 """
 
 from __future__ import annotations
@@ -16,25 +17,28 @@ from genbench_kernels.op import eager
 from torch import Tensor, nn
 
 LARGE = 2**21  # B I O from which oneDNN wins; below, its calls cost more than they save
+ZEN_5 = 26  # the family of the first of AMD's processors with wide AVX-512
 
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Return whether this processor has AVX-512 that MKL leaves unused, and PyTorch a oneDNN to use it with."""
+    """Return whether this processor has wide AVX-512 that MKL leaves unused, and PyTorch a oneDNN to use it with."""
+    seen = processor()
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and vendor() == "AuthenticAMD"
+        and seen.get("vendor_id") == "AuthenticAMD"
+        and int(seen.get("cpu family", "0")) >= ZEN_5
     )
 
 
-def vendor() -> str:
-    """Return who made the processor, as Linux says it; empty where it does not."""
+def processor() -> dict[str, str]:
+    """Return what Linux says of the first processor, name by name; nothing where it does not."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    first = file.read_text().partition("\n\n")[0] if file.exists() else ""
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def plain(x: Tensor, weight: Tensor) -> bool:
@@ -67,6 +71,21 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     return y.relu_() if relu else y
 
 
+def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient g W of x W^T by x, g (B, O), weight (O, I) -> (B, I), by the faster library."""
+    return product(g, weight.t()) if large(g, weight.shape[1]) else torch.mm(g, weight)
+
+
+def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient g^T x of x W^T by W, g (B, O), x (B, I) -> (O, I), by the faster library.
+
+    oneDNN takes a copy of g turned about, on one thread however many there are.
+    """
+    if torch.get_num_threads() == 1 and large(g, x.shape[1]):
+        return product(g.t(), x.t())
+    return torch.mm(g.t(), x)
+
+
 class Product(torch.autograd.Function):
     """`product`, differentiable twice: the backward of the backward is MKL's."""
 
@@ -78,10 +97,10 @@ class Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,), (x, weight), wanted = gradients, ctx.saved_tensors, ctx.needs_input_grad
-        times = nn.functional.linear if torch.is_grad_enabled() else product
+        twice = torch.is_grad_enabled()
         return (
-            times(g, weight.t()) if wanted[0] else None,
-            times(g.t(), x.t()) if wanted[1] else None,
+            (g @ weight if twice else input_gradient(g, weight)) if wanted[0] else None,
+            (g.t() @ x if twice else weight_gradient(g, x)) if wanted[1] else None,
             g.sum(0) if wanted[2] else None,
         )
 

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from genbench.nets.activations import ACTIVATIONS, Activation, zeroed
 from genbench.nets.dropout import Dropout
 from genbench.nets.dropout import dropout as dropped
-from genbench.nets.linear import Linear, plain, product
+from genbench.nets.linear import Linear, input_gradient, plain, product, weight_gradient
 
 
 def mlp(
@@ -107,9 +107,9 @@ def backpropagated(
     """Return the gradients by x, where `wanted`, and by the parameters, from g (B, outputs), that by y."""
     found: list[Tensor] = []
     for i in reversed(range(len(h))):
-        found += [g.sum(0), product(g.t(), h[i].t())]
+        found += [g.sum(0), weight_gradient(g, h[i])]
         if i or wanted:
-            g = product(g, parameters[2 * i].t())
+            g = input_gradient(g, parameters[2 * i])
         if i:
             g = torch.ops.aten.threshold_backward(g, h[i], 0)
             g = g.mul_(gain_of(dropout)) if dropout else g
