@@ -148,10 +148,10 @@ def report(args: argparse.Namespace) -> int:
     suites = set(args.suites)
     for suite in suites - store.suites():
         raise UsageError(f"{args.results}: no records of a suite {suite!r}{nearest(suite, store.suites())}")
-    return publish(store, suites or None, args.out or args.results)
+    return publish(store, suites or None, args.out or args.results, args.svg)
 
 
-def publish(store: Store, suites: set[str] | None, out: Path) -> int:
+def publish(store: Store, suites: set[str] | None, out: Path, svg: bool = False) -> int:
     """Write the report of every record to `out`, print the leaderboard of `suites`, name what is damaged."""
     from rich.console import Console
 
@@ -163,7 +163,7 @@ def publish(store: Store, suites: set[str] | None, out: Path) -> int:
         print(f"genbench: {path}: skipped, damaged: {why}", file=sys.stderr)
     if not records:
         raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
-    written = write(records, store.folder, out, Console(), suites)
+    written = write(records, store.folder, out, Console(), suites, svg)
     for path in (path for path in written if path.parent == out):
         print(f"wrote {path}")
     print(f"wrote {out / 'plots'}: {sum(path.parent != out for path in written)} plots")
@@ -352,6 +352,7 @@ def parser() -> Parser:
     p = command("report", report)
     p.add_argument("suites", nargs="*", metavar="SUITE")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: the results folder")
+    p.add_argument("--svg", action="store_true", help="plots as vectors, too")
     p = command("show", show)
     p.add_argument("run", metavar="RUN", help="the start of a run's id")
     p = command("compare", compare)

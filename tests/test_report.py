@@ -16,15 +16,20 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from scipy import stats
 
 import genbench
 from genbench.report import compare, leaderboard, show, write
+from genbench.report.axis import marks_of
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
 from genbench.report.comparison import compared, regressions
+from genbench.report.curves import curves_of
+from genbench.report.figures import figures, quality
 from genbench.report.intervals import (
     Sample,
     half_width,
@@ -35,11 +40,13 @@ from genbench.report.intervals import (
     welch_half_width,
 )
 from genbench.report.markdown import markdown
+from genbench.report.marks import annotate, kinds_of, palette
 from genbench.report.published import published_frame, with_published
 from genbench.report.text import number
-from genbench.report.tidy import COLUMNS, metrics_of, tidy
+from genbench.report.tidy import COLUMNS, by_run, metrics_of, tidy
 from genbench.run import Measurement, Point, Record, Run, Suite, checked
 from genbench.store import Store
+from genbench.work import Work
 
 NATS = Column("nats", "exact", "nats", "lower")
 OK = {"likelihood": 1.0}
@@ -569,7 +576,7 @@ def suite_records() -> list[Record]:
 
 def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
     records = suite_records()
-    first, second = (write(records, tmp_path, tmp_path / name) for name in ("one", "two"))
+    first, second = (write(records, tmp_path, tmp_path / name, svg=True) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert {path for path in (tmp_path / "one").rglob("*") if path.is_file()} == set(first)
     names = {path.name for path in first}
@@ -577,6 +584,129 @@ def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path):
     assert {
         f"flows-v1-moons.{plot}.{form}" for plot in ("intervals", "speed", "learning") for form in ("png", "svg")
     } < names
+
+
+def test_plots_are_small_pngs_that_the_markdown_shows_and_what_is_not_drawn_again_goes(tmp_path):
+    files = write(suite_records(), tmp_path, tmp_path)
+    plots = {path.relative_to(tmp_path).as_posix() for path in files if path.parent.name == "plots"}
+    assert {path.suffix for path in map(Path, plots)} == {".png"}
+    assert max((tmp_path / plot).stat().st_size for plot in plots) < 40_000
+    text = (tmp_path / "LEADERBOARD.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)) == plots
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) == set(re.findall(r'<a id="([^"]+)">', text))
+    (tmp_path / "plots" / "mine.png").write_bytes(b"")
+    write([record(data="rings")], tmp_path, tmp_path)
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"mine.png", "flows-v1-rings.intervals.png"}
+
+
+def test_every_board_has_its_first_plot_before_any_has_a_second():
+    records = [made for i in range(5) for made in row_of([1.0, 1.2], data=f"d{i}", curve=CURVE)]
+    tables = boards(tidy(records), metrics_of(records))
+    names = [name for name, _ in figures(tables, curves_of(by_run(records)), 7)]
+    assert [name.split(".")[-2] for name in names] == ["intervals"] * 5 + ["learning"] * 2
+
+
+# ----------------------------------------------------------------------------------------- families on one axis
+
+CURVE = (Point(step=1, seconds=1.0, loss=2.0, validation=2.0), Point(step=2, seconds=2.0, loss=1.0, validation=1.0))
+BITS = {"unit": "bits/dim"}
+FID = {"unit": "", "impl": "fidelity 1"}
+
+
+def family_records() -> list[Record]:
+    """Return rows of five families: exact, bounds, an estimate, and one with both a bound and a bound by annealing."""
+    drawn = "likelihood 1, L_16"
+    said = {
+        ("PixelCNN", "autoregressive.pixelcnn:PixelCNN"): {"bpd": measured(1.7, **BITS)},
+        ("NSF", "flows.nsf:NSF"): {"bpd": measured(1.8, kind="bound", impl=drawn, **BITS)},
+        ("VAE", "vaes.vae:VAE"): {
+            "bpd": measured(2.0, kind="bound", impl=drawn, **BITS),
+            "ais_bpd": measured(1.9, kind="bound", impl="ais 1, 2 chains", **BITS),
+            "ais_nats": measured(90.0, kind="bound", impl="ais 1, 2 chains"),
+        },
+        ("GMM", "mixtures.gmm:GMM"): {"bpd": measured(2.7, kind="bound", impl=drawn, **BITS)},
+        ("GAN", "gans.gan:GAN"): {"ais_bpd": measured(2.5, kind="estimate", impl="ais 1, sigma 0.25", **BITS)},
+    }
+    fids = {"GMM": 3.0, "GAN": 20.0, "VAE": 50.0}
+    return [
+        record(name, seed, run={"model": model}, measurements=found | fid)
+        for (name, model), found in said.items()
+        for fid in [
+            {"fid[net]": measured(fids[name], **FID), "fid_floor[net]": measured(2.0, **FID)} if name in fids else {}
+        ]
+        for seed in range(3)
+    ]
+
+
+def test_exact_values_bounds_and_estimates_of_every_family_stand_on_one_axis_each_told_apart():
+    board = board_of(family_records())
+    marks = marks_of(board, 20)
+    assert [(mark.row.name, mark.column.measurement, mark.column.kind) for mark in marks] == [
+        ("PixelCNN", "bpd", "exact"),
+        ("NSF", "bpd", "bound"),
+        ("VAE", "bpd", "bound"),
+        ("VAE", "ais_bpd", "bound"),
+        ("GAN", "ais_bpd", "estimate"),
+        ("GMM", "bpd", "bound"),
+    ]
+    assert kinds_of(marks) == {
+        "o": "exact",
+        "<": "bound, at most: L_16",
+        "D": "bound by annealing, at most: 2 chains",
+        "s": "estimate by annealing: sigma 0.25",
+    }
+    assert list(palette(board)) == ["flows", "vaes", "autoregressive", "gans", "mixtures"]
+    assert len(set(palette(board).values())) == 5
+    assert next(cell.rank for row in board.rows for cell in row.cells.values() if row.name == "GAN") == 1
+
+
+def test_a_familys_colour_is_the_same_on_every_board_and_one_family_needs_none():
+    few = [made for made in family_records() if made.run.name in ("VAE", "GMM")]
+    assert palette(board_of(few)).items() < palette(board_of(family_records())).items()
+    assert palette(board_of([*row_of([1.0]), *row_of([2.0], "MAF")])) == {}
+    other = record("Theirs", run={"model": "zuko_flows:NSF"})
+    assert list(palette(board_of([*row_of([1.0]), other]))) == ["flows", "zuko_flows"]
+
+
+def test_fid_is_set_against_likelihood_where_two_rows_have_both():
+    board = board_of(family_records())
+    figure = quality(board)
+    (axes,) = figure.axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    assert {text.get_text() for text in axes.texts} == {"VAE", "GAN", "GMM", "new data"}
+    assert quality(board_of([made for made in family_records() if made.run.name in ("VAE", "NSF")])) is None
+    assert quality(board_of(row_of([1.0, 2.0]))) is None
+
+
+def test_names_cover_neither_each_other_nor_points_nor_leave_the_axes():
+    rng = np.random.default_rng(0)
+    figure = Figure(figsize=(6.5, 4))
+    axes, points = figure.subplots(), [tuple(xy) for xy in rng.uniform(size=(12, 2))]
+    axes.plot(*zip(*points, strict=True), "o")
+    annotate(axes, points, [f"row number {i}" for i in range(12)])
+    FigureCanvasAgg(figure).draw()
+    boxes, inside = [text.get_window_extent() for text in axes.texts], axes.get_window_extent()
+    assert not any(a.padded(-2).overlaps(b.padded(-2)) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(box.padded(-3).x0 > inside.x0 and box.padded(-3).x1 < inside.x1 for box in boxes)
+    assert not any(box.padded(-2).contains(*axes.transData.transform(point)) for box in boxes for point in points)
+
+
+def test_a_gallery_is_kept_while_it_is_of_the_pictures_asked_for(tmp_path):
+    work, records = tmp_path / ".work", []
+    for made in family_records():
+        Image.new("RGB", (20, 8), "red").save(tmp_path / "a.png")
+        name = Work(work).put((tmp_path / "a.png").read_bytes() + made.run.name.encode(), ".png")
+        records.append(made.model_copy(update={"files": {"samples.png": name}}))
+    path = tmp_path / "plots" / "flows-v1-moons.samples.png"
+    write(records, tmp_path, tmp_path)
+    drawn = path.read_bytes()
+    assert len(Image.open(path).text["Source"].split()) == 5, "the best of each family"
+    shutil.rmtree(work)
+    write(records, tmp_path, tmp_path)
+    assert path.read_bytes() == drawn
+    assert "flows-v1-moons.samples.png" in (tmp_path / "LEADERBOARD.md").read_text()
+    write([made for made in records if made.run.name != "GAN"], tmp_path, tmp_path)
+    assert not path.exists(), "it showed a row that is no more"
 
 
 def test_curves_are_thinned_and_keep_their_ends(tmp_path):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "leaderboard", "show", "uncollected", "write"]
 
-PLOTS = 36  # files drawn in one call at most: those of the boards with the newest records
+PLOTS = 80  # drawn in one call at most, those of the boards with the newest records first
 
 
 @contextmanager
@@ -40,8 +40,11 @@ def write(
     out: Path,
     console: Console | None = None,
     suites: Container[str] | None = None,
+    svg: bool = False,
 ) -> list[Path]:
     """Return the files written into `out`: LEADERBOARD.md, leaderboard.html, leaderboard.csv and plots/.
+
+    The same records give the same bytes. Plots of an earlier report that are not drawn again are removed.
 
     Args:
         records: what is shown.
@@ -49,6 +52,7 @@ def write(
         out: where to write; each file is replaced whole.
         console: where to print the leaderboard too, if anywhere.
         suites: those to print; default: all.
+        svg: whether plots are wanted as vectors, too.
     """
     from genbench.report.boards import boards
     from genbench.report.markdown import markdown
@@ -67,15 +71,17 @@ def write(
     ]
     if console:
         print_boards([table for table in tables if suites is None or table.suite in suites], console)
+    plots = dict(_plots(tables, runs, folder / ".work", out / "plots", svg))
     written = {
-        "LEADERBOARD.md": markdown(tables, records).encode(),
+        "LEADERBOARD.md": markdown(tables, records, plots).encode(),
         "leaderboard.html": page(tables, runs, folder / ".work").encode(),
         "leaderboard.csv": (
             frame.to_csv(index=False) + published_frame(tables).to_csv(index=False, header=False)
         ).encode(),
-        **dict(_plots(tables, runs)),
+        **{f"plots/{name}": content for name, content in plots.items()},
     }
     (out / "plots").mkdir(parents=True, exist_ok=True)
+    _tidied(out / "plots", plots)
     for name, content in written.items():
         write_whole(out / name, content)
     return [out / name for name in written]
@@ -104,13 +110,22 @@ def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> bool:
     return len(regressions(found)) > 0
 
 
-def _plots(tables: Sequence[Board], runs: Runs) -> Iterator[tuple[str, bytes]]:
-    from itertools import islice
-
+def _plots(tables: Sequence[Board], runs: Runs, work: Path, out: Path, svg: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of each plot: of samples for every board, of other kinds up to `PLOTS`."""
     from genbench.report.curves import curves_of
     from genbench.report.figures import figures
+    from genbench.report.gallery import galleries
 
-    curves = curves_of(runs)
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)
-    files = (file for board in newest for file in figures(board, curves))
-    yield from ((f"plots/{name}", content) for name, content in islice(files, PLOTS))
+    yield from figures(newest, curves_of(runs), PLOTS, svg)
+    yield from galleries(tables, runs, work, out)
+
+
+def _tidied(folder: Path, kept: Container[str]) -> None:
+    """Remove plots of an earlier report that are not among `kept`: nothing shows them any more."""
+    from genbench.report.figures import KINDS
+
+    for path in folder.glob("*-v*.*.*"):
+        _, kind, form = path.name.rsplit(".", 2)
+        if kind in KINDS and form in ("png", "svg") and path.name not in kept:
+            path.unlink()

@@ -1,22 +1,26 @@
-"""Plots for papers and slides: intervals, quality against speed, learning curves, one of each for a board."""
+"""Plots for papers and slides, one of each kind for a board that has numbers for it."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, ScalarFormatter
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from genbench.report.axis import LIKELIHOODS, Mark, fid_of, marks_of
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of
+from genbench.report.marks import COLOURS, INK, annotate, colour, kinds_of, legend, palette, shape, shortened, width
 
-COLOURS = ("#3b6fb6", "#d1702b", "#2f8f6b", "#b5486b", "#7a5fb0", "#8a7326", "#4f9bb8", "#6b6f76")
-MARKERS = {"exact": "o", "bound": "v", "estimate": "s"}
 STYLE: dict[Any, Any] = {
     **{
         "svg.fonttype": "none",
@@ -30,105 +34,195 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 6.5  # inches
 ROWS = 20  # rows a plot has at most: the first of the board
+SHADES = 128  # colours of a PNG
+DPI = 140  # of a PNG
+
+KINDS = ("intervals", "quality", "speed", "learning", "samples")  # of plots, as their files are named
 
 Draw = Callable[[Board], Figure | None]
+Point = tuple[Mark, Cell, Cell]  # a row, and where it stands
 
 
-def figures(board: Board, curves: Curves) -> Iterator[tuple[str, bytes]]:
-    """Yield (file name, content) of PNG and SVG plots of what the board has numbers for.
+def figures(boards: Sequence[Board], curves: Curves, most: int, svg: bool = False) -> Iterator[tuple[str, bytes]]:
+    """Yield (file name, content) of plots of what `boards` have numbers for, a PNG each and, if asked for, an SVG.
 
-    `curves` are learning curves by (suite, run id).
+    The first kind is drawn of each board before the next kind is of any.
+
+    Args:
+        curves: learning curves by (suite, run id).
+        most: plots that are drawn.
     """
-    drawing: dict[str, Draw] = {"intervals": intervals, "speed": scatter, "learning": partial(learning, curves=curves)}
-    for name, draw in drawing.items():
-        with matplotlib.rc_context(STYLE):
-            figure = draw(board)
-            files = rendered(figure) if figure else {}
-        yield from ((f"{board.key}.{name}.{form}", content) for form, content in files.items())
+    draws: list[Draw] = [intervals, quality, speed, partial(learning, curves=curves)]
+    drawn = (
+        (f"{board.key}.{name}", figure)
+        for name, draw in zip(KINDS, draws, strict=False)
+        for board in boards
+        if (figure := styled(draw, board))
+    )
+    for name, figure in islice(drawn, most):
+        yield from ((f"{name}.{form}", content) for form, content in rendered(figure, svg).items())
 
 
-def rendered(figure: Figure) -> dict[str, bytes]:
-    """Return the figure as "png" and "svg", the same bytes for the same figure."""
-    files = {"png": io.BytesIO(), "svg": io.BytesIO()}
-    for form, file in files.items():
-        figure.savefig(file, format=form, dpi=140, metadata={"Date": None} if form == "svg" else {"Software": None})
+def styled(draw: Draw, board: Board) -> Figure | None:
+    """Return what `draw` makes of `board` in the style of all plots."""
+    with matplotlib.rc_context(STYLE):
+        return draw(board)
+
+
+def rendered(figure: Figure, svg: bool = False, shades: int = SHADES, about: str = "") -> dict[str, bytes]:
+    """Return the figure as "png" on white and, if asked for, as "svg"; the same bytes for the same figure.
+
+    A PNG has `shades` colours, which makes it a third as large, and says `about` in its text "Source".
+    """
+    files = {form: io.BytesIO() for form in (("png", "svg") if svg else ("png",))}
+    with matplotlib.rc_context(STYLE):
+        for form, file in files.items():
+            figure.savefig(file, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else {"Software": None})
+    said, picture, files["png"] = PngInfo(), Image.open(files["png"]).convert("RGB"), io.BytesIO()
+    if about:
+        said.add_text("Source", about)
+    picture.quantize(shades, dither=Image.Dither.NONE).save(files["png"], "png", optimize=True, pnginfo=said)
     return {form: file.getvalue() for form, file in files.items()}
 
 
-def _axes(title: str, height: float = 3.4, left: float = 0.7) -> tuple[Figure, Axes]:
-    """Return a figure `WIDTH` inches wide and its axes, `left` inches from its edge: margins that need no search."""
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((left / WIDTH, 0.5 / height, 1 - (left + 0.2) / WIDTH, 1 - 0.8 / height))
-    axes.set_title(title)
+# ------------------------------------------------------------------------------------------------------- a frame
+
+
+def _axes(
+    board: Board, marks: Sequence[Mark] = (), height: float = 2.6, left: float = 0.7, upright: bool = False
+) -> tuple[Figure, Axes, dict[str, str]]:
+    """Return a figure `WIDTH` inches wide, its axes of `height` inches, and the colours of families.
+
+    Around the axes are a title and the legends of `marks`, in margins that need no search.
+    """
+    families, kinds = palette(board) if marks else {}, kinds_of(marks, upright)
+    head, foot = 0.3 + 0.22 * bool(families), 0.5 + 0.17 * len(kinds) + 0.05 * bool(kinds)
+    whole = head + height + foot
+    figure = Figure(figsize=(WIDTH, whole))
+    axes = figure.add_axes((left / WIDTH, foot / whole, 1 - (left + 0.2) / WIDTH, height / whole))
+    figure.text(0.1 / WIDTH, 1 - 0.08 / whole, title(board), fontsize=10, va="top")
+    legend(figure, families, kinds, 0.26)
     axes.grid(True)
-    return figure, axes
-
-
-def _valued(board: Board, *columns: Column | None) -> list[Row]:
-    wanted = [row for row in board.rows if all(c and c in row.cells and row.cells[c].mean is not None for c in columns)]
-    return wanted[:ROWS]
-
-
-def _colour(row: Row) -> str:
-    return COLOURS[row.hue % len(COLOURS)]
+    return figure, axes, families
 
 
 def _label(column: Column) -> str:
     return f"{column.heading}, {column.unit}" if column.shown_unit else column.heading
 
 
-def _title(board: Board) -> str:
+def _axis_label(column: Column) -> str:
+    """Return the label of an axis that several kinds share."""
+    arrow = {"lower": " ↓", "higher": " ↑", None: ""}[column.better]
+    return f"{column.shown_unit or column.measurement.replace('_', ' ')}{arrow}"
+
+
+def title(board: Board) -> str:
     return f"{board.suite} v{board.version}, {board.data}"
 
 
+# ------------------------------------------------------------------------------------------- what orders the rows
+
+
 def intervals(board: Board) -> Figure | None:
-    """Return the primary measurement: each seed a dot, the mean and its 95 % interval a bar, the best on top."""
-    columns = [column for column in board.columns if column.measurement == board.primary]
-    drawn = [(row, column) for column in columns for row in _valued(board, column)][:ROWS]
-    if not drawn:
+    """Return the rows on one axis: each seed a tick, the mean and its 95 % interval a bar, the best on top."""
+    marks, size = marks_of(board, ROWS), 9
+    if not marks:
         return None
-    names = [f"{row.label}{f' ({row.failures})' if row.failures else ''}" for row, _ in drawn]
-    figure, axes = _axes(_title(board), 1.0 + 0.26 * len(drawn), min(3.0, 0.25 + 0.085 * max(map(len, names))))
-    colours = [_colour(row) for row, _ in drawn]
-    ends = [_ends(row.cells[column]) for row, column in drawn]
-    axes.hlines(range(len(drawn)), [low for low, _ in ends], [high for _, high in ends], colours, lw=1.6)
-    for y, (row, column) in enumerate(drawn):
-        fill = "none" if row.published else colours[y]
-        axes.plot(row.cells[column].mean, y, MARKERS[column.kind], ms=5, color=colours[y], mfc=fill)  # type: ignore[arg-type]
-        singles = [seed.value for seed in row.cells[column].seeds if seed.value is not None]
-        axes.plot(singles, [y] * len(singles), "|", ms=7, color=colours[y], alpha=0.6)
-    axes.set_yticks(range(len(drawn)), names)
-    axes.set_ylim(len(drawn) - 0.5, -0.5)
-    axes.set_xlabel(" / ".join(dict.fromkeys(map(_label, columns))))
+    rows = list(dict.fromkeys(id(mark.row) for mark in marks))
+    heights = {row: y for y, row in enumerate(rows)}
+    names = {id(mark.row): shortened(_name(mark.row), size, 190) for mark in marks}
+    left = 0.25 + max(width(name, size) for name in names.values()) / 72
+    figure, axes, families = _axes(board, marks, 0.24 * len(rows), left)
+    for mark in marks:
+        beside = [other.column for other in marks if other.row is mark.row]
+        y = heights[id(mark.row)] + 0.3 * (beside.index(mark.column) - (len(beside) - 1) / 2)
+        _interval(axes, mark, y, colour(mark.row, families))
+    axes.set_yticks(range(len(rows)), [names[row] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(_axis_label(marks[0].column), loc="right")
     return figure
 
 
-def _ends(cell: Cell) -> tuple[float, float]:
-    mean, half = cell.mean or 0.0, cell.half or 0.0
-    return mean - half, mean + half
+def _name(row: Row) -> str:
+    return f"{row.label} ({row.failures})" if row.failures else row.label
 
 
-def scatter(board: Board) -> Figure | None:
-    """Return the primary measurement against speed, with intervals over seeds or the spread of repetitions."""
-    quality, speed = next(iter(board.columns), None), board.speed
-    drawn = _valued(board, quality, speed)
-    if not drawn or not quality or not speed or quality == speed:
+def _interval(axes: Axes, mark: Mark, y: float, paint: str) -> None:
+    mean, half = mark.cell.mean or 0.0, mark.cell.half or 0.0
+    axes.hlines([y], [mean - half], [mean + half], [paint], lw=1.6)
+    singles = [seed.value for seed in mark.cell.seeds if seed.value is not None]
+    axes.plot(singles, [y] * len(singles), "|", ms=7, color=paint, alpha=0.6)
+    axes.plot([mean], [y], shape(mark), ms=5, color=paint, mfc="white" if mark.row.published else paint)
+
+
+# --------------------------------------------------------------------------------------------- one against another
+
+
+def quality(board: Board) -> Figure | None:
+    """Return FID against likelihood, where two rows have both, with the FID of new data.
+
+    The two need not rank alike: A Note on the Evaluation of Generative Models (2016).
+    """
+    fid = fid_of(board)
+    marks = _with(board, fid) if board.primary in LIKELIHOODS else []
+    if fid is None or len(marks) < 2:
         return None
-    figure, axes = _axes(_title(board))
-    for row in drawn:
-        x, y = row.cells[speed], row.cells[quality]
-        axes.errorbar(x.mean, y.mean, xerr=_spread(x), yerr=y.half, fmt=MARKERS[quality.kind], ms=6, color=_colour(row))  # type: ignore[arg-type]
-        axes.annotate(row.name, (x.mean, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    speeds = [row.cells[speed].mean or 0.0 for row in drawn]
-    if max(speeds) > 4 * min(speeds) > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
+    points = [(mark, mark.cell, mark.row.cells[fid]) for mark in marks]
+    figure, axes = _against(board, points, upright=False)
+    _scaled(axes.yaxis, [y.mean or 0.0 for _, _, y in points])
+    floor = fid.measurement.replace("fid", "fid_floor", 1)
+    floors = [c.mean for row in board.rows for column, c in row.cells.items() if column.measurement == floor and c.mean]
+    if floors:
+        level = sum(floors) / len(floors)
+        axes.axhline(level, ls=":", lw=1, color=INK)
+        axes.text(0.995, level, "new data", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+    axes.set_xlabel(_axis_label(marks[0].column), loc="right")
+    net = fid.measurement.partition("[")[2].removesuffix("]")
+    axes.set_ylabel(f"FID{f', features of {net}' if net else ''} ↓")
+    annotate(axes, [(x.mean or 0.0, y.mean or 0.0) for _, x, y in points], [mark.row.label for mark in marks])
+    return figure
+
+
+def speed(board: Board) -> Figure | None:
+    """Return what orders the rows against speed, with intervals over seeds or the spread of repetitions."""
+    rate = board.speed
+    marks = _with(board, rate)
+    if rate is None or not marks or rate == marks[0].column:
+        return None
+    points = [(mark, mark.row.cells[rate], mark.cell) for mark in marks]
+    figure, axes = _against(board, points, upright=True)
+    _scaled(axes.xaxis, [x.mean or 0.0 for _, x, _ in points])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.margins(x=0.12)
-    axes.set_xlabel(_label(speed))
-    axes.set_ylabel(_label(quality))
+    axes.set_xlabel(_label(rate), loc="right")
+    axes.set_ylabel(_axis_label(marks[0].column))
+    annotate(axes, [(x.mean or 0.0, y.mean or 0.0) for _, x, y in points], [mark.row.label for mark in marks])
     return figure
+
+
+def _with(board: Board, column: Column | None) -> list[Mark]:
+    """Return the first mark of each row that has a value in `column`, too."""
+    first = {mark.row.name: mark for mark in reversed(marks_of(board, ROWS))}
+    valued = {row.name for row in board.measured if column in row.cells and row.cells[column].mean is not None}
+    return [mark for name, mark in reversed(first.items()) if name in valued and not mark.row.published]
+
+
+def _against(board: Board, points: Sequence[Point], upright: bool) -> tuple[Figure, Axes]:
+    """Return a figure with a mark for each of `points`, of what orders the rows on the `upright` axis or the other."""
+    figure, axes, families = _axes(board, [mark for mark, _, _ in points], upright=upright)
+    for mark, x, y in points:
+        style = {"fmt": shape(mark, upright), "ms": 6, "color": colour(mark.row, families)}
+        axes.errorbar(x.mean, y.mean, xerr=_spread(x), yerr=_spread(y), **style)  # type: ignore[arg-type]
+    axes.margins(0.08)
+    return figure, axes
+
+
+def _scaled(axis: Axis, values: Sequence[float]) -> None:
+    """Make an axis logarithmic where `values` differ by more than a factor of four."""
+    if max(values) > 4 * min(values) > 0:
+        axis._set_axes_scale("log")  # type: ignore[attr-defined]
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
 
 
 def _spread(cell: Cell) -> Any:
@@ -137,18 +231,21 @@ def _spread(cell: Cell) -> Any:
     return cell.half
 
 
+# ------------------------------------------------------------------------------------------------------- learning
+
+
 def learning(board: Board, curves: Curves) -> Figure | None:
     """Return validation scores by step, or training losses where there are none, on the first seed of each row."""
     drawn = [(row, points) for row in board.rows if (points := curve_of(board, row, curves))][:ROWS]
     if not drawn:
         return None
     validated = any(point.validation is not None for _, points in drawn for point in points)
-    figure, axes = _axes(_title(board))
+    figure, axes, _ = _axes(board)
     shown: list[float] = []
     for row, points in drawn:
         values = [(p.step, p.validation if validated else p.loss) for p in points]
         kept = {step: value for step, value in values if value is not None}
-        axes.plot(list(kept), list(kept.values()), color=_colour(row), lw=1.3, label=row.name)
+        axes.plot(list(kept), list(kept.values()), color=COLOURS[row.hue % len(COLOURS)], lw=1.3, label=row.name)
         shown += kept.values()
     axes.set_ylim(*_middle(shown))
     axes.set_xlabel("step")
@@ -163,3 +260,21 @@ def _middle(values: list[float]) -> tuple[float, float]:
     ordered = sorted(values) or [0.0]
     low, high = ordered[0], ordered[int(0.92 * (len(ordered) - 1))]
     return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
+
+
+# -------------------------------------------------------------------------------------------------------- samples
+
+
+def panels(title: str, pictures: Sequence[tuple[str, Image.Image]]) -> Figure:
+    """Return pictures side by side, each under its name."""
+    side = (WIDTH - 0.1) / max(4, len(pictures))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, side + 0.4))
+        figure.text(0.1 / WIDTH, 1 - 0.06 / (side + 0.4), title, fontsize=10, va="top")
+        for i, (name, picture) in enumerate(pictures):
+            axes = figure.add_axes(((0.1 + i * side) / WIDTH, 0, (side - 0.1) / WIDTH, (side - 0.1) / (side + 0.4)))
+            pixels = round((side - 0.1) * DPI)
+            axes.imshow(picture.convert("RGB").resize((pixels, pixels)), interpolation="nearest")
+            axes.set_title(shortened(name, 8, 72 * side - 10), fontsize=8)
+            axes.set_axis_off()
+    return figure

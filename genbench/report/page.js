@@ -148,10 +148,11 @@ function symbol(kind, x, y, r = 4.5) {
 
 function intervals(table, rows) {
   if (!table.columns.length) return null;
-  const first = table.columns[0].measurement;
-  const lines = table.columns.flatMap((column, c) => column.measurement === first ? rows.filter(row => row.cells[c] && row.cells[c].mean !== null).map(row => ({ row, c, column, cell: row.cells[c] })) : []);
+  const shown = new Map(rows.map(row => [row.at, row]));
+  const label = line => line.row.label + (line.column.measurement === table.columns[0].measurement ? "" : ", " + line.column.measurement.replaceAll("_", " "));
+  const lines = table.axis.filter(([at]) => shown.has(at)).map(([at, c]) => ({ row: shown.get(at), c, column: table.columns[c], cell: shown.get(at).cells[c] }));
   if (!lines.length) return null;
-  const width = 380, height = 46 + 21 * Math.max(lines.length, 4), longest = Math.max(...lines.map(line => line.row.label.length));
+  const width = 380, height = 46 + 21 * Math.max(lines.length, 4), longest = Math.max(...lines.map(line => label(line).length));
   const left = Math.min(150, 14 + 6.3 * longest), name = text => text.length > 23 ? text.slice(0, 22) + "…" : text;
   const singles = lines.flatMap(line => line.cell.seeds.map(seed => seed[2]).filter(v => v !== null));
   const x = axis([...lines.flatMap(line => spread(line.cell)), ...singles], left, width - 12, false);
@@ -159,17 +160,17 @@ function intervals(table, rows) {
   lines.forEach(({ row, c, column, cell }, i) => {
     const y = 20 + 21 * i, [low, high] = spread(cell).map(x.at);
     svg.append(mark(row, c, `${row.label}\n${column.heading} ${cell.text}\n${row.published || "n = " + cell.n}${row.failures ? ", " + row.failures : ""}`,
-      element("rect", { x: 0, y: y - 10, width, height: 21, style: "fill:transparent;stroke:none" }),
+      element("rect", { class: "hit", x: 0, y: y - 10, width, height: 21, style: "fill:transparent;stroke:none" }),
       element("line", { class: "bar", x1: low, x2: high, y1: y, y2: y }),
       ...cell.seeds.filter(seed => seed[2] !== null).map(seed => element("line", { class: "tick", x1: x.at(seed[2]), x2: x.at(seed[2]), y1: y - 5, y2: y + 5 })),
-      symbol(column.kind, x.at(cell.mean), y)), element("text", { class: "label", x: left - 10, y: y + 4, "text-anchor": "end" }, name(row.label)));
+      symbol(column.kind, x.at(cell.mean), y)), element("text", { class: "label", x: left - 10, y: y + 4, "text-anchor": "end" }, name(label({ row, column }))));
   });
   return chart([named(table.columns[0])], svg);
 }
 
 function scatter(board, table, rows) {
   if (table.columns.length < 2) return null;
-  board.axes = board.axes || [table.speed === null ? 1 : table.speed, table.speed === 0 ? 1 : 0];
+  board.axes = board.axes || [...table.against];
   const chosen = board.axes, [cx, cy] = chosen.map(at => table.columns[at]);
   const points = rows.filter(row => chosen.every(c => row.cells[c] && row.cells[c].mean !== null));
   const values = c => points.flatMap(row => [row.cells[c].mean, ...spread(row.cells[c])]);

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from genbench.report.axis import fid_of, marks_of
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of, curves_of
 from genbench.report.pictures import pictures
@@ -20,6 +21,7 @@ from genbench.report.tidy import Runs
 from genbench.run import Record
 
 HERE = Path(__file__).parent
+AXIS = 40  # rows that a chart has at most
 
 
 def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
@@ -35,6 +37,7 @@ def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
     return environment.from_string(_read("page.html")).render(
         suites=_suites(boards, runs), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
         pictures=pictures(boards, runs, work), data=_embedded(_data(boards, runs)),
+        data_sets=len({board.data for board in boards}),
     )  # fmt: skip
 
 
@@ -92,9 +95,27 @@ def _board(board: Board, curves: Curves, runs: Runs) -> dict[str, Any]:
         "suite": board.suite,
         "data": board.data,
         "columns": [_column(column) for column in board.columns],
-        "speed": board.columns.index(board.speed) if board.speed else None,
+        "axis": [(board.rows.index(mark.row), board.columns.index(mark.column)) for mark in marks_of(board, AXIS)],
+        "against": _against(board),
         "rows": [_row(board, row, curves, runs) for row in board.rows],
     }
+
+
+def _against(board: Board) -> tuple[int, int]:
+    """Return the columns that are set against each other at first, across and up.
+
+    They are what orders the rows and speed or FID, or else whatever most of the rows have with it.
+    """
+    quality = [i for i, column in enumerate(board.columns) if column.measurement == board.primary]
+    there = [board.columns.index(column) for column in (board.speed, fid_of(board)) if column]
+    preferred = [i for i in there if i not in quality]
+    others = [i for i in range(len(board.columns)) if i not in quality]
+    pairs = [(x, y) for x in preferred or others for y in quality]
+    return max(pairs, key=lambda pair: _both(board, *pair), default=(0, 0))
+
+
+def _both(board: Board, x: int, y: int) -> int:
+    return sum(board.columns[x] in row.cells and board.columns[y] in row.cells for row in board.rows)
 
 
 def _column(column: Column) -> dict[str, Any]:

@@ -38,13 +38,19 @@ def _drawn(board: Board, row: Row, runs: Runs, work: Path, left: int) -> list[di
     return []
 
 
-def _uri(work: Path, path: str) -> str | None:
-    """Return the PNG at `path` under `work` as a data URI; None if it is not there or is something else."""
+def drawn(work: Path, path: str) -> bytes | None:
+    """Return the PNG at `path` under `work`; None if it is not there or is something else."""
     file = (work / path).resolve()
     if not file.is_relative_to(work.resolve()) or not file.is_file():
         return None
     content = file.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n"):
+    return content if content.startswith(b"\x89PNG\r\n") else None
+
+
+def _uri(work: Path, path: str) -> str | None:
+    """Return the PNG at `path` under `work` as a data URI; None if it is not there or is something else."""
+    content = drawn(work, path)
+    if content is None:
         return None
     content = _smaller(content) if len(content) > BYTES else content
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
