@@ -18,6 +18,7 @@ from genbench.models.gans.constraints import gradient_penalty
 from genbench.models.gans.gan import GAN
 from genbench.models.gans.objectives import OBJECTIVES
 from genbench.nets.adversaries import Adversaries
+from genbench.perform import perform
 from genbench.run import Run
 from genbench.train import Game, train
 from genbench.work import Work
@@ -164,7 +165,7 @@ def test_a_clipped_critic_finds_the_distance_along_its_box() -> None:
 
 
 def after(steps: int, model: GAN, data: Tensor, **optimizer: object) -> GAN:
-    """Return `model` after `steps` of the loop's own game."""
+    """Return `model` after `steps`, of a hundred, of the loop's own game."""
     run = Run(
         **{"suite": "s", "name": "n", "model": "m", "data": "d", "steps": 100, "optimizer": {"lr": 1e-2} | optimizer}
     )
@@ -235,6 +236,35 @@ def test_who_moves_when(schedule: str, repeats: int) -> None:
     after(1, model, torch.full((4, 1), 3.0), name="sgd", lr=0.1)
     assert a.item() == pytest.approx(0.5 + repeats * 0.1 * (3 - 1))
     assert b.item() == pytest.approx(1 + 0.1 * (0.5 if schedule == "simultaneous" else a.item()))
+
+
+def test_a_head_start_is_the_critics_alone_and_makes_it_sure() -> None:
+    torch.manual_seed(0)
+    model = GAN(PLANE, hidden=(16,), head_start=0.5)
+    before, data = [p.clone() for p in model.generator.parameters()], torch.randn(64, 2) + 3
+    after(50, model, data)
+    assert all(map(torch.equal, before, model.generator.parameters()))
+    fake = model.generate(model.prior(100))
+    assert (model.critique(data).mean() - model.critique(fake).mean()).item() > 3
+    after(60, model, data)
+    assert not any(map(torch.equal, before, model.generator.parameters()))
+    with pytest.raises(ValueError, match="head_start must be from 0 to below 1, got 1"):
+        GAN(PLANE, head_start=1)
+
+
+def fate(folder: Path, **settings: object) -> tuple[str, set[str | None]]:
+    """Return the status of a run on the eight Gaussians, and what its measurements say of it."""
+    said = {"steps": 40, "checks": 1, "selection": "last", "metrics": ("diversity",), "data": "toys:eight_gaussians"}
+    run = Run(**{"suite": "s", "name": "n", "model": "gans.gan:GAN"} | said | settings)
+    record = perform(run, work=str(folder))
+    return record.status, {m.verdict for m in record.measurements.values()}
+
+
+def test_a_gan_that_collapses_or_diverges_says_so(tmp_path: Path) -> None:
+    """A rate at which units die, and one at which the exponential of f* for KL overflows; and a tame one."""
+    assert fate(tmp_path, optimizer={"lr": 0.01}) == ("ok", {None})
+    assert fate(tmp_path, optimizer={"lr": 1.0}) == ("ok", {"collapsed"})
+    assert fate(tmp_path, optimizer={"lr": 1.0}, options={"objective": "kl"}) == ("diverged", set())
 
 
 ROWS = {

@@ -38,11 +38,14 @@ class GAN(Implicit):
             a matrix, which bounds its Lipschitz constant up to a factor only.
         penalty: the weight of the penalty on the critic's gradient (Improved Training of Wasserstein GANs, 2017).
         critic_steps: how often the critic moves in a step, each time on a batch of its own; the generator moves once.
+        head_start: the share of the run, below 1, in which the critic moves alone: until it is sure (Towards Principled
+            Methods for Training Generative Adversarial Networks, 2017, section 2).
         schedule: the critic first and then the generator, or, in the critic's first move, both from the same weights.
         **options: as `Implicit` takes them.
 
     Raises:
-        ValueError: type_ii, clip or critic_steps that is not positive, or a negative penalty.
+        ValueError: type_ii, clip or critic_steps that is not positive, a negative penalty, or a head start
+            that is negative or leaves the generator no step.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class GAN(Implicit):
         spectral: bool = False,
         penalty: float = 0.0,
         critic_steps: int = 1,
+        head_start: float = 0.0,
         schedule: Schedule = "alternating",
         **options: Any,
     ) -> None:
@@ -64,10 +68,12 @@ class GAN(Implicit):
                 "type_ii, clip and critic_steps must be positive and penalty not negative; "
                 f"got {type_ii}, {clip}, {critic_steps} and {penalty}"
             )
+        if not 0 <= head_start < 1:
+            raise ValueError(f"head_start must be from 0 to below 1, got {head_start}")
         super().__init__(space, **options)
         self.objective, self.lure, self.type_ii = OBJECTIVES[objective], lure, type_ii
         self.clip, self.penalty = clip, penalty
-        self.critic_steps, self.schedule = critic_steps, schedule
+        self.critic_steps, self.head_start, self.schedule = critic_steps, head_start, schedule
         if spectral:
             spectral_norm_(self.critic)
 
@@ -96,5 +102,5 @@ class GAN(Implicit):
         if self.clip is not None:
             critics = clipped(critics, self.clip)
         critic = Player(self.critic_loss, critics, repeats=self.critic_steps)
-        generator = Player(self.generator_loss, optimizer(self.generator.parameters()))
+        generator = Player(self.generator_loss, optimizer(self.generator.parameters()), start=self.head_start)
         return [(critic, generator)] if self.schedule == "simultaneous" else [critic, generator]
