@@ -13,7 +13,7 @@ from torch import Tensor
 from genbench.dataset import Dataset
 from genbench.model import Model
 
-MOMENTS = 11  # of a training, evenly over it, its start and its end among them
+MOMENTS = 11  # of a training, its start and its end among them
 POINTS, SIDE = 512, 48  # samples of a moment; values of the critic along a side of the plane: 13 kB in all
 
 Moments = dict[int, dict[str, Tensor]]  # by the steps that were done
@@ -24,6 +24,11 @@ class Critical(Protocol):
     """A model with v(x), the higher the more x (B, *shape), in the data's own units, seems of the data, (B,)."""
 
     def critique(self, x: Tensor) -> Tensor: ...
+
+
+def steps_of(steps: int) -> set[int]:
+    """Return after how many of `steps` a moment is kept: ever further apart, for most is to be seen at first."""
+    return {round(steps * (k / (MOMENTS - 1)) ** 2) for k in range(MOMENTS)}
 
 
 def moment(model: Model, dataset: Dataset) -> dict[str, Tensor]:

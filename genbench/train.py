@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from genbench.dataset import Dataset
 from genbench.model import Model, Player
-from genbench.moments import MOMENTS, Moments, moment
+from genbench.moments import Moments, moment, steps_of
 from genbench.run import Optimizer, Point, Run
 from genbench.work import Work
 
@@ -253,8 +253,8 @@ def train(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     game, average = Game(model, run), Average(model, run.optimizer.ema)
     batch = batches(dataset, run.batch, run.seed, device)
+    moments = steps_of(run.steps)
     checks = {round(run.steps * (k + 1) / run.checks) for k in range(run.checks)}
-    moments = {round(run.steps * k / (MOMENTS - 1)) for k in range(MOMENTS)}
     progress = _restore(work.load(name), code, model, game, average)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     pending: list[Tensor] = []

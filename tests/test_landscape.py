@@ -19,7 +19,7 @@ from genbench.model import Model
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
 from genbench.models.vaes.vae import VAE
-from genbench.moments import POINTS, SIDE, extent, lattice, moment
+from genbench.moments import POINTS, SIDE, extent, lattice, moment, steps_of
 from genbench.perform import perform
 from genbench.run import Run
 
@@ -47,6 +47,13 @@ def test_a_moment_holds_the_critic_by_first_and_second_coordinate() -> None:
     torch.testing.assert_close(kept["critic"], axis[:, None] + 10 * axis[None])
     assert kept["samples"].shape == (POINTS, 2)
     assert X.abs().max() < extent(PLANE)
+
+
+def test_moments_lie_ever_further_apart_from_start_to_end() -> None:
+    steps = sorted(steps_of(1000))
+    assert steps == [10 * k * k for k in range(11)]
+    assert {0, 1, 2, 3} == steps_of(3)
+    assert steps_of(0) == {0}
 
 
 def test_most_models_and_data_keep_nothing() -> None:
