@@ -16,9 +16,11 @@ from genbench.evaluation import Evaluation
 from genbench.metrics.landscape import landscape, reach
 from genbench.metrics.samples import arc, interpolations, samples
 from genbench.model import Model
+from genbench.models.autoencoders.pca import PCA
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
 from genbench.models.vaes.vae import VAE
+from genbench.models.vaes.vqvae import VQVAE
 from genbench.moments import POINTS, SIDE, extent, lattice, moment, steps_of
 from genbench.perform import perform
 from genbench.run import Run
@@ -133,3 +135,10 @@ def test_rows_lead_from_one_sample_to_another(make: type[Model]) -> None:
     evaluation = Evaluation(model, IMAGES, RUN)
     samples.measure(evaluation)
     assert set(evaluation.files) == {"samples.png", "sample-interpolations.png"}
+
+
+@pytest.mark.parametrize("make", [VQVAE, PCA])
+def test_a_model_whose_z_is_of_another_kind_has_no_such_rows(make: type[Model]) -> None:
+    evaluation = Evaluation(make(IMAGES.space).eval(), IMAGES, RUN)
+    samples.measure(evaluation)
+    assert set(evaluation.files) == {"samples.png"}

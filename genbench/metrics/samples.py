@@ -23,12 +23,14 @@ GAP, LINE = 12, 2  # pixels between two panels, and around an image of a grid
 
 @runtime_checkable
 class Decodes(Protocol):
-    """A model that makes points of draws z (n, Z) of N(0, I), in the data's own units (n, *shape).
+    """A model that makes points of draws z (n, latent) of N(0, I), in the data's own units (n, *shape).
 
     Of another law of independent coordinates of mean 0, as a flow's base may be, the arc between two draws keeps
     mean and variance.
     """
 
+    @property
+    def latent(self) -> int: ...
     def prior(self, n: int) -> Tensor: ...
     def decode(self, z: Tensor) -> Tensor: ...
 

@@ -95,6 +95,11 @@ class Flow(Model):
         """Return n samples (n, *shape): the base pulled back; integers where `space.levels` is set."""
         return self.decode(self.prior(n))
 
+    @property
+    def latent(self) -> int:
+        """D, the numbers in z."""
+        return self.space.dims
+
     def prior(self, n: int) -> Tensor:
         """Return z (n, D) of the base."""
         return self.base.sample((n, self.space.dims)).to(next(self.bijection.parameters()).device)
