@@ -1,0 +1,125 @@
+"""FID through torch-fidelity's Inception-v3, of random weights in the place where the published ones belong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_fidelity import feature_extractor_inceptionv3 as torch_fidelity
+
+from genbench.dataset import Dataset, Space
+from genbench.evaluation import Evaluation
+from genbench.metrics import features, fidelity
+from genbench.model import Model
+from genbench.perform import perform
+from genbench.run import Run, UsageError, find
+
+COLOURS = Space((3, 32, 32), 256)
+N = 8
+INCEPTION = find("metrics", "fidelity:inception")
+
+
+class Drawn(Model):
+    """Whatever `draw` gives."""
+
+    def __init__(self, space: Space, draw: Callable[[int], Tensor]) -> None:
+        super().__init__(space)
+        self.draw = draw
+
+    def sample(self, n: int) -> Tensor:
+        return self.draw(n)
+
+
+def drawn(n: int, seed: int) -> Tensor:
+    return torch.randint(256, (n, *COLOURS.shape), generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def evaluated(draw: Callable[[int], Tensor]) -> Evaluation:
+    data = Dataset(COLOURS, train=drawn(2 * N, 0), validation=drawn(2, 1), test=drawn(N - 2, 2))
+    return Evaluation(Drawn(COLOURS, draw), data, Run(suite="s", name="n", model="m", data="colours"))
+
+
+def random_inception() -> nn.Module:
+    """Return Inception-v3 as it is before its weights are loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_fidelity, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(torch_fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        return torch_fidelity.FeatureExtractorInceptionV3("inception", ["2048"])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """A file of random weights in the folder of feature nets, its digest in its name as the published one has it."""
+    folder = tmp_path_factory.mktemp("data") / "feature-nets"
+    folder.mkdir()
+    path = folder / "weights.pth"
+    torch.save(random_inception().state_dict(), path)
+    return path.rename(folder / f"weights-inception-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+
+
+@pytest.fixture
+def digest(file, monkeypatch) -> str:
+    """GENBENCH_DATA says where that file is; there is nothing to download. Its digest."""
+    monkeypatch.setenv("GENBENCH_DATA", str(file.parents[1]))
+    monkeypatch.setattr(torch_fidelity, "URL_INCEPTION_V3", f"https://example.invalid/{file.name}")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    return file.stem.rpartition("-")[2]
+
+
+@pytest.mark.slow
+def test_images_of_any_size_in_grey_and_colour_have_2048_features(digest):
+    for space in (COLOURS, Space((1, 28, 28), 256), Space((1, 8, 8), 17)):
+        images = torch.randint(space.levels, (2, *space.shape)).byte()
+        net = features.inception("data", Dataset(space, images, images, images))
+        assert net.about == f"Inception-v3 {digest}"
+        h, logits = net(features.pixels(images, space), torch.device("cpu"))
+        assert (h.shape, h.dtype, logits.shape) == ((2, 2048), torch.float64, (2, 1008))
+        assert h.isfinite().all()
+        assert not torch.equal(h[0], h[1])
+
+
+@pytest.mark.slow
+def test_a_set_is_at_no_distance_from_itself_and_black_images_are(digest, monkeypatch):
+    monkeypatch.setattr(fidelity, "LEAST", N)
+    monkeypatch.setattr(fidelity, "FEW", 2)
+    reference = torch.cat((drawn(N - 2, 2), drawn(2, 1)))
+    same = INCEPTION.measure(evaluated(lambda n: reference.repeat(n // N, 1, 1, 1)))
+    fid = same["fid[inception-v3-bilinear]"]
+    net = features.inception_net(features.inception_weights())
+    real, black = (net(x, torch.device("cpu"))[0] for x in (reference, torch.zeros_like(reference)))
+    assert abs(fid.value) < 1e-3 * fidelity.fid(real, black)
+    assert fid.n == N
+    assert fid.impl == f"inception 1, Inception-v3 {digest}, {N} points of test and validation"
+    assert same["precision[inception-v3-bilinear]"].value == same["recall[inception-v3-bilinear]"].value == 1
+
+
+def test_without_weights_and_network_one_line_says_what_to_put_where(tmp_path, monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("[Errno -3] Temporary failure\nin name resolution")
+
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", unreachable)
+    with pytest.raises(UsageError) as error:
+        features.inception_weights()
+    message, name = str(error.value), torch_fidelity.URL_INCEPTION_V3.rpartition("/")[2]
+    assert "\n" not in message
+    assert f"put {name} of torch-fidelity there" in message
+    assert str(tmp_path / "feature-nets") in message
+    assert "GENBENCH_DATA" in message
+    assert list((tmp_path / "feature-nets").glob("*.pth*")) == []
+    run = Run(suite="s", name="n", model="gans.gan:GAN", data="digits", steps=0, metrics=("fidelity:inception",))
+    record = perform(run, work=str(tmp_path / "work"))
+    assert (record.status, record.error) == ("error", f"UsageError: {message}")
+
+
+def test_data_other_than_images_need_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    data = find("datasets", "toys:moons")()
+    run = Run(suite="s", name="n", model="m", data="toys:moons")
+    assert INCEPTION.measure(Evaluation(Drawn(data.space, lambda n: torch.randn(n, 2)), data, run)) == {}
