@@ -1,4 +1,4 @@
-"""Pictures: uncurated samples beside real data, and densities of the plane beside the truth."""
+"""Pictures: uncurated samples beside real data, what lies between two, and densities of the plane beside the truth."""
 
 from __future__ import annotations
 
