@@ -14,7 +14,8 @@ from torch.nn.functional import batch_norm
 
 from genbench.dataset import Space
 from genbench.models.dequantization import noise_of
-from genbench.models.flows.bijection import Bijection
+from genbench.models.flows.autoregressive import Autoregressed, MaskedAutoregressive, affine
+from genbench.models.flows.bijection import Bijection, Chain
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
 from genbench.models.flows.coupling import AffineCoupling, Coupled, affine_by, couplings_of
 from genbench.models.flows.densities import BASES
@@ -25,7 +26,7 @@ from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.linear import Linear
-from genbench.models.flows.lu import Factored, LULinear
+from genbench.models.flows.lu import Factored, LULinear, Turned
 from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.nice import NICE
@@ -36,6 +37,7 @@ from genbench.models.flows.realnvp import RealNVP
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.models.flows.residual import ResidualFlow
 from genbench.models.flows.tarflow import TarFlow
+from genbench.nets.masked import MADE
 from genbench.nets.mlp import mlp
 
 Make = Callable[..., Flow]
@@ -304,7 +306,8 @@ def test_actnorm_that_was_loaded_does_not_start_again() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 4), (2, 4, 3)], ids=["vector", "image"])
 def test_closed_gradients_of_actnorm_are_those_of_its_value(shape: tuple[int, ...]) -> None:
-    args = *(torch.randn(n, dtype=torch.float64, requires_grad=True) for n in (shape, 4, 4)), math.prod(shape[2:])
+    x, s, t = (torch.randn(n, dtype=torch.float64, requires_grad=True) for n in (shape, 4, 4))
+    args = x, (math.prod(shape[2:]),), s, t
     assert torch.autograd.gradcheck(Affine.apply, args)
     assert torch.autograd.gradgradcheck(Affine.apply, args)
 
@@ -313,11 +316,97 @@ def test_closed_gradients_of_actnorm_are_those_of_its_value(shape: tuple[int, ..
 def test_closed_gradients_of_a_coupling_are_those_of_its_value(scale: str) -> None:
     coupling = AffineCoupling(mlp(2, 6, (4, 5)), 5, 2, scale=scale).double()
     weights = [p for layer in coupling.net for p in layer.parameters()]
-    args = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), coupling.gain, coupling.sizes, scale, 0.0
+    x, options = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), (coupling.sizes, scale, 0.0)
+    args = x, options, coupling.gain
     mine, theirs = Coupled.apply(*args, *weights), coupling(args[0])  # float64 goes layer by layer
     torch.testing.assert_close(mine, theirs)
     assert torch.autograd.gradcheck(Coupled.apply, (*args, *weights))
     assert torch.autograd.gradgradcheck(Coupled.apply, (*args, *weights))
+
+
+@pytest.mark.parametrize("scale", ["tanh", "exp", "sigmoid"])
+def test_closed_gradients_of_an_autoregressive_layer_are_those_of_its_value(scale: str) -> None:
+    layer = MaskedAutoregressive(MADE(4, 2, (5, 6), order=(2, 0, 3, 1)), affine(scale)).double()
+    masked = [*layer.net.inner, layer.net.last]
+    tensors = *(f.mask for f in masked), *(f.weight for f in masked), *(f.bias for f in masked)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+
+    def closed(x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return Autoregressed.apply(x, (layer.map, 0.0), *tensors)
+
+    torch.testing.assert_close(closed(x, *tensors), layer(x))  # float64 goes layer by layer
+    assert torch.autograd.gradcheck(closed, (x, *tensors))
+    assert torch.autograd.gradgradcheck(closed, (x, *tensors))
+
+
+def in_a_row() -> Chain:
+    """Return bijections of five dimensions, one of each kind that has steps, and one of them twice."""
+    twice = ActNorm((5,))
+    chain = Chain(
+        [
+            twice,
+            LULinear((5,)),
+            AffineCoupling(mlp(3, 4, (7, 6)), 5, 3),
+            MaskedAutoregressive(MADE(5, 2, (8,)), affine()),
+            twice,
+            AffineCoupling(mlp(2, 6, (7,)), 5, 2, scale="sigmoid"),
+        ]
+    )
+    chain(torch.randn(32, 5))  # ActNorm starts
+    return chain
+
+
+def one_by_one(chain: Chain, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y and log|det dy/dx|, each bijection by itself."""
+    total = torch.zeros(())
+    for f in chain:
+        x, logdet = f(x)
+        total = total + logdet
+    return x, total
+
+
+def test_bijections_in_a_row_are_one_step_for_autograd_and_the_same() -> None:
+    chain, x = in_a_row(), torch.randn(9, 5, requires_grad=True)
+    mine, theirs = chain(x), one_by_one(chain, x)
+    assert "Joined" in type(mine[0].grad_fn).__name__
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    cotangents, inputs = (torch.randn(9, 5), torch.randn(9)), (x, *chain.parameters())
+    found, expected = (torch.autograd.grad(out, inputs, cotangents) for out in (mine, theirs))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    chain.bijections[1].requires_grad_(False)
+    chain(x.detach())[1].sum().backward()
+    assert [p.grad is not None for p in chain.parameters()] == [p.requires_grad for p in chain.parameters()]
+    assert type(one_by_one(chain, x)[0].grad_fn).__name__ != type(mine[0].grad_fn).__name__
+
+
+def test_bijections_in_a_row_are_differentiated_twice() -> None:
+    chain, x = in_a_row(), torch.randn(9, 5, requires_grad=True)
+
+    def penalty(outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        (slope,) = torch.autograd.grad(outputs[0].square().sum() - outputs[1].sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (x, *chain.parameters()))
+
+    torch.testing.assert_close(penalty(chain(x)), penalty(one_by_one(chain, x)), rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_kept_for_the_gradient_is_let_go_with_it() -> None:
+    chain, x = in_a_row(), torch.randn(9, 5, requires_grad=True)
+    y, logdet = chain(x)
+    node = y.grad_fn
+    assert not any(kept.saved_tensors for kept in node.kept)
+    (y.sum() + logdet.sum()).backward()
+    assert not any(kept.saved_tensors for kept in node.kept)
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+
+
+def test_bijections_that_draw_numbers_are_not_joined() -> None:
+    net = mlp(2, 6, (7,), dropout=0.5)
+    chain = Chain([AffineCoupling(net, 5, 2), ActNorm((5,))])
+    x = torch.randn(9, 5)
+    chain(x)
+    assert "Joined" not in type(chain(x)[0].grad_fn).__name__
+    assert "Joined" in type(chain.eval()(x)[0].grad_fn).__name__
 
 
 def test_modified_batch_norm_is_its_formula() -> None:
@@ -372,6 +461,19 @@ def test_closed_gradients_of_the_lu_factors_are_those_of_the_matrix() -> None:
     args = *factors, torch.tensor([1.0, -1, 1, -1], dtype=torch.float64)
     assert torch.autograd.gradcheck(Factored.apply, args)
     assert torch.autograd.gradgradcheck(Factored.apply, args)
+
+
+@pytest.mark.parametrize("start", ["rotation", "identity"])
+def test_closed_gradients_of_the_lu_layer_are_those_of_its_value(start: str) -> None:
+    layer = LULinear((4,), start=start).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p += 0.3 * torch.randn_like(p)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    step = layer.step(x)
+    torch.testing.assert_close(step(x)[0], x @ layer.weight().T)
+    assert torch.autograd.gradcheck(Turned.apply, (x, step.options, *step.tensors))
+    assert torch.autograd.gradgradcheck(Turned.apply, (x, step.options, *step.tensors))
 
 
 def colours(order: tuple[int, ...], half: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,19 @@ class MaskedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return y (B, outputs)."""
         return linear(x, self.weight * self.mask, self.bias)
+
+
+class MaskedWeights(NamedTuple):
+    """Of each layer its mask, W and b."""
+
+    masks: Sequence[Tensor]
+    W: Sequence[Tensor]
+    b: Sequence[Tensor]
+
+
+def by_turns(W: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    """Return W_1, b_1, W_2, b_2, ..."""
+    return [p for pair in zip(W, b, strict=True) for p in pair]
 
 
 class Masked(torch.autograd.Function):
@@ -93,22 +106,31 @@ class MADE(nn.Module):
             zeroed(last)
         self.groups = [torch.bincount(d, minlength=D)[1:].tolist() for d in degrees[1:]]  # units of each degree
 
+    def closed(self, x: Tensor) -> MaskedWeights | None:
+        """Return the masks and weights where `rectified`, with its gradient in closed form, does for x; else None."""
+        layers = [f for f in (*self.inner, self.last) if isinstance(f, MaskedLinear)]
+        if not self.is_closed or x.ndim != 2 or not plain(x, layers[0].weight):
+            return None
+        return MaskedWeights([f.mask for f in layers], [f.weight for f in layers], [f.bias for f in layers])
+
+    def rate(self) -> float:
+        """Return the share of units that is dropped."""
+        return self.dropout if self.training else 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         """Return y (B, D * outputs), x (B, D); those of dimension i at i * outputs, i * outputs + 1, ..."""
-        layers = [f for f in (*self.inner, self.last) if isinstance(f, MaskedLinear)]
-        if self.is_closed and x.ndim == 2 and plain(x, layers[0].weight):
-            return self.closed(x, layers)
+        if weights := self.closed(x):
+            return self.in_two(x, weights)
         h = x
         for layer, skip in zip(self.inner, self.skips, strict=True):
             h = self.units(layer(h), h if skip else None)
         y: Tensor = self.last(h)
         return y
 
-    def closed(self, x: Tensor, layers: Sequence[MaskedLinear]) -> Tensor:
+    def in_two(self, x: Tensor, weights: MaskedWeights) -> Tensor:
         """Return y in two steps for autograd: the masks, and the perceptron of ReLUs."""
-        weights = Masked.apply(*(f.mask for f in layers), *(f.weight for f in layers))
-        parameters = [p for pair in zip(weights, (f.bias for f in layers), strict=True) for p in pair]
-        y: Tensor = Rectified.apply(x, self.dropout if self.training else 0.0, *parameters)
+        masked = Masked.apply(*weights.masks, *weights.W)
+        y: Tensor = Rectified.apply(x, self.rate(), *by_turns(masked, weights.b))
         return y
 
     def units(self, a: Tensor, skipped: Tensor | None) -> Tensor:

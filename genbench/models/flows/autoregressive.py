@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from genbench_kernels.affine_coupling import Scale, affine_coupling
+from genbench_kernels.affine_coupling import Scale, affine_coupling, gradients, parts
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.flows.bijection import Bijection, Elementwise
+from genbench.models.flows.bijection import Bijection, Closed, Elementwise, Step
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten
 from genbench.nets.activations import Activation
-from genbench.nets.masked import MADE
+from genbench.nets.masked import MADE, by_turns
+from genbench.nets.mlp import anew, backpropagated, rectified, replayed
 
 
 class MaskedAutoregressive(Bijection):
@@ -29,10 +31,61 @@ class MaskedAutoregressive(Bijection):
         self.net, self.map = net, map
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if step := self.step(x):
+            return step(x)
         return self.map.forward(x, self.net(x))
+
+    def step(self, x: Tensor) -> Step | None:
+        if self.map.closed is None or (weights := self.net.closed(x)) is None:
+            return None
+        dropout = self.net.rate()
+        tensors = *weights.masks, *weights.W, *weights.b
+        return Step(Autoregressed, (self.map, dropout), tensors, drawn=dropout > 0)
 
     def inverse(self, y: Tensor) -> Tensor:
         return self.net.unroll(len(y), lambda i, params: self.map.inverse(y[:, i : i + 1], params))
+
+
+class Autoregressed(torch.autograd.Function):
+    """x, (map, dropout), masks, all W, all b -> y, logdet: masked perceptron and map, one step for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, options: tuple[Elementwise, float], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        map, dropout = options
+        masks, W, b = in_three(tensors)
+        weights = by_turns(torch._foreach_mul(W, masks), b)
+        *h, params = rectified(x, dropout, weights)
+        y, logdet, needed = closed(map).value(x, params)
+        ctx.save_for_backward(*tensors, *weights, *h, *needed)
+        ctx.map, ctx.dropout, ctx.layers = map, dropout, len(h)
+        return y, logdet
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        (gy, glogdet), n = cotangents, ctx.layers
+        tensors, weights = ctx.saved_tensors[: 3 * n], ctx.saved_tensors[3 * n : 5 * n]
+        (x, *_), needed = h, _ = ctx.saved_tensors[5 * n : 6 * n], ctx.saved_tensors[6 * n :]
+        masks, W, b = in_three(tensors)
+        if torch.is_grad_enabled():
+            masked = by_turns([w * mask for w, mask in zip(W, masks, strict=True)], b)
+            outputs = ctx.map.forward(x, replayed(h, ctx.dropout, masked))
+            return anew(outputs, cotangents, (x, None, *tensors), ctx.needs_input_grad)
+        gx, g = closed(ctx.map).gradients(gy, glogdet, x, needed)
+        gx_net, found = backpropagated(g, h, ctx.dropout, weights, wanted=ctx.needs_input_grad[0])
+        by_W = [g.mul_(mask) for g, mask in zip(found[0::2], masks, strict=True)]
+        return None if gx_net is None else gx.add_(gx_net), None, *[None] * n, *by_W, *found[1::2]
+
+
+def in_three(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the masks, all W and all b."""
+    n = len(tensors) // 3
+    return list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
+
+
+def closed(map: Elementwise) -> Closed:
+    """Return what `map` has in closed form."""
+    assert map.closed is not None
+    return map.closed
 
 
 class InverseAutoregressive(Bijection):
@@ -73,7 +126,17 @@ def affine(scale: Scale = "tanh") -> Elementwise:
         gain = x.new_full((1,), 3.0) if scale == "tanh" else None
         return affine_coupling(x, params, layout="interleave", scale=scale, gain=gain, inverse=inverse)
 
-    return Elementwise(2, move, lambda y, params: move(y, params, inverse=True)[0])
+    three = torch.full((1,), 3.0) if scale == "tanh" else None
+
+    def value(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        y, logdet, u, e = parts(x, params, three, None, "interleave", scale, False, x.dtype)
+        return y, logdet, (u, e)
+
+    def by_both(gy: Tensor, glogdet: Tensor, x: Tensor, needed: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        u, e = needed
+        return gradients(gy, glogdet, x, u, e, three, None, "interleave", scale, False)[:2]
+
+    return Elementwise(2, move, lambda y, params: move(y, params, inverse=True)[0], Closed(value, by_both))
 
 
 def orders(D: int, layers: int) -> list[list[int]]:

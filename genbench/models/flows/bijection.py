@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, reduce
+from itertools import islice
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from genbench.nets.mlp import anew
+
 Shape = tuple[int, ...]  # of one point: (D,) or (C, H, W)
+Map = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> y, log|det dy/dx|
+
+
+class Step(NamedTuple):
+    """What a bijection does, with its gradient in closed form: x -> y as x, and log|det dy/dx|.
+
+    Attributes:
+        function: takes x, `options` and `tensors`.
+        tensors: what has a gradient, buffers, and None for what there is not.
+        drawn: whether it draws random numbers, so that it is not the same when it is taken again.
+    """
+
+    function: type[torch.autograd.Function]
+    options: tuple[Any, ...]
+    tensors: tuple[Tensor | None, ...]
+    drawn: bool = False
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log|det dy/dx|."""
+        y, logdet = self.function.apply(x, self.options, *self.tensors)
+        return y, logdet
 
 
 class Bijection(nn.Module, ABC):
@@ -21,6 +47,10 @@ class Bijection(nn.Module, ABC):
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
         """Return x, y (B, ...)."""
+
+    def step(self, x: Tensor) -> Step | None:
+        """Return `forward` as it is for all that is like x in shape and dtype, where its gradient has a closed form."""
+        return None
 
 
 class Chain(Bijection):
@@ -35,18 +65,130 @@ class Chain(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         constant = of_each = x.new_zeros(())  # apart, so that a sum over the batch is broadcast once
-        for f in self:
-            x, logdet = f(x)
-            if logdet.ndim:
-                of_each = of_each + logdet
-            else:
-                constant = constant + logdet
+        for run in in_runs(self):
+            for f in joined(run, x):
+                x, logdet = f(x)
+                if logdet.ndim:
+                    of_each = of_each + logdet
+                else:
+                    constant = constant + logdet
         return x, of_each + constant
 
     def inverse(self, y: Tensor) -> Tensor:
         for f in reversed(list(self)):
             y = f.inverse(y)
         return y
+
+
+def in_runs(bijections: Iterable[Bijection]) -> list[list[Bijection]]:
+    """Return the bijections that have steps in runs, as long as they are in a row, and every other by itself."""
+    runs: list[list[Bijection]] = []
+    before = False
+    for f in bijections:
+        has_steps = type(f).step is not Bijection.step
+        if has_steps and before:
+            runs[-1].append(f)
+        else:
+            runs.append([f])
+        before = has_steps
+    return runs
+
+
+def joined(run: Sequence[Bijection], x: Tensor) -> Sequence[Map]:
+    """Return the bijections as one step for autograd where that can be and there is a gradient, else as they are."""
+    if len(run) == 1 or not torch.is_grad_enabled():
+        return run
+    steps = []
+    for f in run:
+        step = f.step(x)
+        if step is None or step.drawn:
+            return run
+        steps.append(step)
+    return [partial(join, steps)]
+
+
+def join(steps: Sequence[Step], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y and log|det dy/dx| of steps one after another."""
+    y, logdet = Joined.apply(x, steps, *(v for step in steps for v in step.tensors))
+    return y, logdet
+
+
+class Kept:
+    """What a step among others keeps for its gradient, in place of autograd's context."""
+
+    saved_tensors: tuple[Tensor | None, ...]
+    needs_input_grad: tuple[bool, ...]
+    size: int
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep `tensors`."""
+        self.saved_tensors, self.size = tensors, len(tensors)
+
+    def handed_over(self) -> tuple[Tensor | None, ...]:
+        """Return the tensors, and keep them no more."""
+        tensors, self.saved_tensors = self.saved_tensors, ()
+        return tensors
+
+
+class Joined(torch.autograd.Function):
+    """x, steps, their tensors -> y, logdet of steps one after another: what autograd does for a step is done once.
+
+    To be differentiated twice, the steps are taken again one by one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: Sequence[Step], *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        kept, logdets, y = [Kept() for _ in steps], [], x
+        for step, keeps in zip(steps, kept, strict=True):
+            y, logdet = step.function.forward(keeps, y, step.options, *step.tensors)
+            logdets.append(logdet)
+        ctx.save_for_backward(x, *(v for keeps in kept for v in keeps.handed_over()))
+        ctx.steps, ctx.kept, ctx.of_each = steps, kept, [logdet.ndim > 0 for logdet in logdets]
+        return y, reduce(torch.add, logdets)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        (g, glogdet), (x, *saved), (by_x, _, *wanted) = cotangents, ctx.saved_tensors, ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return again(ctx.steps, x, cotangents, ctx.needs_input_grad)
+        of_all, saved, wanted = glogdet.sum() if glogdet.ndim else glogdet, iter(saved), iter(wanted)
+        for step, keeps in zip(ctx.steps, ctx.kept, strict=True):
+            keeps.save_for_backward(*islice(saved, keeps.size))
+            keeps.needs_input_grad = (keeps is not ctx.kept[0] or by_x, False, *islice(wanted, len(step.tensors)))
+        found = list[Tensor | None]()
+        for step, keeps, of_each in reversed(list(zip(ctx.steps, ctx.kept, ctx.of_each, strict=True))):
+            g, _, *by_tensors = step.function.backward(keeps, g, glogdet if of_each else of_all)
+            found[:0] = by_tensors
+            keeps.handed_over()
+        return g, None, *found
+
+
+def again(
+    steps: Sequence[Step], x: Tensor, cotangents: Sequence[Tensor], wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by x, None and the tensors of the steps, with a graph of their own."""
+    with torch.enable_grad():
+        own = [
+            step._replace(tensors=tuple(None if v is None else v.view_as(v) for v in step.tensors)) for step in steps
+        ]
+        y, logdets = x, []
+        for step in own:
+            y, logdet = step(y)
+            logdets.append(logdet)
+        inputs = x, None, *(v for step in own for v in step.tensors)
+        return anew((y, reduce(torch.add, logdets)), cotangents, inputs, wanted)
+
+
+class Closed(NamedTuple):
+    """A map of each entry, and its gradient in closed form, that autograd does not see.
+
+    Attributes:
+        value: x, params -> y, log|det dy/dx| and what `gradients` needs.
+        gradients: those by y and log|det dy/dx|, x, and what is needed -> those by x and params.
+    """
+
+    value: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, tuple[Tensor, ...]]]
+    gradients: Callable[[Tensor, Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
 
 class Elementwise(NamedTuple):
@@ -59,8 +201,10 @@ class Elementwise(NamedTuple):
         parameters: how many there are for an entry. All zero, the map is the identity (or a fixed one near it).
         forward: x, params -> y as x, and log|det dy/dx| in nats, (B,).
         inverse: y, params -> x.
+        closed: `forward` with its gradient, in float32 on a CPU; None where nobody has written it down.
     """
 
     parameters: int
     forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     inverse: Callable[[Tensor, Tensor], Tensor]
+    closed: Closed | None = None

@@ -9,7 +9,7 @@ import torch
 from genbench_kernels.affine_coupling import Scale, affine_coupling, gradients, parts
 from torch import Tensor, nn
 
-from genbench.models.flows.bijection import Bijection, Elementwise, Shape
+from genbench.models.flows.bijection import Bijection, Elementwise, Shape, Step
 from genbench.nets.mlp import Perceptron, anew, backpropagated, rectified, replayed
 
 Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
@@ -51,13 +51,18 @@ class AffineCoupling(Bijection):
         self.gain = nn.Parameter(torch.ones(channels - split)) if scale == "tanh" else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        net = self.net
-        if isinstance(net, Perceptron) and (weights := net.closed(x)) is not None:
-            y, logdet = Coupled.apply(x, self.gain, self.sizes, self.scale, net.rate(), *weights)
-            return y, logdet
+        if step := self.step(x):
+            return step(x)
         x1, x2 = x.split(self.sizes, 1)
         y2, logdet = affine_coupling(x2, self.net(x1), scale=self.scale, gain=self.gain)
         return torch.cat((y2, x1), 1), logdet
+
+    def step(self, x: Tensor) -> Step | None:
+        net = self.net
+        if not isinstance(net, Perceptron) or (weights := net.closed(x)) is None:
+            return None
+        dropout = net.rate()
+        return Step(Coupled, (self.sizes, self.scale, dropout), (self.gain, *weights), drawn=dropout > 0)
 
     def inverse(self, y: Tensor) -> Tensor:
         y2, x1 = y.split(self.sizes[::-1], 1)
@@ -66,13 +71,14 @@ class AffineCoupling(Bijection):
 
 
 class Coupled(torch.autograd.Function):
-    """x, gain, sizes, scale, dropout, W_1, b_1, ... -> y, logdet: coupling and perceptron in one step for autograd."""
+    """x, (sizes, scale, dropout), gain, W_1, b_1, ... -> y, logdet: coupling and perceptron, one step for autograd."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gain: Tensor | None, sizes: Sizes, scale: Scale, dropout: float, *weights: Tensor
+        ctx: Any, x: Tensor, options: tuple[Sizes, Scale, float], gain: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        x1, x2 = x.split(sizes, 1)
+        sizes, scale, dropout = options
+        x1, x2 = torch.split_with_sizes(x, sizes, 1)
         *h, params = rectified(x1, dropout, weights)
         y2, logdet, u, e = parts(x2, params, gain, None, "chunk", scale, False, x.dtype)
         ctx.save_for_backward(x, gain, u, e, *h[1:], *weights)
@@ -82,19 +88,19 @@ class Coupled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         (gy, glogdet), (x, gain, u, e, *rest) = cotangents, ctx.saved_tensors
-        x1, x2 = x.split(ctx.sizes, 1)
+        x1, x2 = torch.split_with_sizes(x, ctx.sizes, 1)
         layers = len(rest) // 3
         h, weights = [x1, *rest[:layers]], rest[layers:]
         if torch.is_grad_enabled():
             params = replayed(h, ctx.dropout, weights)
             y2, logdet, *_ = parts(x2, params, gain, None, "chunk", ctx.scale, False, x.dtype)
             outputs = torch.cat((y2, x1), 1), logdet
-            return anew(outputs, cotangents, (x, gain, None, None, None, *weights), ctx.needs_input_grad)
-        gy2, g1 = gy.split(ctx.sizes[::-1], 1)
+            return anew(outputs, cotangents, (x, None, gain, *weights), ctx.needs_input_grad)
+        gy2, g1 = torch.split_with_sizes(gy, ctx.sizes[::-1], 1)
         g2, g, ggain = gradients(gy2, glogdet, x2, u, e, gain, None, "chunk", ctx.scale, False)
         g1_net, found = backpropagated(g, h, ctx.dropout, weights, wanted=ctx.needs_input_grad[0])
         gx = None if g1_net is None else torch.cat((g1_net.add_(g1), g2), 1)
-        return gx, ggain, None, None, None, *found
+        return gx, None, ggain, *found
 
 
 def couplings_of(shape: Shape, n: int, couple: Couple, *before: Callable[[Shape], list[Bijection]]) -> list[Bijection]:

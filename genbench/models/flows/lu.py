@@ -10,7 +10,7 @@ from genbench_kernels.op import eager
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.bijection import Bijection, Shape, Step
 
 
 def columns(x: Tensor) -> Tensor:
@@ -34,6 +34,12 @@ def lu(L: Tensor, U: Tensor) -> Tensor:
     return torch.addmm(U, L.tril(-1), U)
 
 
+def by_factors(g: Tensor, L: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients by L, U and s from g (C, C), that by (1 + L) U, with `whole` all of U."""
+    by_upper = torch.addmm(g, L.tril(-1).t(), g)
+    return (g @ whole.t()).tril(-1), by_upper.triu(1), by_upper.diagonal() * whole.diagonal()
+
+
 class Factored(torch.autograd.Function):
     """L, U, s, sign -> W = (1 + L)(U + diag(sign e^s)), with its gradient in closed form."""
 
@@ -45,9 +51,35 @@ class Factored(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,), (L, U, s, sign) = gradients, ctx.saved_tensors
+        return *by_factors(g, L, upper(U, s, sign)), None
+
+
+class Turned(torch.autograd.Function):
+    """x (B, C), (), P or None, L, U, s, sign -> W x and its log-determinant, with their gradient in closed form."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, options: tuple[()], P: Tensor | None, L: Tensor, U: Tensor, s: Tensor, sign: Tensor
+    ) -> tuple[Tensor, Tensor]:
         whole = upper(U, s, sign)
-        by_upper = torch.addmm(g, L.tril(-1).t(), g)
-        return (g @ whole.t()).tril(-1), by_upper.triu(1), by_upper.diagonal() * whole.diagonal(), None
+        W = permuted(P, lu(L, whole))
+        ctx.save_for_backward(x, P, L, U, s, sign, whole, W)
+        return torch.mm(x, W.t()), s.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        (g, glogdet), (x, P, L, U, s, sign, whole, W) = cotangents, ctx.saved_tensors
+        if torch.is_grad_enabled():
+            whole = upper(U, s, sign)
+            W = permuted(P, lu(L, whole))
+        by_W = g.t() @ x
+        gL, gU, gs = by_factors(by_W if P is None else P.t() @ by_W, L, whole)
+        return g @ W, None, None, gL, gU, gs + glogdet, None
+
+
+def permuted(P: Tensor | None, W: Tensor) -> Tensor:
+    """Return P W; None for the identity."""
+    return W if P is None else P @ W
 
 
 class LULinear(Bijection):
@@ -82,9 +114,16 @@ class LULinear(Bijection):
     def weight(self) -> Tensor:
         """Return W (C, C)."""
         W: Tensor = Factored.apply(self.L, self.U, self.s, self.sign) if eager() else lu(self.L, self.upper())
-        return self.P @ W if self.permutes else W
+        return permuted(self.P if self.permutes else None, W)
+
+    def step(self, x: Tensor) -> Step | None:
+        if x.ndim != 2 or not eager() or torch.is_autocast_enabled(x.device.type):
+            return None
+        return Step(Turned, (), (self.P if self.permutes else None, self.L, self.U, self.s, self.sign))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if step := self.step(x):
+            return step(x)
         W = self.weight()
         y = linear(x, W) if x.ndim == 2 else from_columns(W @ columns(x), x)
         return y, self.positions * self.s.sum()

@@ -10,7 +10,7 @@ import torch
 from genbench_kernels.op import eager
 from torch import Tensor, nn
 
-from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.bijection import Bijection, Shape, Step
 
 
 def over(v: Tensor, x: Tensor) -> Tensor:
@@ -25,20 +25,25 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Affine(torch.autograd.Function):
-    """x, s, t, positions -> e^s x + t for each channel and its log-determinant, with their gradient in closed form."""
+    """x, (positions,), s, t -> e^s x + t for each channel and its log-determinant, their gradient in closed form."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, s: Tensor, t: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, s)
-        ctx.positions = positions
-        return torch.addcmul(over(t, x), x, over(s.exp(), x)), positions * s.sum()
+    def forward(ctx: Any, x: Tensor, options: tuple[int], s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        (ctx.positions,), e = options, s.exp()
+        ctx.save_for_backward(x, s, e)
+        return torch.addcmul(over(t, x), x, over(e, x)), times(ctx.positions, s.sum())
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (g, glogdet), (x, s) = cotangents, ctx.saved_tensors
-        e, others = s.exp(), [i for i in range(x.ndim) if i != 1]
-        gs = torch.addcmul(ctx.positions * glogdet, (g * x).sum(others), e)
-        return g * over(e, x), gs, g.sum(others), None
+        (g, glogdet), (x, s, e) = cotangents, ctx.saved_tensors
+        e, others = s.exp() if torch.is_grad_enabled() else e, [i for i in range(x.ndim) if i != 1]
+        gs = torch.addcmul(times(ctx.positions, glogdet), (g * x).sum(others), e)
+        return g * over(e, x), None, gs, g.sum(others)
+
+
+def times(positions: int, v: Tensor) -> Tensor:
+    """Return `positions` v; v itself, on vectors."""
+    return v if positions == 1 else positions * v
 
 
 class ActNorm(Bijection):
@@ -70,12 +75,15 @@ class ActNorm(Bijection):
             self.t.copy_(-mean * self.s.exp())
             self.ready.fill_(True)
 
+    def step(self, x: Tensor) -> Step | None:
+        starts = self.waits and self.training  # from the very x
+        return Step(Affine, (self.positions,), (self.s, self.t)) if eager() and not starts else None
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.waits and self.training:
             self.start(x)
-        if eager():
-            y, logdet = Affine.apply(x, self.s, self.t, self.positions)
-            return y, logdet
+        if step := self.step(x):
+            return step(x)
         return torch.addcmul(over(self.t, x), x, over(self.s.exp(), x)), self.positions * self.s.sum()
 
     def inverse(self, y: Tensor) -> Tensor:
