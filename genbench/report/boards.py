@@ -13,6 +13,7 @@ from genbench.report.board import Board, Cell, Column, Row, Seed
 from genbench.report.cells import BOARD, CELL, ROW, cells, labelled, rows
 
 PRIMARY = (
+    "cas",
     "excess_nats",
     "bpd",
     "jensen_shannon",
