@@ -35,6 +35,7 @@ report: $(READY) ## tables, plots and page from the records under runs/
 
 publish: $(READY) ## every embedded suite into results/, which is committed; an hour or more on two cores
 	@for suite in $(EMBEDDED); do $(RUN) -m genbench run $$suite --results results $(ARGS) || exit; done
+	@$(RUN) -m genbench report --results results --plots 200 > /dev/null
 
 test: $(READY) ## every test, at most 8 minutes on two cores
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from genbench import RUNS
+from genbench.report import PLOTS
 from genbench.run import (
     ROOT,
     Record,
@@ -148,11 +149,14 @@ def report(args: argparse.Namespace) -> int:
     suites = set(args.suites)
     for suite in suites - store.suites():
         raise UsageError(f"{args.results}: no records of a suite {suite!r}{nearest(suite, store.suites())}")
-    return publish(store, suites or None, args.out or args.results, args.svg)
+    return publish(store, suites or None, args.out or args.results, most=args.plots, svg=args.svg)
 
 
-def publish(store: Store, suites: set[str] | None, out: Path, svg: bool = False) -> int:
-    """Write the report of every record to `out`, print the leaderboard of `suites`, name what is damaged."""
+def publish(store: Store, suites: set[str] | None, out: Path, **plots: Any) -> int:
+    """Write the report of every record to `out`, print the leaderboard of `suites`, name what is damaged.
+
+    `plots` says how many to draw, and how: see report.write.
+    """
     from rich.console import Console
 
     from genbench.report import uncollected, write
@@ -163,7 +167,7 @@ def publish(store: Store, suites: set[str] | None, out: Path, svg: bool = False)
         print(f"genbench: {path}: skipped, damaged: {why}", file=sys.stderr)
     if not records:
         raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
-    written = write(records, store.folder, out, Console(), suites, svg)
+    written = write(records, store.folder, out, Console(), suites, **plots)
     for path in (path for path in written if path.parent == out):
         print(f"wrote {path}")
     print(f"wrote {out / 'plots'}: {sum(path.parent != out for path in written)} plots")
@@ -352,6 +356,7 @@ def parser() -> Parser:
     p = command("report", report)
     p.add_argument("suites", nargs="*", metavar="SUITE")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: the results folder")
+    p.add_argument("--plots", type=int, default=PLOTS, metavar="N", help=f"draw at most N; default: {PLOTS}")
     p.add_argument("--svg", action="store_true", help="plots as vectors, too")
     p = command("show", show)
     p.add_argument("run", metavar="RUN", help="the start of a run's id")

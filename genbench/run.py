@@ -149,11 +149,16 @@ class Frozen(BaseModel):
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
-            known = {field.alias or name for name, field in cls.model_fields.items()} | set(cls._sugar())
+            known = cls._keys()
             for key in data:
                 if key not in known:
                     raise ValueError(f"unknown key {key!r}{nearest(str(key), known)}")
         return data
+
+    @classmethod
+    @functools.cache
+    def _keys(cls) -> frozenset[str]:
+        return frozenset(field.alias or name for name, field in cls.model_fields.items()) | set(cls._sugar())
 
     @classmethod
     def _sugar(cls) -> tuple[str, ...]:

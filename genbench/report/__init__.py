@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "leaderboard", "show", "uncollected", "write"]
 
-PLOTS = 80  # drawn in one call at most, those of the boards with the newest records first
+PLOTS = 12  # drawn where no number is said, those of the boards with the newest records first: ten take a second
 
 
 @contextmanager
@@ -40,6 +40,7 @@ def write(
     out: Path,
     console: Console | None = None,
     suites: Container[str] | None = None,
+    most: int = PLOTS,
     svg: bool = False,
 ) -> list[Path]:
     """Return the files written into `out`: LEADERBOARD.md, leaderboard.html, leaderboard.csv and plots/.
@@ -52,7 +53,8 @@ def write(
         out: where to write; each file is replaced whole.
         console: where to print the leaderboard too, if anywhere.
         suites: those to print; default: all.
-        svg: whether plots are wanted as vectors, too.
+        most: plots to draw, beside those of samples.
+        svg: whether they are wanted as vectors, too.
     """
     from genbench.report.boards import boards
     from genbench.report.markdown import markdown
@@ -71,7 +73,7 @@ def write(
     ]
     if console:
         print_boards([table for table in tables if suites is None or table.suite in suites], console)
-    plots = dict(_plots(tables, runs, folder / ".work", out / "plots", svg))
+    plots = dict(_plots(tables, runs, folder / ".work", out / "plots", most, svg))
     written = {
         "LEADERBOARD.md": markdown(tables, records, plots).encode(),
         "leaderboard.html": page(tables, runs, folder / ".work").encode(),
@@ -110,14 +112,16 @@ def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> bool:
     return len(regressions(found)) > 0
 
 
-def _plots(tables: Sequence[Board], runs: Runs, work: Path, out: Path, svg: bool) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each plot: of samples for every board, of other kinds up to `PLOTS`."""
+def _plots(
+    tables: Sequence[Board], runs: Runs, work: Path, out: Path, most: int, svg: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of each plot: of samples for every board, of other kinds up to `most`."""
     from genbench.report.curves import curves_of
     from genbench.report.figures import figures
     from genbench.report.gallery import galleries
 
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)
-    yield from figures(newest, curves_of(runs), PLOTS, svg)
+    yield from figures(newest, curves_of(runs), most, svg)
     yield from galleries(tables, runs, work, out)
 
 

@@ -9,8 +9,10 @@ from itertools import islice
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, ScalarFormatter
 from PIL import Image
@@ -74,14 +76,18 @@ def rendered(figure: Figure, svg: bool = False, shades: int = SHADES, about: str
 
     A PNG has `shades` colours, which makes it a third as large, and says `about` in its text "Source".
     """
-    files = {form: io.BytesIO() for form in (("png", "svg") if svg else ("png",))}
-    with matplotlib.rc_context(STYLE):
-        for form, file in files.items():
-            figure.savefig(file, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else {"Software": None})
-    said, picture, files["png"] = PngInfo(), Image.open(files["png"]).convert("RGB"), io.BytesIO()
+    said, files = PngInfo(), {form: io.BytesIO() for form in (("png", "svg") if svg else ("png",))}
     if about:
         said.add_text("Source", about)
-    picture.quantize(shades, dither=Image.Dither.NONE).save(files["png"], "png", optimize=True, pnginfo=said)
+    with matplotlib.rc_context(STYLE):
+        if svg:
+            figure.savefig(files["svg"], format="svg", metadata={"Date": None})
+        figure.set_dpi(DPI)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
+    few = picture.quantize(shades, dither=Image.Dither.NONE)
+    few.save(files["png"], "png", optimize=True, pnginfo=said)
     return {form: file.getvalue() for form, file in files.items()}
 
 
@@ -133,10 +139,16 @@ def intervals(board: Board) -> Figure | None:
     names = {id(mark.row): shortened(_name(mark.row), size, 190) for mark in marks}
     left = 0.25 + max(width(name, size) for name in names.values()) / 72
     figure, axes, families = _axes(board, marks, 0.24 * len(rows), left)
-    for mark in marks:
-        beside = [other.column for other in marks if other.row is mark.row]
-        y = heights[id(mark.row)] + 0.3 * (beside.index(mark.column) - (len(beside) - 1) / 2)
-        _interval(axes, mark, y, colour(mark.row, families))
+    spots = [(mark, heights[id(mark.row)] + _aside(mark, marks), colour(mark.row, families)) for mark in marks]
+    bars = [(y, *_ends(mark.cell), paint) for mark, y, paint in spots]
+    axes.hlines(*zip(*bars, strict=True), lw=1.6)
+    ticks = [(seed.value, y, paint) for mark, y, paint in spots for seed in mark.cell.seeds if seed.value is not None]
+    if ticks:
+        x, y, c = zip(*ticks, strict=True)
+        axes.scatter(x, y, s=49, c=c, marker="|", alpha=0.6)
+    for mark, height, paint in spots:
+        fill = "white" if mark.row.published else paint
+        axes.plot([mark.cell.mean or 0.0], [height], shape(mark), ms=5, color=paint, mfc=fill)
     axes.set_yticks(range(len(rows)), [names[row] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(_axis_label(marks[0].column), loc="right")
@@ -147,12 +159,15 @@ def _name(row: Row) -> str:
     return f"{row.label} ({row.failures})" if row.failures else row.label
 
 
-def _interval(axes: Axes, mark: Mark, y: float, paint: str) -> None:
-    mean, half = mark.cell.mean or 0.0, mark.cell.half or 0.0
-    axes.hlines([y], [mean - half], [mean + half], [paint], lw=1.6)
-    singles = [seed.value for seed in mark.cell.seeds if seed.value is not None]
-    axes.plot(singles, [y] * len(singles), "|", ms=7, color=paint, alpha=0.6)
-    axes.plot([mean], [y], shape(mark), ms=5, color=paint, mfc="white" if mark.row.published else paint)
+def _aside(mark: Mark, marks: Sequence[Mark]) -> float:
+    """Return how far a mark lies below the middle of its row, which it may share."""
+    columns = [other.column for other in marks if other.row is mark.row]
+    return 0.3 * (columns.index(mark.column) - (len(columns) - 1) / 2)
+
+
+def _ends(cell: Cell) -> tuple[float, float]:
+    mean, half = cell.mean or 0.0, cell.half or 0.0
+    return mean - half, mean + half
 
 
 # --------------------------------------------------------------------------------------------- one against another

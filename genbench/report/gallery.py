@@ -1,12 +1,13 @@
 """Samples of the best rows beside the data, one small picture for a board.
 
 The pictures that metrics drew lie in the work folder, which is not published. A gallery says in itself of which of them
-it was made, and is kept as it is where they are not at hand.
+it was made, and is kept while it is to show the same.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def galleries(boards: Sequence[Board], runs: Runs, work: Path, out: Path) -> Ite
     """Yield (file name, content) of a gallery for each board with pictures of samples; those kept are in `out`."""
     for board in boards:
         chosen = best(board, runs)
-        made = gallery(board, chosen, work) or kept(out / f"{board.key}.{NAME}", source(chosen))
+        made = kept(out / f"{board.key}.{NAME}", source(board, chosen)) or gallery(board, chosen, work)
         if made:
             yield f"{board.key}.{NAME}", made
 
@@ -53,9 +54,9 @@ def picture(board: Board, row: Row, runs: Runs) -> str | None:
     return None
 
 
-def source(chosen: Sequence[tuple[Row, str]]) -> str:
-    """Return what a gallery says it was made of."""
-    return " ".join(name for _, name in chosen)
+def source(board: Board, chosen: Sequence[tuple[Row, str]]) -> str:
+    """Return what a gallery says it was made of, and how."""
+    return json.dumps([1, title(board), *((row.name, name) for row, name in chosen)]) if chosen else ""
 
 
 def gallery(board: Board, chosen: Sequence[tuple[Row, str]], work: Path) -> bytes | None:
@@ -67,7 +68,7 @@ def gallery(board: Board, chosen: Sequence[tuple[Row, str]], work: Path) -> byte
     shown = [(row.name, model) for (row, _), (model, _) in zip(chosen, halves, strict=True)]
     data = next((data for _, data in halves if data), None)
     figure = panels(title(board), [*shown, *([("data", data)] if data else [])])
-    return rendered(figure, shades=SHADES, about=source(chosen))["png"]
+    return rendered(figure, shades=SHADES, about=source(board, chosen))["png"]
 
 
 def split(whole: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
-from itertools import product
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
+from numpy.typing import NDArray
 
 from genbench.report.axis import Mark, family
 from genbench.report.board import Board, Column, Row
@@ -96,9 +98,10 @@ def _key(shape: str, paint: str, text: str) -> Line2D:
 # ---------------------------------------------------------------------------------------------------------- names
 
 
+@functools.cache
 def width(text: str, size: float) -> float:
     """Return how wide `text` is in points, in letters of `size` points."""
-    return float(TextPath((0, 0), text, size=size, usetex=False).get_extents().width) if text.strip() else 0.0
+    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0])
 
 
 def shortened(text: str, size: float, room: float) -> str:
@@ -108,13 +111,17 @@ def shortened(text: str, size: float, room: float) -> str:
     return text
 
 
-Box = tuple[float, float, float, float]  # left, bottom, right, top
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, the preferred first
+FAR = (6, 13, 20)  # points from it
+REACH = np.array([-4, -4, 4, 4])  # of a marker
+Boxes = NDArray[np.float64]
 
 
-def shared(a: Box, b: Box) -> float:
-    """Return the area that two boxes share."""
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def shared(a: Boxes, b: Boxes) -> Boxes:
+    """Return the areas that boxes (n, 4) of left, bottom, right and top share with boxes (m, 4): (n, m)."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    areas: Boxes = np.maximum(sides, 0).prod(-1)
+    return areas
 
 
 def annotate(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], size: float = 8) -> None:
@@ -124,26 +131,22 @@ def annotate(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[
     """
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()  # limits are computed when asked for
     scale = 72 / axes.figure.dpi
-    at = [(x * scale, y * scale) for x, y in axes.transData.transform(points)]
+    at = axes.transData.transform(points) * scale
+    inside = np.array([axes.get_window_extent().extents]) * scale
     drawn = (segment for c in axes.collections if isinstance(c, LineCollection) for segment in c.get_segments())
-    ends = (np.clip(segment, (left, low), (right, high)) for segment in drawn)
-    bars = [axes.transData.transform(segment) * scale for segment in ends]
-    edges = axes.get_window_extent()
-    inside = (edges.x0 * scale, edges.y0 * scale, edges.x1 * scale, edges.y1 * scale)
-    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
-    taken += [(a[0] - 1, a[1] - 1, b[0] + 1, b[1] + 1) for a, b in bars]
-    for (x, y), point, name in zip(at, points, names, strict=True):
-        wide, high = width(name, size), size
-        boxes = []
-        for far, (side, up) in product((6, 13, 20), SIDES):
-            left = x + {1: far, 0: -wide / 2, -1: -far - wide}[side]
-            bottom = y + {1: far * 0.7, 0: -high / 2, -1: -far * 0.7 - high}[up]
-            boxes.append((left, bottom, left + wide, bottom + high))
-        cost = [
-            sum(shared(box, other) for other in taken) + 3 * (wide * high - shared(box, inside)) + i
-            for i, box in enumerate(boxes)
-        ]
-        best = boxes[cost.index(min(cost))]
-        taken.append(best)
-        offset = (best[0] - x, best[1] - y)
-        axes.annotate(name, point, xytext=offset, textcoords="offset points", fontsize=size, va="bottom")
+    bars = [axes.transData.transform(np.clip(bar, (left, low), (right, high))).ravel() * scale for bar in drawn]
+    taken = np.array([*(np.tile(xy, 2) + REACH for xy in at), *(bar + REACH / 4 for bar in bars)])
+    for xy, point, name in zip(at, points, names, strict=True):
+        offsets = np.array([_offset(side, up, far, width(name, size), size) for far in FAR for side, up in SIDES])
+        boxes = np.hstack([xy + offsets, xy + offsets + (width(name, size), size)])
+        outside = width(name, size) * size - shared(boxes, inside)[:, 0]
+        best = np.argmin(shared(boxes, taken).sum(1) + 3 * outside + np.arange(len(boxes)))
+        taken = np.vstack([taken, boxes[best]])
+        x, y = offsets[best]
+        axes.annotate(name, point, xytext=(x, y), textcoords="offset points", va="bottom", fontsize=size)
+
+
+def _offset(side: int, up: int, far: float, wide: float, high: float) -> tuple[float, float]:
+    """Return where a box begins that lies `far` from a point at one of `SIDES`."""
+    x = {1: far, 0: -wide / 2, -1: -far - wide}[side]
+    return x, {1: 0.7 * far, 0: -high / 2, -1: -0.7 * far - high}[up]

@@ -91,11 +91,12 @@ def _execution(record: Record, environments: dict[str, int]) -> dict[str, Any]:
 
 
 def _board(board: Board, curves: Curves, runs: Runs) -> dict[str, Any]:
+    places = {id(row): at for at, row in enumerate(board.rows)}
     return {
         "suite": board.suite,
         "data": board.data,
         "columns": [_column(column) for column in board.columns],
-        "axis": [(board.rows.index(mark.row), board.columns.index(mark.column)) for mark in marks_of(board, AXIS)],
+        "axis": [(places[id(mark.row)], board.columns.index(mark.column)) for mark in marks_of(board, AXIS)],
         "against": _against(board),
         "rows": [_row(board, row, curves, runs) for row in board.rows],
     }
