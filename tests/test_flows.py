@@ -14,6 +14,7 @@ from torch.nn.functional import batch_norm
 
 from genbench.dataset import Space
 from genbench.models.dequantization import noise_of
+from genbench.models.flows.affine import ADDITIVE, closed_affine
 from genbench.models.flows.autoregressive import Autoregressed, MaskedAutoregressive, affine
 from genbench.models.flows.bijection import Bijection, Chain
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
@@ -29,7 +30,7 @@ from genbench.models.flows.linear import Linear
 from genbench.models.flows.lu import Factored, LULinear, Turned
 from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
-from genbench.models.flows.nice import NICE
+from genbench.models.flows.nice import NICE, AdditiveCoupling
 from genbench.models.flows.normalization import ActNorm, Affine, BatchNorm
 from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.one_dimensional import OneDimensional
@@ -312,16 +313,23 @@ def test_closed_gradients_of_actnorm_are_those_of_its_value(shape: tuple[int, ..
     assert torch.autograd.gradgradcheck(Affine.apply, args)
 
 
-@pytest.mark.parametrize("scale", ["tanh", "sigmoid"])
-def test_closed_gradients_of_a_coupling_are_those_of_its_value(scale: str) -> None:
-    coupling = AffineCoupling(mlp(2, 6, (4, 5)), 5, 2, scale=scale).double()
-    weights = [p for layer in coupling.net for p in layer.parameters()]
-    x, options = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), (coupling.sizes, scale, 0.0)
-    args = x, options, coupling.gain
-    mine, theirs = Coupled.apply(*args, *weights), coupling(args[0])  # float64 goes layer by layer
-    torch.testing.assert_close(mine, theirs)
-    assert torch.autograd.gradcheck(Coupled.apply, (*args, *weights))
-    assert torch.autograd.gradgradcheck(Coupled.apply, (*args, *weights))
+@pytest.mark.parametrize("scale", ["tanh", "sigmoid", None])
+def test_closed_gradients_of_a_coupling_are_those_of_its_value(scale: str | None) -> None:
+    net = mlp(2, 6 if scale else 3, (4, 5))
+    coupling = (AffineCoupling(net, 5, 2, scale=scale) if scale else AdditiveCoupling(net, 5, 2)).double()
+    map, gain = (closed_affine("chunk", scale), coupling.gain) if scale else (ADDITIVE, None)
+    weights = [p for layer in net for p in layer.parameters()]
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+
+    def closed(*args: Tensor) -> tuple[Tensor, Tensor]:
+        y, logdet = Coupled.apply(args[0], (coupling.sizes, map, 0.0), *args[1:])
+        return y, logdet.expand(3)
+
+    args = x, gain, *weights
+    mine, theirs = closed(*args), coupling(x)  # float64 goes layer by layer
+    torch.testing.assert_close(mine, (theirs[0], theirs[1].expand(3)))
+    assert torch.autograd.gradcheck(closed, args)
+    assert torch.autograd.gradgradcheck(closed, args)
 
 
 @pytest.mark.parametrize("scale", ["tanh", "exp", "sigmoid"])
@@ -344,6 +352,7 @@ def in_a_row() -> Chain:
     twice = ActNorm((5,))
     chain = Chain(
         [
+            AdditiveCoupling(mlp(2, 3, (4,)), 5, 2),
             twice,
             LULinear((5,)),
             AffineCoupling(mlp(3, 4, (7, 6)), 5, 3),

@@ -81,7 +81,7 @@ class Rectified(torch.autograd.Function):
         if torch.is_grad_enabled():
             with torch.enable_grad():
                 y = replayed(h, ctx.dropout, parameters)
-            return anew(y, g, (h[0], None, *parameters), ctx.needs_input_grad)
+            return anew((y,), (g,), (h[0], None, *parameters), ctx.needs_input_grad)
         gx, found = backpropagated(g, h, ctx.dropout, parameters, wanted=ctx.needs_input_grad[0])
         return gx, None, *found
 
@@ -131,9 +131,10 @@ def gain_of(dropout: float) -> float:
 
 
 def anew(
-    y: Tensor | Sequence[Tensor], g: Tensor | Sequence[Tensor], inputs: Sequence[Any], wanted: Sequence[bool]
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], inputs: Sequence[Any], wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of y by the inputs that are wanted, None for others, with a graph of their own."""
+    """Return the gradients of the outputs by the inputs that are wanted, None for others, with a graph of their own."""
     asked = [v for v, w in zip(inputs, wanted, strict=True) if w]
-    found = iter(torch.autograd.grad(y, asked, g, create_graph=True))
+    moved = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    found = iter(torch.autograd.grad([y for y, _ in moved], asked, [g for _, g in moved], create_graph=True))
     return tuple(next(found) if w else None for w in wanted)

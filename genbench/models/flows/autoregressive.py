@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from genbench_kernels.affine_coupling import Scale, affine_coupling, gradients, parts
+from genbench_kernels.affine_coupling import Scale, affine_coupling
 from torch import Tensor
 
 from genbench.dataset import Space
+from genbench.models.flows.affine import closed_affine
 from genbench.models.flows.bijection import Bijection, Closed, Elementwise, Step
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import NORMS, Norm
@@ -55,7 +56,7 @@ class Autoregressed(torch.autograd.Function):
         masks, W, b = in_three(tensors)
         weights = by_turns(torch._foreach_mul(W, masks), b)
         *h, params = rectified(x, dropout, weights)
-        y, logdet, needed = closed(map).value(x, params)
+        y, logdet, needed = closed(map).value(x, params, None)
         ctx.save_for_backward(*tensors, *weights, *h, *needed)
         ctx.map, ctx.dropout, ctx.layers = map, dropout, len(h)
         return y, logdet
@@ -70,7 +71,7 @@ class Autoregressed(torch.autograd.Function):
             masked = by_turns([w * mask for w, mask in zip(W, masks, strict=True)], b)
             outputs = ctx.map.forward(x, replayed(h, ctx.dropout, masked))
             return anew(outputs, cotangents, (x, None, *tensors), ctx.needs_input_grad)
-        gx, g = closed(ctx.map).gradients(gy, glogdet, x, needed)
+        gx, g, _ = closed(ctx.map).gradients(gy, glogdet, x, None, needed)
         gx_net, found = backpropagated(g, h, ctx.dropout, weights, wanted=ctx.needs_input_grad[0])
         by_W = [g.mul_(mask) for g, mask in zip(found[0::2], masks, strict=True)]
         return None if gx_net is None else gx.add_(gx_net), None, *[None] * n, *by_W, *found[1::2]
@@ -122,21 +123,18 @@ def affine(scale: Scale = "tanh") -> Elementwise:
     finite, which those of e^s itself ("exp") do not.
     """
 
+    def gain(x: Tensor) -> Tensor | None:
+        return x.new_full((1,), 3.0) if scale == "tanh" else None
+
     def move(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        gain = x.new_full((1,), 3.0) if scale == "tanh" else None
-        return affine_coupling(x, params, layout="interleave", scale=scale, gain=gain, inverse=inverse)
+        return affine_coupling(x, params, layout="interleave", scale=scale, gain=gain(x), inverse=inverse)
 
-    three = torch.full((1,), 3.0) if scale == "tanh" else None
-
-    def value(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        y, logdet, u, e = parts(x, params, three, None, "interleave", scale, False, x.dtype)
-        return y, logdet, (u, e)
-
-    def by_both(gy: Tensor, glogdet: Tensor, x: Tensor, needed: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        u, e = needed
-        return gradients(gy, glogdet, x, u, e, three, None, "interleave", scale, False)[:2]
-
-    return Elementwise(2, move, lambda y, params: move(y, params, inverse=True)[0], Closed(value, by_both))
+    value, gradients = closed_affine("interleave", scale)
+    closed = Closed(
+        lambda x, params, _: value(x, params, gain(x)),
+        lambda gy, glogdet, x, _, needed: (*gradients(gy, glogdet, x, gain(x), needed)[:2], None),
+    )
+    return Elementwise(2, move, lambda y, params: move(y, params, inverse=True)[0], closed)
 
 
 def orders(D: int, layers: int) -> list[list[int]]:

@@ -179,16 +179,20 @@ def again(
         return anew((y, reduce(torch.add, logdets)), cotangents, inputs, wanted)
 
 
+Valued = tuple[Tensor, Tensor, tuple[Tensor, ...]]  # y, log|det dy/dx|, and what the gradient needs
+Gradients = tuple[Tensor, Tensor, Tensor | None]  # by x, by params, and by what the map itself has
+
+
 class Closed(NamedTuple):
-    """A map of each entry, and its gradient in closed form, that autograd does not see.
+    """A map of each entry in differentiable torch, and its gradient in closed form.
 
     Attributes:
-        value: x, params -> y, log|det dy/dx| and what `gradients` needs.
-        gradients: those by y and log|det dy/dx|, x, and what is needed -> those by x and params.
+        value: x, params and what the map itself has (a gain, or None) -> y, log|det dy/dx|, what `gradients` needs.
+        gradients: those by y and log|det dy/dx|, x, what the map has, and what is needed -> those of the three.
     """
 
-    value: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, tuple[Tensor, ...]]]
-    gradients: Callable[[Tensor, Tensor, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
+    value: Callable[[Tensor, Tensor, Any], Valued]
+    gradients: Callable[[Tensor, Tensor, Tensor, Any, Sequence[Tensor]], Gradients]
 
 
 class Elementwise(NamedTuple):

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from genbench_kernels.affine_coupling import Scale, affine_coupling, gradients, parts
+from genbench_kernels.affine_coupling import Scale, affine_coupling
 from torch import Tensor, nn
 
-from genbench.models.flows.bijection import Bijection, Elementwise, Shape, Step
+from genbench.models.flows.affine import closed_affine
+from genbench.models.flows.bijection import Bijection, Closed, Elementwise, Shape, Step
 from genbench.nets.mlp import Perceptron, anew, backpropagated, rectified, replayed
 
 Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
@@ -58,11 +59,7 @@ class AffineCoupling(Bijection):
         return torch.cat((y2, x1), 1), logdet
 
     def step(self, x: Tensor) -> Step | None:
-        net = self.net
-        if not isinstance(net, Perceptron) or (weights := net.closed(x)) is None:
-            return None
-        dropout = net.rate()
-        return Step(Coupled, (self.sizes, self.scale, dropout), (self.gain, *weights), drawn=dropout > 0)
+        return coupled(x, self.net, self.sizes, closed_affine("chunk", self.scale), self.gain)
 
     def inverse(self, y: Tensor) -> Tensor:
         y2, x1 = y.split(self.sizes[::-1], 1)
@@ -70,37 +67,43 @@ class AffineCoupling(Bijection):
         return torch.cat((x1, x2), 1)
 
 
+def coupled(x: Tensor, net: nn.Module, sizes: Sizes, map: Closed, of_map: Tensor | None = None) -> Step | None:
+    """Return a coupling by `map`, which has `of_map` itself, as a step, where `net` has a closed form for x."""
+    if not isinstance(net, Perceptron) or (weights := net.closed(x)) is None:
+        return None
+    dropout = net.rate()
+    return Step(Coupled, (sizes, map, dropout), (of_map, *weights), drawn=dropout > 0)
+
+
 class Coupled(torch.autograd.Function):
-    """x, (sizes, scale, dropout), gain, W_1, b_1, ... -> y, logdet: coupling and perceptron, one step for autograd."""
+    """x, (sizes, map, dropout), what the map has, W_1, b_1, ... -> y, logdet: coupling and perceptron as one step."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, options: tuple[Sizes, Scale, float], gain: Tensor | None, *weights: Tensor
+        ctx: Any, x: Tensor, options: tuple[Sizes, Closed, float], of_map: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        sizes, scale, dropout = options
+        ctx.sizes, ctx.map, ctx.dropout = sizes, map, dropout = options
         x1, x2 = torch.split_with_sizes(x, sizes, 1)
         *h, params = rectified(x1, dropout, weights)
-        y2, logdet, u, e = parts(x2, params, gain, None, "chunk", scale, False, x.dtype)
-        ctx.save_for_backward(x, gain, u, e, *h[1:], *weights)
-        ctx.sizes, ctx.scale, ctx.dropout = sizes, scale, dropout
+        y2, logdet, needed = map.value(x2, params, of_map)
+        ctx.save_for_backward(x, of_map, *h[1:], *weights, *needed)
+        ctx.layers = len(h)
         return torch.cat((y2, x1), 1), logdet
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (gy, glogdet), (x, gain, u, e, *rest) = cotangents, ctx.saved_tensors
+        (gy, glogdet), (x, of_map, *rest), n = cotangents, ctx.saved_tensors, ctx.layers
         x1, x2 = torch.split_with_sizes(x, ctx.sizes, 1)
-        layers = len(rest) // 3
-        h, weights = [x1, *rest[:layers]], rest[layers:]
+        h, weights, needed = [x1, *rest[: n - 1]], rest[n - 1 : 3 * n - 1], rest[3 * n - 1 :]
         if torch.is_grad_enabled():
-            params = replayed(h, ctx.dropout, weights)
-            y2, logdet, *_ = parts(x2, params, gain, None, "chunk", ctx.scale, False, x.dtype)
+            y2, logdet, _ = ctx.map.value(x2, replayed(h, ctx.dropout, weights), of_map)
             outputs = torch.cat((y2, x1), 1), logdet
-            return anew(outputs, cotangents, (x, None, gain, *weights), ctx.needs_input_grad)
+            return anew(outputs, cotangents, (x, None, of_map, *weights), ctx.needs_input_grad)
         gy2, g1 = torch.split_with_sizes(gy, ctx.sizes[::-1], 1)
-        g2, g, ggain = gradients(gy2, glogdet, x2, u, e, gain, None, "chunk", ctx.scale, False)
+        g2, g, g_map = ctx.map.gradients(gy2, glogdet, x2, of_map, needed)
         g1_net, found = backpropagated(g, h, ctx.dropout, weights, wanted=ctx.needs_input_grad[0])
         gx = None if g1_net is None else torch.cat((g1_net.add_(g1), g2), 1)
-        return gx, None, ggain, *found
+        return gx, None, g_map, *found
 
 
 def couplings_of(shape: Shape, n: int, couple: Couple, *before: Callable[[Shape], list[Bijection]]) -> list[Bijection]:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.flows.bijection import Bijection
+from genbench.models.flows.affine import ADDITIVE
+from genbench.models.flows.bijection import Bijection, Step
+from genbench.models.flows.coupling import coupled
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.reshaping import Flatten, Permutation, alternating
@@ -26,8 +28,13 @@ class AdditiveCoupling(Bijection):
         self.m, self.sizes = m, (split, D - split)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if step := self.step(x):
+            return step(x)
         x1, x2 = x.split(self.sizes, 1)
         return torch.cat((x2 + self.m(x1), x1), 1), x.new_zeros(())
+
+    def step(self, x: Tensor) -> Step | None:
+        return coupled(x, self.m, self.sizes, ADDITIVE)
 
     def inverse(self, y: Tensor) -> Tensor:
         y2, x1 = y.split(self.sizes[::-1], 1)
