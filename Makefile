@@ -34,7 +34,7 @@ report: $(READY) ## tables, plots and page from the records under runs/
 	@$(RUN) -m genbench report $(ARGS)
 
 publish: $(READY) ## every embedded suite into results/, which is committed; an hour or more on two cores
-	@for suite in $(EMBEDDED); do $(RUN) -m genbench run $$suite --results results $(ARGS) || exit; done
+	@for suite in $(EMBEDDED); do $(RUN) -m genbench run $$suite --results results $(ARGS) || test $$? = 1 || exit 1; done # 1: a run failed
 	@$(RUN) -m genbench report --results results --plots 200 > /dev/null
 
 test: $(READY) ## every test, at most 8 minutes on two cores

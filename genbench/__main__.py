@@ -149,7 +149,7 @@ def report(args: argparse.Namespace) -> int:
     suites = set(args.suites)
     for suite in suites - store.suites():
         raise UsageError(f"{args.results}: no records of a suite {suite!r}{nearest(suite, store.suites())}")
-    return publish(store, suites or None, args.out or args.results, most=args.plots, svg=args.svg)
+    return publish(store, suites or None, args.out or args.results, most=max(0, args.plots), svg=args.svg)
 
 
 def publish(store: Store, suites: set[str] | None, out: Path, **plots: Any) -> int:

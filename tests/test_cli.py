@@ -68,6 +68,9 @@ def test_a_suite_from_file_to_files(tiny: Path, tmp_path: Path, capsys: pytest.C
     assert main(["compare", str(out), str(out), "--fail-on", "regress"]) == 0
     assert main(["report", "tiny", "--results", str(out), "--out", str(tmp_path / "report")]) == 0
     assert (tmp_path / "report" / "LEADERBOARD.md").is_file()
+    assert main(["report", "--results", str(out), "--plots", "1", "--svg"]) == 0
+    plots = {path.name for path in (out / "plots").iterdir()}
+    assert plots == {f"tiny-v1-toys-moons.{name}" for name in ("intervals.png", "intervals.svg", "samples.png")}
 
 
 PUBLISHED = """
