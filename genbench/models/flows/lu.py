@@ -29,14 +29,14 @@ def upper(U: Tensor, s: Tensor, sign: Tensor) -> Tensor:
     return U.triu(1).diagonal_scatter(sign * s.exp())
 
 
-def lu(L: Tensor, U: Tensor) -> Tensor:
-    """Return (1 + the entries of L below its diagonal) U, (C, C)."""
-    return torch.addmm(U, L.tril(-1), U)
+def lu(below: Tensor, U: Tensor) -> Tensor:
+    """Return (1 + L) U, (C, C), `below` the entries of L below its diagonal."""
+    return torch.addmm(U, below, U)
 
 
-def by_factors(g: Tensor, L: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by L, U and s from g (C, C), that by (1 + L) U, with `whole` all of U."""
-    by_upper = torch.addmm(g, L.tril(-1).t(), g)
+def by_factors(g: Tensor, below: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients by L, U and s from g (C, C), that by (1 + L) U, `whole` being all of U."""
+    by_upper = torch.addmm(g, below.t(), g)
     return (g @ whole.t()).tril(-1), by_upper.triu(1), by_upper.diagonal() * whole.diagonal()
 
 
@@ -46,12 +46,12 @@ class Factored(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, L: Tensor, U: Tensor, s: Tensor, sign: Tensor) -> Tensor:
         ctx.save_for_backward(L, U, s, sign)
-        return lu(L, upper(U, s, sign))
+        return lu(L.tril(-1), upper(U, s, sign))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,), (L, U, s, sign) = gradients, ctx.saved_tensors
-        return *by_factors(g, L, upper(U, s, sign)), None
+        return *by_factors(g, L.tril(-1), upper(U, s, sign)), None
 
 
 class Turned(torch.autograd.Function):
@@ -61,19 +61,19 @@ class Turned(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, options: tuple[()], P: Tensor | None, L: Tensor, U: Tensor, s: Tensor, sign: Tensor
     ) -> tuple[Tensor, Tensor]:
-        whole = upper(U, s, sign)
-        W = permuted(P, lu(L, whole))
-        ctx.save_for_backward(x, P, L, U, s, sign, whole, W)
+        below, whole = L.tril(-1), upper(U, s, sign)
+        W = permuted(P, lu(below, whole))
+        ctx.save_for_backward(x, P, L, U, s, sign, below, whole, W)
         return torch.mm(x, W.t()), s.sum()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (g, glogdet), (x, P, L, U, s, sign, whole, W) = cotangents, ctx.saved_tensors
+        (g, glogdet), (x, P, L, U, s, sign, below, whole, W) = cotangents, ctx.saved_tensors
         if torch.is_grad_enabled():
-            whole = upper(U, s, sign)
-            W = permuted(P, lu(L, whole))
+            below, whole = L.tril(-1), upper(U, s, sign)
+            W = permuted(P, lu(below, whole))
         by_W = g.t() @ x
-        gL, gU, gs = by_factors(by_W if P is None else P.t() @ by_W, L, whole)
+        gL, gU, gs = by_factors(by_W if P is None else P.t() @ by_W, below, whole)
         return g @ W, None, None, gL, gU, gs + glogdet, None
 
 
@@ -113,7 +113,7 @@ class LULinear(Bijection):
 
     def weight(self) -> Tensor:
         """Return W (C, C)."""
-        W: Tensor = Factored.apply(self.L, self.U, self.s, self.sign) if eager() else lu(self.L, self.upper())
+        W: Tensor = Factored.apply(self.L, self.U, self.s, self.sign) if eager() else lu(self.L.tril(-1), self.upper())
         return permuted(self.P if self.permutes else None, W)
 
     def step(self, x: Tensor) -> Step | None:
