@@ -131,10 +131,15 @@ def gain_of(dropout: float) -> float:
 
 
 def anew(
-    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], inputs: Sequence[Any], wanted: Sequence[bool]
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    inputs: Sequence[Any],
+    wanted: Sequence[bool],
+    *,
+    twice: bool = True,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of the outputs by the inputs that are wanted, None for others, with a graph of their own."""
+    """Return the gradients of the outputs by the inputs that are wanted, None for others; `twice`: with a graph."""
     asked = [v for v, w in zip(inputs, wanted, strict=True) if w]
     moved = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    found = iter(torch.autograd.grad([y for y, _ in moved], asked, [g for _, g in moved], create_graph=True))
+    found = iter(torch.autograd.grad([y for y, _ in moved], asked, [g for _, g in moved], create_graph=twice))
     return tuple(next(found) if w else None for w in wanted)

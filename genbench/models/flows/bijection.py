@@ -118,65 +118,60 @@ class Kept:
 
     saved_tensors: tuple[Tensor | None, ...]
     needs_input_grad: tuple[bool, ...]
-    size: int
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep `tensors`."""
-        self.saved_tensors, self.size = tensors, len(tensors)
-
-    def handed_over(self) -> tuple[Tensor | None, ...]:
-        """Return the tensors, and keep them no more."""
-        tensors, self.saved_tensors = self.saved_tensors, ()
-        return tensors
+        self.saved_tensors = tensors
 
 
 class Joined(torch.autograd.Function):
     """x, steps, their tensors -> y, logdet of steps one after another: what autograd does for a step is done once.
 
-    To be differentiated twice, the steps are taken again one by one.
+    What a step keeps is let go as soon as its gradient is there, so that its memory is used again. For a second
+    gradient, and to be differentiated twice, the steps are taken again one by one.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, steps: Sequence[Step], *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept, logdets, y = [Kept() for _ in steps], [], x
-        for step, keeps in zip(steps, kept, strict=True):
-            y, logdet = step.function.forward(keeps, y, step.options, *step.tensors)
+        ctx.save_for_backward(x, *tensors)
+        ctx.steps, ctx.kept, logdets = steps, [Kept() for _ in steps], []
+        for step, keeps in zip(steps, ctx.kept, strict=True):
+            x, logdet = step.function.forward(keeps, x, step.options, *step.tensors)
             logdets.append(logdet)
-        ctx.save_for_backward(x, *(v for keeps in kept for v in keeps.handed_over()))
-        ctx.steps, ctx.kept, ctx.of_each = steps, kept, [logdet.ndim > 0 for logdet in logdets]
-        return y, reduce(torch.add, logdets)
+        ctx.of_each = [logdet.ndim > 0 for logdet in logdets]
+        return x, reduce(torch.add, logdets)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (g, glogdet), (x, *saved), (by_x, _, *wanted) = cotangents, ctx.saved_tensors, ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            return again(ctx.steps, x, cotangents, ctx.needs_input_grad)
-        of_all, saved, wanted = glogdet.sum() if glogdet.ndim else glogdet, iter(saved), iter(wanted)
-        for step, keeps in zip(ctx.steps, ctx.kept, strict=True):
-            keeps.save_for_backward(*islice(saved, keeps.size))
-            keeps.needs_input_grad = (keeps is not ctx.kept[0] or by_x, False, *islice(wanted, len(step.tensors)))
-        found = list[Tensor | None]()
-        for step, keeps, of_each in reversed(list(zip(ctx.steps, ctx.kept, ctx.of_each, strict=True))):
+        (g, glogdet), (x, *tensors), (by_x, _, *wanted) = cotangents, ctx.saved_tensors, ctx.needs_input_grad
+        if torch.is_grad_enabled() or len(ctx.kept) < len(ctx.steps):
+            return again(ctx.steps, x, tensors, cotangents, ctx.needs_input_grad)
+        of_all, found, last = glogdet.sum() if glogdet.ndim else glogdet, list[Tensor | None](), len(wanted)
+        for step, of_each in zip(reversed(ctx.steps), reversed(ctx.of_each), strict=True):
+            keeps, first = ctx.kept.pop(), last - len(step.tensors)
+            keeps.needs_input_grad = (by_x or len(ctx.kept) > 0, False, *wanted[first:last])
             g, _, *by_tensors = step.function.backward(keeps, g, glogdet if of_each else of_all)
-            found[:0] = by_tensors
-            keeps.handed_over()
+            found[:0], last = by_tensors, first
+            del keeps
         return g, None, *found
 
 
 def again(
-    steps: Sequence[Step], x: Tensor, cotangents: Sequence[Tensor], wanted: Sequence[bool]
+    steps: Sequence[Step],
+    x: Tensor,
+    tensors: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor],
+    wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients by x, None and the tensors of the steps, with a graph of their own."""
+    """Return the gradients by x, None and the tensors of the steps, differentiable where autograd asks for it."""
+    twice = torch.is_grad_enabled()
     with torch.enable_grad():
-        own = [
-            step._replace(tensors=tuple(None if v is None else v.view_as(v) for v in step.tensors)) for step in steps
-        ]
-        y, logdets = x, []
-        for step in own:
-            y, logdet = step(y)
+        own = [None if v is None else v.view_as(v) for v in tensors]  # apart, where two steps share one
+        y, logdets, left = x, [], iter(own)
+        for step in steps:
+            y, logdet = step._replace(tensors=tuple(islice(left, len(step.tensors))))(y)
             logdets.append(logdet)
-        inputs = x, None, *(v for step in own for v in step.tensors)
-        return anew((y, reduce(torch.add, logdets)), cotangents, inputs, wanted)
+        return anew((y, reduce(torch.add, logdets)), cotangents, (x, None, *own), wanted, twice=twice)
 
 
 Valued = tuple[Tensor, Tensor, tuple[Tensor, ...]]  # y, log|det dy/dx|, and what the gradient needs
