@@ -209,3 +209,26 @@ def test_a_perceptron_takes_other_dtypes_shapes_and_transforms() -> None:
     torch.testing.assert_close(net(x), torch.stack([net(part) for part in x]))
     torch.testing.assert_close(torch.vmap(net)(x), net(x))
     torch.testing.assert_close(copy.deepcopy(net).double()(x[0].double()).float(), net(x[0]))
+
+
+@pytest.mark.parametrize(("vendor", "family", "wide"), [("AuthenticAMD", 26, True), ("AuthenticAMD", 25, False)])
+def test_only_wide_units_of_amd_are_left_to_onednn(
+    vendor: str, family: int, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "processor", lambda: {"vendor_id": vendor, "cpu family": str(family)})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    expected = wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    assert module.onednn_is_faster.__wrapped__() == expected
+
+
+@needs_onednn
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_of_weights_are_those_of_pytorch_on_any_number_of_threads(here: None, threads: int) -> None:
+    g, x, before = torch.randn(B, O), torch.randn(B, I), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = module.weight_gradient(g, x)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found, (g.double().T @ x.double()).float(), rtol=1e-4, atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 from genbench_kernels.affine_coupling import Layout, Scale, gradients, parts
 from torch import Tensor
@@ -32,6 +32,7 @@ def affine_gradients(
     return gradients(gy, glogdet, x, u, e, gain, None, layout, scale, False)
 
 
+@cache
 def closed_affine(layout: Layout, scale: Scale) -> Closed:
     """Return e^s x + t of (raw s, t), as `affine_coupling` takes them, with its gradient in closed form."""
     return Closed(
