@@ -14,7 +14,7 @@ from markupsafe import Markup
 from genbench.report.axis import fid_of, marks_of
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of, curves_of
-from genbench.report.pictures import pictures
+from genbench.report.pictures import ABOUT, pictures
 from genbench.report.protocol import RULES, measured_on, protocol, seeds
 from genbench.report.text import failed, interval, mean, seeds_beside
 from genbench.report.tidy import Runs
@@ -36,7 +36,7 @@ def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
     style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
     return environment.from_string(_read("page.html")).render(
         suites=_suites(boards, runs), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
-        pictures=pictures(boards, runs, work), data=_embedded(_data(boards, runs)),
+        pictures=pictures(boards, runs, work), about=ABOUT, data=_embedded(_data(boards, runs)),
         data_sets=len({board.data for board in boards}),
     )  # fmt: skip
 

@@ -12,7 +12,15 @@ from PIL import Image
 from genbench.report.board import Board, Row
 from genbench.report.tidy import Runs
 
-PICTURES = 240  # in a page
+PICTURES = 480  # in a page
+ABOUT = {  # what is not plain from a picture itself
+    "samples.png": "model left, data right",
+    "density.png": "model left, truth right where it is known",
+    "critic.png": "the bluer, the more like data to the critic; data black, samples orange",
+    "training.png": "weights as they moved, samples of the same draws; the data last",
+    "sample-interpolations.png": "each row from one sample to another",
+    "labelled.png": "model left, data right",
+}
 BYTES, SIDE = 300_000, 800  # a larger file is drawn again with this longest side, in pixels
 
 
