@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 SUITE ?= smoke
-EMBEDDED ?= flows vaes autoregressive gans digits autoencoders contrastive vaes-ais
+EMBEDDED ?= flows vaes autoregressive gans digits autoencoders contrastive labelled vaes-ais
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
