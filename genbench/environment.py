@@ -45,14 +45,14 @@ def hardware() -> dict[str, str | int | float | None]:
 
 
 def _processor() -> str:
+    """Return the processor's name with its family and model: virtual machines give one name to several generations."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
         return platform.processor() or platform.machine()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
+    said = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    name, parts = said.get("model name", platform.machine()), ("cpu family", "model")
+    return f"{name} (family {said[parts[0]]}, model {said[parts[1]]})" if all(p in said for p in parts) else name
 
 
 def environment(device: torch.device) -> dict[str, Any]:
