@@ -20,7 +20,7 @@ from genbench.train import Game, batches
 
 __all__ = ["throughput"]
 
-REPEATS, SECONDS, PATIENCE = 5, 0.1, 2.0  # repetitions; seconds that one lasts at least; that all should not exceed
+REPEATS, SECONDS, PATIENCE = 5, 0.05, 1.0  # repetitions; seconds that one lasts at least; that all should not exceed
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
