@@ -120,7 +120,7 @@ def test_equal_without_spread_is_equal_and_different_is_different():
 
 @pytest.mark.parametrize("better", ["lower", "higher"])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_rank_is_one_more_than_the_rows_that_are_significantly_better(better, seed):
+def test_a_rank_counts_the_rows_that_are_significantly_better_and_none_passes_a_better_mean(better, seed):
     rng = np.random.default_rng(seed)
     groups = [
         rng.normal(mean, 0.3, n) for mean, n in zip(rng.normal(0, 1, 9), [2, 3, 3, 3, 4, 5, 3, 3, 8], strict=True)
@@ -130,7 +130,10 @@ def test_a_rank_is_one_more_than_the_rows_that_are_significantly_better(better, 
     def beats(a, b) -> bool:
         return sign * (b.mean() - a.mean()) > 0 and stats.ttest_ind(a, b, equal_var=False).pvalue < 0.05
 
-    expected = [1 + sum(beats(other, group) for other in groups) for group in groups]
+    beaten = [1 + sum(beats(other, group) for other in groups) for group in groups]
+    expected = [
+        max(b for b, a in zip(beaten, groups, strict=True) if sign * (x.mean() - a.mean()) >= 0) for x in groups
+    ]
     assert ranks(sample(*groups), better).tolist() == expected
     assert max(expected) > 1
 
@@ -138,6 +141,12 @@ def test_a_rank_is_one_more_than_the_rows_that_are_significantly_better(better, 
 def test_rows_that_cannot_be_told_apart_share_a_rank():
     tied = sample([1.0, 1.1, 1.2], [1.05, 1.1, 1.16], [9.0, 9.1, 9.2])
     assert ranks(tied, "lower").tolist() == [1, 1, 3]
+
+
+@pytest.mark.parametrize(("better", "sign"), [("lower", 1.0), ("higher", -1.0)])
+def test_a_row_of_scattered_seeds_does_not_rank_before_a_better_mean(better, sign):
+    rows = np.array([[1.0, 1.001, 1.002], [1.1, 1.101, 1.102], [0.9, 1.2, 2.1]])
+    assert ranks(sample(*(sign * rows)), better).tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize("q", [0, 0.2, 0.5, 0.8, 1])

@@ -61,17 +61,21 @@ def welch_half_width(stderr: Array, freedom: Array, level: float = 0.95) -> Arra
 
 
 def ranks(sample: Sample, better: Literal["lower", "higher"], alpha: float = 0.05) -> NDArray[np.int64]:
-    """Return for each of R rows (R,) 1 + the number of rows that are significantly better.
+    """Return for each of R rows (R,) 1 + the number of rows that are significantly better, or what a better mean has.
 
-    Significantly: Welch's two-sided test over seeds at `alpha`, not adjusted for the number of pairs. Rows
-    that no row beats share rank 1. Rows with n < 2 beat nobody and are beaten by nobody.
+    Significantly: Welch's two-sided test over seeds at `alpha`, not adjusted for the number of pairs. Rows with n < 2
+    beat nobody and are beaten by nobody. The larger of the two counts: a row whose seeds are too far apart to be told
+    from the best does not rank before one that is better on average.
     """
     down, across = (Sample(*(np.expand_dims(part, axis) for part in sample)) for axis in (1, 0))
     difference, stderr, freedom = welch(down, across)  # [i, j]: row j less row i
     wins = difference < 0 if better == "lower" else difference > 0
     i, j = np.nonzero(wins & (np.abs(difference) > 1.95 * stderr))  # no t beats 1.95 at any freedom
     beaten = p_value(difference[i, j], stderr[i, j], freedom[i, j]) < alpha
-    return 1 + np.bincount(i[beaten], minlength=len(sample.mean))
+    found = 1 + np.bincount(i[beaten], minlength=len(sample.mean))
+    order = np.argsort(sample.mean if better == "lower" else -sample.mean, kind="stable")
+    found[order] = np.maximum.accumulate(found[order])
+    return found
 
 
 def quantile(values: tuple[float, ...], q: float) -> float:

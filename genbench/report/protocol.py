@@ -16,7 +16,8 @@ RULES = (
     " unit of replication.",
     "Each run's number comes from its newest successful execution, never its best.",
     "Rows share a rank unless Welch's t-test over seeds tells them apart at 5 % (not adjusted for the number of"
-    " pairs): rank = 1 + how many rows are significantly better. Rank 1 is bold.",
+    " pairs): rank = 1 + how many rows are significantly better, or the rank of a row with a better mean if that is"
+    " larger. Rank 1 is bold.",
     "Exact values, bounds and estimates are columns of their own and never ranked together.",
     "Rows marked published are what papers report, each under a protocol of its own: for orientation, never ranked.",
     "Rows with failed or missing runs are shown and not ranked; so are columns measured with one seed, where (a–b) is"
