@@ -8,7 +8,7 @@ from functools import cache, partial
 from genbench_kernels.affine_coupling import Layout, Scale, gradients, parts
 from torch import Tensor
 
-from genbench.models.flows.bijection import Closed, Gradients, Valued
+from genbench.models.flows.closed import Closed, Gradients, Valued
 
 
 def affine_value(x: Tensor, params: Tensor, gain: Tensor | None, *, layout: Layout, scale: Scale) -> Valued:

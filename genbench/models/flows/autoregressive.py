@@ -11,7 +11,8 @@ from torch import Tensor
 
 from genbench.dataset import Space
 from genbench.models.flows.affine import closed_affine
-from genbench.models.flows.bijection import Bijection, Closed, Elementwise, Step
+from genbench.models.flows.bijection import Bijection, Elementwise
+from genbench.models.flows.closed import Closed, Step
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten

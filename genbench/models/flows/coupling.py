@@ -10,7 +10,8 @@ from genbench_kernels.affine_coupling import Scale, affine_coupling
 from torch import Tensor, nn
 
 from genbench.models.flows.affine import closed_affine
-from genbench.models.flows.bijection import Bijection, Closed, Elementwise, Shape, Step
+from genbench.models.flows.bijection import Bijection, Elementwise, Shape
+from genbench.models.flows.closed import Closed, Step
 from genbench.nets.mlp import Perceptron, anew, backpropagated, rectified, replayed
 
 Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero

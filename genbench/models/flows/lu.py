@@ -10,7 +10,8 @@ from genbench_kernels.op import eager
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from genbench.models.flows.bijection import Bijection, Shape, Step
+from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.closed import Step
 
 
 def columns(x: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 from genbench.models.flows.affine import ADDITIVE
-from genbench.models.flows.bijection import Bijection, Step
+from genbench.models.flows.bijection import Bijection
+from genbench.models.flows.closed import Step
 from genbench.models.flows.coupling import coupled
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import ActNorm

@@ -10,7 +10,8 @@ import torch
 from genbench_kernels.op import eager
 from torch import Tensor, nn
 
-from genbench.models.flows.bijection import Bijection, Shape, Step
+from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.closed import Step
 
 
 def over(v: Tensor, x: Tensor) -> Tensor:
