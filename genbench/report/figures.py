@@ -86,7 +86,7 @@ def rendered(figure: Figure, svg: bool = False, shades: int = SHADES, about: str
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
-    few = picture.quantize(shades, dither=Image.Dither.NONE)
+    few = picture.quantize(shades, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     few.save(files["png"], "png", optimize=True, pnginfo=said)
     return {form: file.getvalue() for form, file in files.items()}
 
