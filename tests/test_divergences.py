@@ -15,8 +15,8 @@ from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.divergences import Grid, alpha, divergences, grid, jensen_shannon, kl, reverse_kl
 from genbench.metrics.modes import modes
-from genbench.model import Model
 from genbench.run import Run, find
+from tests.drawn import Drawn
 
 EIGHT = find("datasets", "toys:eight_gaussians")()
 EIGHT = dataclasses.replace(EIGHT, test=EIGHT.test[:4000])
@@ -25,17 +25,6 @@ POINTS = torch.randn(40_000, 2, generator=torch.Generator().manual_seed(1))
 PLANE = Dataset(Space((2,)), POINTS[:30_000], POINTS[:10], POINTS[30_000:], log_prob=NORMAL.log_prob)
 P = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
 Q = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-
-
-class Drawn(Model):
-    """Whatever `draw` gives."""
-
-    def __init__(self, space: Space, draw: Callable[[int], Tensor]) -> None:
-        super().__init__(space)
-        self.draw = draw
-
-    def sample(self, n: int) -> Tensor:
-        return self.draw(n)
 
 
 def evaluated(data: Dataset, draw: Callable[[int], Tensor]) -> Evaluation:

@@ -15,24 +15,13 @@ from torch_fidelity import feature_extractor_inceptionv3 as torch_fidelity
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics import features, fidelity
-from genbench.model import Model
 from genbench.perform import perform
 from genbench.run import Run, UsageError, find
+from tests.drawn import Drawn
 
 COLOURS = Space((3, 32, 32), 256)
 N = 8
 INCEPTION = find("metrics", "fidelity:inception")
-
-
-class Drawn(Model):
-    """Whatever `draw` gives."""
-
-    def __init__(self, space: Space, draw: Callable[[int], Tensor]) -> None:
-        super().__init__(space)
-        self.draw = draw
-
-    def sample(self, n: int) -> Tensor:
-        return self.draw(n)
 
 
 def drawn(n: int, seed: int) -> Tensor:

@@ -21,21 +21,10 @@ from genbench.metrics.diversity import diversity
 from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
 from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
 from genbench.metrics.memorisation import memorisation, z_score
-from genbench.model import Model
 from genbench.run import Run, UsageError, find
+from tests.drawn import Drawn
 
 DIGITS = find("datasets", "digits")()
-
-
-class Drawn(Model):
-    """Whatever `draw` gives."""
-
-    def __init__(self, space: Space, draw: Callable[[int], Tensor]) -> None:
-        super().__init__(space)
-        self.draw = draw
-
-    def sample(self, n: int) -> Tensor:
-        return self.draw(n)
 
 
 def evaluated(data: Dataset, draw: Callable[[int], Tensor], name: str = "digits") -> Evaluation:

@@ -1,0 +1,21 @@
+"""A model whose samples are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.model import Model
+
+
+class Drawn(Model):
+    """Whatever `draw` gives."""
+
+    def __init__(self, space: Space, draw: Callable[[int], Tensor]) -> None:
+        super().__init__(space)
+        self.draw = draw
+
+    def sample(self, n: int) -> Tensor:
+        return self.draw(n)
