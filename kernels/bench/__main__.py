@@ -1,4 +1,4 @@
-"""The timed gate, `make gpu-check`: right on the device first, then how fast, in ten minutes, without a network.
+"""The timed gate, `make gpu-check`: right on the device first, then how fast, in ten minutes or what is given.
 
 Exit code 0: right (or nothing run, where there is no GPU); 1: wrong or broken, or no GPU with REQUIRE_GPU=1, or a goal
 missed with REQUIRE_GOALS=1. Results go to results/kernels/<gpu>-torch<version>-triton<version>.{json,md,png}.
@@ -26,8 +26,8 @@ from genbench_kernels.op import INTERPRETED, triton
 from bench.report import read, write
 
 BENCH = Path(__file__).parent
-MINUTES = 10
-CORRECTNESS, REPORT = 220, 45  # seconds of these: at most for correctness, kept for what ends a run
+MINUTES = 10.0
+CORRECTNESS, REPORT = 0.4, 45  # the share of the time that correctness may take; seconds kept for what ends a run
 
 
 def obstacle() -> str | None:
@@ -70,23 +70,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the gate and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=BENCH.parents[1] / "results" / "kernels")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"all in all; default: {MINUTES:g}")
     parser.add_argument("-k", default="", metavar="EXPR", help="only the speed tests that match, as in pytest")
     options = parser.parse_args(arguments)
     reason = obstacle()
     if reason is not None:
         print(f"gpu-check: did not run: {reason}. Nothing was checked or timed.")
         return int(os.environ.get("REQUIRE_GPU", "0") not in ("", "0"))
-    return _check(options.results, options.k)
+    return _check(options.results, options.k, options.minutes)
 
 
-def _check(folder: Path, only: str) -> int:
+def _check(folder: Path, only: str, minutes: float) -> int:
     start = time()
-    ends = start + MINUTES * 60
-    print(
-        f"gpu-check: {torch.cuda.get_device_name()}, torch {torch.__version__}, at most {MINUTES} minutes", flush=True
-    )
-    workers = ("-n", "4") if find_spec("xdist") else ()  # it is compilation that takes the time
-    right = run_tests("test_device.py", *workers, until=start + CORRECTNESS, ends=start + CORRECTNESS + 60) == 0
+    ends, judged = start + minutes * 60, start + CORRECTNESS * minutes * 60
+    print(f"gpu-check: {torch.cuda.get_device_name()}, torch {torch.__version__}, at most {minutes:g} min", flush=True)
+    cores = len(os.sched_getaffinity(0))  # it is compilation that takes the time
+    workers = ("-n", str(max(1, min(12, cores - 1)))) if find_spec("xdist") else ()
+    right = run_tests("test_device.py", *workers, until=judged, ends=judged + 60) == 0
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "speed.json"
         quiet = (f"--benchmark-json={path}", "--benchmark-quiet", *(("-k", only) if only else ()))
