@@ -134,9 +134,11 @@ def test_a_graph_replays_with_new_inputs(op: str, name: str, device: torch.devic
 
 
 def captured(contract: Op, static: Arguments) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None]]:
-    """Return a graph of forward and backward on static arguments, and the tensors that its replay fills."""
-    results = [t for t in tree_leaves(contract.fused(*static[0], **static[1])) if isinstance(t, Tensor)]
-    given, stream = cotangents(results), torch.cuda.Stream()
+    """Return a graph of forward and backward on static arguments, and the tensors that its replay fills.
+
+    No graph of autograd's from before may live on: it knows another stream, for which a capture would have to wait.
+    """
+    given, stream = cotangents(results_of(contract, static)), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
@@ -146,6 +148,12 @@ def captured(contract: Op, static: Arguments) -> tuple[torch.cuda.CUDAGraph, lis
     with without_collection(), torch.cuda.graph(graph):
         filled = outcome(contract.fused, *static, given)
     return graph, filled
+
+
+def results_of(contract: Op, arguments: Arguments) -> list[Tensor]:
+    """Return the results of a call, which autograd knows nothing of."""
+    with torch.no_grad():
+        return [t for t in tree_leaves(contract.fused(*arguments[0], **arguments[1])) if isinstance(t, Tensor)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

@@ -192,7 +192,8 @@ def _by_raw(g: Tensor, u: Tensor, scale: Scale) -> Tensor:
 #
 # Every tensor is seen as (B, O, I): `_frame` merges the dimensions behind the batch into two (one, mostly) along which
 # all of them have a stride. A program owns a tile of R rows (b, o) by K columns i, once. Strides of b and o, and I,
-# come divided by UNIT, so that the compiler knows what divides them and can load vectors.
+# come divided by UNIT, so that the compiler knows what divides them and can load vectors. `net` is params, a name that
+# Triton's launcher has for a variable of its own, which an argument of that name would lose its value to.
 
 
 @jit
@@ -224,7 +225,7 @@ def _slope_kernel(raw, gain, SCALE: tl.constexpr):
 
 @jit
 def forward_kernel(
-    x, params, mask, gain, y, logdet,
+    x, net, mask, gain, y, logdet,
     rows, outer, inner, splits,
     xb, xo, xi, yb, yo, yi, pb, po, pi, pt, mb, mo, mi, g_step,
     SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIR: tl.constexpr, BY_COLUMN: tl.constexpr,
@@ -236,7 +237,7 @@ def forward_kernel(
     b, o = (row // outer).to(tl.int64), (row % outer).to(tl.int64)
     wide = logdet.dtype.element_ty
     v = tl.load(x + ((b * xb + o * xo) * UNIT)[:, None] + (col * xi)[None, :], mask=live, other=0.0).to(wide)
-    p = params + ((b * pb + o * po) * UNIT)[:, None]
+    p = net + ((b * pb + o * po) * UNIT)[:, None]
     if PAIR:
         both = split * 2 * K + tl.arange(0, 2 * K)
         inside = (row < rows)[:, None] & (both < 2 * width)[None, :]
@@ -264,7 +265,7 @@ def forward_kernel(
 
 @jit
 def backward_kernel(
-    gy, glogdet, v, params, mask, gain, gx, gparams, ggain,
+    gy, glogdet, v, net, mask, gain, gx, gnet, ggain,
     rows, outer, inner, splits,
     gyb, gyo, gyi, gl, vb, vo, vi, gxb, gxo, gxi, pb, po, pi, pt, qb, qo, qi, qt, mb, mo, mi, g_step,
     SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIR: tl.constexpr, BY_COLUMN: tl.constexpr,
@@ -281,7 +282,7 @@ def backward_kernel(
         dy = tl.load(gy + ((b * gyb + o * gyo) * UNIT)[:, None] + (col * gyi)[None, :], mask=live, other=0.0).to(wide)
         x = tl.load(v + ((b * vb + o * vo) * UNIT)[:, None] + (col * vi)[None, :], mask=live, other=0.0).to(wide)
         dl = tl.load(glogdet + b * gl, mask=row < rows, other=0.0)[:, None]
-        p, g = params + ((b * pb + o * po) * UNIT)[:, None], 1.0
+        p, g = net + ((b * pb + o * po) * UNIT)[:, None], 1.0
         both = split * 2 * K + tl.arange(0, 2 * K)
         inside = (row < rows)[:, None] & (both < 2 * width)[None, :]
         if PAIR:
@@ -308,9 +309,9 @@ def backward_kernel(
         if gx is not None:
             to = gx + ((b * gxb + o * gxo) * UNIT)[:, None] + (col * gxi)[None, :]
             tl.store(to, dx.to(gx.dtype.element_ty), mask=live)
-        if gparams is not None:
-            q = gparams + ((b * qb + o * qo) * UNIT)[:, None]
-            narrow = gparams.dtype.element_ty
+        if gnet is not None:
+            q = gnet + ((b * qb + o * qo) * UNIT)[:, None]
+            narrow = gnet.dtype.element_ty
             draw, dt = (ds * _slope_kernel(raw, g, SCALE)).to(narrow), dt.to(narrow)
             if PAIR:
                 tl.store(q + both[None, :], tl.reshape(tl.join(draw, dt), (R, 2 * K)), mask=inside)

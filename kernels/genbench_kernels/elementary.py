@@ -38,6 +38,12 @@ def exp(x):
 
 
 @jit
+def sqrt(x):
+    """Return the root of x, rounded: on a GPU `tl.sqrt` of float32 is a bare `sqrt.approx`, off by an ulp."""
+    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
+
+
+@jit
 def log1p_of_fraction(x):
     """Return log(1 + x) for x in [0, 1], of full relative accuracy.
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genbench_kernels.elementary import exp, log1p_of_fraction
+from genbench_kernels.elementary import exp, log1p_of_fraction, sqrt
 from genbench_kernels.op import Backend, Example, Op, choose, jit, launch, tl
 
 TURNS = 16  # samples, at most, whose gradients one program adds up
@@ -149,7 +149,7 @@ def _radius(x, DOUBLE: tl.constexpr):
         exponent = tl.where(upper, 0, (bits >> 23) - 159).to(tl.float32)
         log_m = log1p_of_fraction(tl.where(upper, t * -2.3283064365386963e-10, mantissa - 1.0))
         log_u = exponent * 0.693359375 + (exponent * -2.12194440e-4 + log_m)
-    return tl.sqrt(-2.0 * log_u)
+    return sqrt(-2.0 * log_u)
 
 
 @jit
@@ -187,7 +187,7 @@ def _exponentials(x):
     """Return (e^(x/2), e^x): one as the root of the other, or its square where e^x does not have float32's range."""
     within = tl.abs(x) < 85.0
     v = exp(tl.where(within, x, 0.5 * x))
-    return tl.where(within, tl.sqrt(v), v), tl.where(within, v, v * v)
+    return tl.where(within, sqrt(v), v), tl.where(within, v, v * v)
 
 
 @jit

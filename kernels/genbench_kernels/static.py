@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from genbench_kernels.op import INTERPRETED, Example, Launch, Op, ops, trace, triton
 
@@ -33,10 +35,6 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-TYPES = {
-    torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16",
-    torch.int64: "i64", torch.int32: "i32", torch.int8: "i8", torch.uint8: "u8", torch.bool: "i1",
-}  # fmt: skip
 BUDGETS = Path(__file__).parents[1] / "budgets"
 Figures = dict[str, dict[str, int]]  # "op/example/direction" or ".../kernel@target" -> figure -> value; less is better
 
@@ -44,51 +42,39 @@ Figures = dict[str, dict[str, int]]  # "op/example/direction" or ".../kernel@tar
 # ---------------------------------------------------------------------------------------------- compiling
 
 
-def specialise(launch: Launch, backend: str) -> dict[str, Any]:
-    """Return signature, constexprs and attrs as Triton's JIT derives them from a launch's arguments."""
-    names: list[str] = launch.kernel.arg_names
-    signature: dict[str, Any] = {}
-    constexprs: dict[tuple[int], Any] = {}
-    attrs: dict[tuple[int, ...], list[list[Any]]] = {}
-    for i, (name, value) in enumerate(zip(names, launch.args, strict=False)):
-        if isinstance(value, tuple):
-            parts = [_specialised(part, backend) for part in value]
-            signature[name] = tuple(kind for kind, _ in parts)
-            attrs.update({(i, k): known for k, (_, known) in enumerate(parts) if known})
-            continue
-        signature[name], known = _specialised(value, backend)
-        if signature[name] == "constexpr":
-            constexprs[(i,)] = value
-        elif known:
-            attrs[(i,)] = known
-    for name, value in launch.constants.items():
-        signature[name], constexprs[(names.index(name),)] = "constexpr", value
-    return {"signature": signature, "constexprs": constexprs, "attrs": attrs}
+@dataclass(frozen=True)
+class Pointer:
+    """What Triton's launcher asks of a tensor, as one on a device would answer (on the meta device all are at 0)."""
 
+    tensor: Tensor
 
-def _specialised(value: Any, backend: str) -> tuple[str, list[list[Any]]]:
-    if isinstance(value, Tensor):
-        aligned = value.storage_offset() * value.element_size() % 16 == 0
-        known = [["tt.divisibility", 16]] if aligned else []
-        small = [["tt.pointer_range", 32]] if backend == "hip" else []
-        return "*" + TYPES[value.dtype], known + small
-    if value is None or value is True or value is False or value == 1:
-        return "constexpr", []
-    if isinstance(value, float):
-        return "fp32", []
-    width = "i32" if -(2**31) <= value < 2**31 else "i64"
-    return width, [["tt.divisibility", 16]] if value % 16 == 0 else []
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of an element."""
+        return self.tensor.dtype
+
+    def data_ptr(self) -> int:
+        """Return where the tensor begins in its storage, which begins at an address that 16 divides."""
+        return self.tensor.storage_offset() * self.tensor.element_size()
+
+    def ptr_range(self) -> int:
+        """Return the bytes of the storage."""
+        return self.tensor.untyped_storage().size()
 
 
 def build(launch: Launch, target: str) -> Any:
-    """Return the kernel of a launch compiled for one of TARGETS."""
+    """Return the kernel of a launch compiled for one of TARGETS, its arguments read by Triton's own launcher."""
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.jit import create_function_from_signature
 
-    backend = TARGETS[target][0]
-    source = ASTSource(fn=launch.kernel, **specialise(launch, backend))
-    options = {"num_warps": launch.num_warps, "enable_fp_fusion": True}
-    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
+    kernel, gpu = launch.kernel, GPUTarget(*TARGETS[target])
+    backend, options = make_backend(gpu), {"num_warps": launch.num_warps, "enable_fp_fusion": True}
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    args, named = tree_map_only(Tensor, Pointer, launch.args), {**launch.constants, **options}
+    _, signature, constexprs, attrs = kernel._pack_args(backend, named, *bind(*args, **named))
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attrs)
+    return triton.compile(source, target=gpu, options=options)
 
 
 def measure(launch: Launch, target: str) -> dict[str, int]:
