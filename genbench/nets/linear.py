@@ -67,7 +67,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
         W = weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
         y = torch.ops.mkldnn._linear_pointwise(x, W, bias, "relu" if relu else "none", [], "")
         return y
-    y = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+    y = nn.functional.linear(x, weight, bias)
     return y.relu_() if relu else y
 
 

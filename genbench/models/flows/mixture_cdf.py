@@ -26,13 +26,20 @@ def log_cdf(x: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor) -> tuple[Te
     return tails
 
 
-def tails_of(z: Tensor, log_w: Tensor, log_sigma: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return log F, log(1 - F) and log F', each with the share of every component in it, z = (x - mu) / sigma."""
+def tails_of(z: Tensor, log_w: Tensor, log_sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each component has in F, 1 - F and F', (..., K) in the logarithm, z = (x - mu) / sigma."""
     below = logsigmoid(z)
     lower = log_w + below
     upper = lower - z  # log sigmoid(-z) = log sigmoid(z) - z
-    density = upper + below - log_sigma
-    return [(part.logsumexp(-1), part) for part in (lower, upper, density)]
+    return lower, upper, upper + below - log_sigma
+
+
+def summed(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithm of the sum of e^parts, (..., K) -> (...), and the share of each in it, (..., K)."""
+    most = parts.amax(-1, keepdim=True)
+    shares = (parts - most).exp_()
+    total = shares.sum(-1, keepdim=True)
+    return (most + total.log()).squeeze(-1), shares.div_(total)
 
 
 class LogCDF(torch.autograd.Function):
@@ -46,10 +53,9 @@ class LogCDF(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor) -> tuple[Tensor, ...]:
         rate = (-log_sigma).exp()
         z = (x.unsqueeze(-1) - mu) * rate
-        sums = tails_of(z, log_w, log_sigma)
-        shares = [(part - total.unsqueeze(-1)).exp_() for total, part in sums] if any(ctx.needs_input_grad) else []
+        sums, shares = zip(*map(summed, tails_of(z, log_w, log_sigma)), strict=True)
         ctx.save_for_backward(x, log_w, mu, log_sigma, z, rate, *shares)
-        return tuple(total for total, _ in sums)
+        return sums
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -68,9 +74,9 @@ class LogCDF(torch.autograd.Function):
 def again(needed: tuple[bool, ...], inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:
     """Return the gradients of `log_cdf` so that they can be differentiated: through its plain formula."""
     x, log_w, mu, log_sigma = inputs
-    sums = tails_of((x.unsqueeze(-1) - mu) * (-log_sigma).exp(), log_w, log_sigma)
+    parts = tails_of((x.unsqueeze(-1) - mu) * (-log_sigma).exp(), log_w, log_sigma)
     wanted = [v for v, need in zip(inputs, needed, strict=True) if need]
-    found = iter(torch.autograd.grad([total for total, _ in sums], wanted, gradients, create_graph=True))
+    found = iter(torch.autograd.grad([part.logsumexp(-1) for part in parts], wanted, gradients, create_graph=True))
     return tuple(next(found) if need else None for need in needed)
 
 

@@ -31,11 +31,18 @@ class Target(NamedTuple):
 
 def normal_quantile(log_p: Tensor) -> Tensor:
     """Return y with log Phi(y) = log_p <= log 1/2, in the far tail by Newton's method on log Phi."""
+    y, far = ndtri(log_p.exp()), log_p <= -5
+    y[far] = far_quantile(log_p[far])
+    return y
+
+
+def far_quantile(log_p: Tensor) -> Tensor:
+    """Return y with log Phi(y) = log_p far below log 1/2."""
     y = -(-2 * log_p).clamp(min=1).sqrt()
     for _ in range(5):
-        slope = -0.5 * (y * y + math.log(2 * math.pi)) - log_ndtr(y)
-        y = y - (log_ndtr(y) - log_p) * (-slope).exp()
-    return torch.where(log_p > -5, ndtri(log_p.exp()), y)
+        log_F = log_ndtr(y)
+        y = y - (log_F - log_p) * (log_F + 0.5 * (y * y + math.log(2 * math.pi))).exp()
+    return y
 
 
 def beta_log_cdf(y: Tensor) -> Tensor:
