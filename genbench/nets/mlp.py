@@ -111,7 +111,7 @@ def backpropagated(
         if i or wanted:
             g = input_gradient(g, parameters[2 * i])
         if i:
-            torch.ops.aten.threshold_backward.grad_input(g, h[i], 0, grad_input=g)
+            g = torch.ops.aten.threshold_backward(g, h[i], 0)
             g = g.mul_(gain_of(dropout)) if dropout else g
     return g if wanted else None, found[::-1]
 
