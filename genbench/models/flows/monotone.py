@@ -31,7 +31,8 @@ class Target(NamedTuple):
 
 def normal_quantile(log_p: Tensor) -> Tensor:
     """Return y with log Phi(y) = log_p <= log 1/2, in the far tail by Newton's method on log Phi."""
-    y, far = ndtri(log_p.exp()), log_p <= -5
+    y: Tensor = ndtri(log_p.exp())
+    far = log_p <= -5
     y[far] = far_quantile(log_p[far])
     return y
 
