@@ -7,7 +7,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -852,26 +851,17 @@ def many_records() -> Iterator[Record]:
             yield record(f"R{row}", seed, at=1, measurements=found, **where)
 
 
-def slowness(texts):
-    """Return how much slower this core is now than that the limit was set on, by JSON written in Python; 1 or more."""
-    began = time.process_time()
-    for text in texts:
-        json.dumps(json.loads(text), sort_keys=True, indent=1)
-    return max(1.0, (time.process_time() - began) / 2.2)  # seconds there
-
-
 @pytest.mark.slow
 def test_ten_thousand_records_are_reported_in_ten_seconds(tmp_path):
-    store, texts = tmp_path / "results", []
+    store = tmp_path / "results"
     for made in many_records():
         folder = store / made.run.suite / made.id
         folder.mkdir(parents=True, exist_ok=True)
-        texts.append(made.model_dump_json())
-        (folder / f"{made.execution}.json").write_text(texts[-1])
+        (folder / f"{made.execution}.json").write_text(made.model_dump_json())
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "genbench", "report", "--results", str(store)]
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of one core, whatever else the machine does
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10 * slowness(texts)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
     assert len(pd.read_csv(store / "leaderboard.csv")) == 5 * (8000 - 40) + 40 + 3 * 2000
     assert (store / "leaderboard.html").stat().st_size < 20e6
