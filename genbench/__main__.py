@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from genbench import RUNS
-from genbench.report import PLOTS
+from genbench.report import PLOTS, uncollected, write
 from genbench.run import (
     ROOT,
     Record,
@@ -147,11 +147,12 @@ def report(args: argparse.Namespace) -> int:
     """Write tables, plots and the page from records."""
     store = Store(args.results)
     suites = set(args.suites)
-    for suite in suites - store.suites():
+    for suite in suites and suites - store.suites():
         raise UsageError(f"{args.results}: no records of a suite {suite!r}{nearest(suite, store.suites())}")
     return publish(store, suites or None, args.out or args.results, most=max(0, args.plots), svg=args.svg)
 
 
+@uncollected()
 def publish(store: Store, suites: set[str] | None, out: Path, **plots: Any) -> int:
     """Write the report of every record to `out`, print the leaderboard of `suites`, name what is damaged.
 
@@ -159,10 +160,7 @@ def publish(store: Store, suites: set[str] | None, out: Path, **plots: Any) -> i
     """
     from rich.console import Console
 
-    from genbench.report import uncollected, write
-
-    with uncollected():
-        records = store.records()
+    records = store.records()
     for path, why in store.damaged:
         print(f"genbench: {path}: skipped, damaged: {why}", file=sys.stderr)
     if not records:

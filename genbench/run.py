@@ -141,9 +141,13 @@ def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
 
 
 class Frozen(BaseModel):
-    """Immutable data that refuses a key it does not know and names the nearest one."""
+    """Immutable data that refuses a key it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Written(Frozen):
+    """What people write: of a key that it does not know it names the nearest."""
 
     @model_validator(mode="before")
     @classmethod
@@ -185,7 +189,7 @@ def _first_error(error: ValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-class Optimizer(Frozen):
+class Optimizer(Written):
     """How parameters move: the rule, its rates, and what is done to gradients and weights around it."""
 
     name: Literal["adam", "adamw", "adamax", "rmsprop", "sgd"] = "adam"
@@ -198,7 +202,7 @@ class Optimizer(Frozen):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights that are evaluated; 0: none
 
 
-class Resources(Frozen):
+class Resources(Written):
     """What a run occupies while it is performed; never part of what it is."""
 
     cpus: PositiveFloat = 1.0
@@ -207,7 +211,7 @@ class Resources(Frozen):
     timeout: PositiveFloat | None = None  # seconds
 
 
-class Settings(Frozen):
+class Settings(Written):
     """What may be set at any level of a suite: its defaults, a data entry, a model entry."""
 
     steps: NonNegativeInt = 1000  # 0: nothing but the closed-form fit of Model.finish
@@ -290,7 +294,7 @@ class ModelEntry(Settings):
     per_data: dict[str, Settings] = {}
 
 
-class Published(Frozen):
+class Published(Written):
     """What a paper reports of a model, shown beside the rows that are measured here and never ranked among them."""
 
     source: Annotated[str, Field(min_length=1)]  # title, year, table
@@ -306,7 +310,7 @@ def _model_entry(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
 
 
-class Suite(Frozen):
+class Suite(Written):
     """One protocol: every model on every data set with every seed, and what is measured."""
 
     suite: str

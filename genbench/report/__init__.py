@@ -23,17 +23,18 @@ PLOTS = 12  # drawn where no number is said, those of the boards with the newest
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through thousands of records, which are all needed, again and again."""
+    """Keep the garbage collector from looking through thousands of records, which are all needed, again and again;
+    nor does it look later at what is left, which is all but modules."""
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was:
             gc.enable()
 
 
-@uncollected()
 def write(
     records: Iterable[Record],
     folder: Path,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, namedtuple
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from genbench.report.board import Board, Cell, Column, Row, Seed
-from genbench.report.cells import BOARD, CELL, ROW, cells, labelled, rows
+from genbench.report.cells import CELL, ROW, cells, labelled, rows
 
 PRIMARY = (
     "cas",
@@ -19,33 +19,39 @@ PRIMARY = (
     "jensen_shannon",
 )  # these rank a board; else the first with a better end
 KINDS = ("exact", "bound", "estimate")
-COLUMN_FIELDS = ("measurement", "kind", "unit", "better")
-
-Line = Mapping[Any, Any]
 
 
 def boards(frame: pd.DataFrame, metrics: Mapping[str, Sequence[str]]) -> list[Board]:
     """Return the boards of a tidy `frame`, by suite, version and data; columns follow `metrics`, in order, by suite."""
     frame = labelled(frame)
     lines = rows(frame)
-    found, single = cells(frame, lines), _seeds(frame)
-    filled: dict[Any, list[Line]] = defaultdict(list)
-    for line in found.to_dict("records"):
-        seeds = single[tuple(line[key] for key in CELL)]
-        filled[tuple(line[key] for key in ROW)].append({**line, "seeds": seeds})
-    ids = _ids(frame)
     lines["hue"] = lines.groupby("suite")["row"].transform(lambda names: pd.factorize(names)[0])
-    parts = [(key, part.to_dict("records")) for key, part in lines.groupby(BOARD)]
-    return [_board(key, part, filled, ids, metrics.get(str(key[0]), ())) for key, part in parts]
+    single, ids = _seeds(frame), _ids(frame)
+    filled: dict[Any, dict[Column, tuple[str, Cell]]] = defaultdict(dict)
+    for line in _lines(cells(frame, lines)):
+        suite, version, data, row, measurement, kind = cell = tuple(getattr(line, key) for key in CELL)
+        column = Column(measurement, kind, line.unit, line.better)
+        filled[suite, version, data, row][column] = (line.impl, _cell(line, single[cell]))
+    found: dict[Any, list[Row]] = defaultdict(list)
+    impls: dict[Any, dict[Column, str]] = defaultdict(dict)
+    for line in _lines(lines):
+        *board, _ = row = tuple(getattr(line, key) for key in ROW)
+        found[tuple(board)].append(_row(line, {column: cell for column, (_, cell) in filled[row].items()}, ids[row]))
+        impls[tuple(board)] |= {column: impl for column, (impl, _) in filled[row].items()}
+    return [_board(*key, found[key], _ordered(impls[key], metrics.get(key[0], ()))) for key in sorted(found)]
+
+
+def _lines(frame: pd.DataFrame) -> Iterator[Any]:
+    """Yield the lines of `frame` as tuples with names, None where there is nothing."""
+    held = (frame[key].astype(object).where(frame[key].notna(), None).tolist() for key in frame.columns)
+    return map(namedtuple("Line", frame.columns)._make, zip(*held, strict=True))
 
 
 def _seeds(frame: pd.DataFrame) -> dict[Any, list[Seed]]:
     """Return by cell what each seed gave, in the order of the seeds."""
     held = frame[frame["measurement"].notna()].sort_values("seed", kind="stable")
-    held = held.assign(**{key: held[key].astype(object).where(held[key].notna(), None) for key in ("value", "stderr")})
-    fields = zip(*(held[key].tolist() for key in [*CELL, *Seed._fields]), strict=True)
     found: dict[Any, list[Seed]] = defaultdict(list)
-    for line in fields:
+    for line in _lines(held[[*CELL, *Seed._fields]]):
         found[line[: len(CELL)]].append(Seed(*line[len(CELL) :]))
     return found
 
@@ -53,41 +59,24 @@ def _seeds(frame: pd.DataFrame) -> dict[Any, list[Seed]]:
 def _ids(frame: pd.DataFrame) -> dict[Any, dict[int, str]]:
     """Return by row its runs: seed -> id, in the order of the seeds."""
     found: dict[Any, dict[int, str]] = defaultdict(dict)
-    runs = frame[[*ROW, "seed", "id"]].drop_duplicates().sort_values("seed", kind="stable")
-    for *row, seed, run in zip(*(runs[key].tolist() for key in runs.columns), strict=True):
+    for *row, seed, run in _lines(frame[[*ROW, "seed", "id"]].sort_values("seed", kind="stable")):
         found[tuple(row)][seed] = run
     return found
 
 
-def _board(key: Any, lines: Sequence[Line], filled: Any, ids: Any, metrics: Sequence[str]) -> Board:
-    impls: dict[Column, str] = {}
-    table = []
-    for line in lines:
-        mine = filled[*key, line["row"]]
-        columns = [Column(*(_or_none(cell[name]) for name in COLUMN_FIELDS)) for cell in mine]
-        impls |= {column: cell["impl"] for column, cell in zip(columns, mine, strict=True)}
-        cells = {column: _cell(cell) for column, cell in zip(columns, mine, strict=True)}
-        table.append(_row(line, cells, ids[*key, line["row"]]))
-    ordered = _ordered(impls, metrics)
-    suite, version, data = key
-    return Board(suite, version, data, tuple(ordered), tuple(sorted(table, key=lambda row: _place(row, ordered))))
+def _board(suite: str, version: int, data: str, rows: list[Row], columns: list[Column]) -> Board:
+    return Board(suite, version, data, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
 
 
-def _or_none(value: Any) -> Any:
-    return None if value is None or value != value else value
+def _cell(line: Any, seeds: list[Seed]) -> Cell:
+    rank = None if line.rank is None else int(line.rank)
+    p20, p80 = (line.p20, line.p80) if line.n == 1 else (None, None)
+    return Cell(line.n, line.mean, line.half, line.stderr, p20, p80, rank, line.unranked, tuple(seeds))
 
 
-def _cell(line: Line) -> Cell:
-    n, rank = int(line["n"]), _or_none(line["rank"])
-    p20, p80 = (_or_none(line[key]) if n == 1 else None for key in ("p20", "p80"))
-    mean, half, stderr = (_or_none(line[key]) for key in ("mean", "half", "stderr"))
-    rank = None if rank is None else int(rank)
-    return Cell(n, mean, half, stderr, p20, p80, rank, line["unranked"], tuple(line["seeds"]))
-
-
-def _row(line: Line, cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
-    said = {key: line[key] for key in ("model", "settings", "failures", "later", "verdicts")}
-    return Row(name=line["row"], ids=ids, dirty=bool(line["dirty"]), hue=int(line["hue"]), cells=cells, **said)
+def _row(line: Any, cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
+    said = {key: getattr(line, key) for key in ("model", "settings", "dirty", "hue", "failures", "later", "verdicts")}
+    return Row(name=line.row, ids=ids, cells=cells, **said)
 
 
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:

@@ -121,8 +121,9 @@ def _unranked(found: pd.DataFrame, impls: pd.Series[str]) -> pd.Series[str]:
 
 def _ranked(found: pd.DataFrame) -> pd.DataFrame:
     """Return `found` with `rank`, within each column, over the cells that may be ranked."""
-    found["rank"] = np.nan
-    for _, column in found[found["unranked"] == ""].groupby(COLUMN):
-        sample = Sample(*(column[key].to_numpy(float) for key in ("mean", "std", "n")))
-        found.loc[column.index, "rank"] = ranks(sample, column["better"].iloc[0])
-    return found
+    rank, sample = np.full(len(found), np.nan), found[["mean", "std", "n"]].to_numpy(float).T
+    ranked = found["unranked"].to_numpy() == ""
+    for lines in found.groupby(COLUMN).indices.values():
+        if len(lines := lines[ranked[lines]]):
+            rank[lines] = ranks(Sample(*sample[:, lines]), found["better"].iat[lines[0]])
+    return found.assign(rank=rank)

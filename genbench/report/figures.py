@@ -87,7 +87,7 @@ def rendered(figure: Figure, svg: bool = False, shades: int = SHADES, about: str
         canvas.draw()  # type: ignore[no-untyped-call]
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
     few = picture.quantize(shades, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    few.save(files["png"], "png", optimize=True, pnginfo=said)
+    few.save(files["png"], "png", pnginfo=said)
     return {form: file.getvalue() for form, file in files.items()}
 
 
@@ -146,13 +146,23 @@ def intervals(board: Board) -> Figure | None:
     if ticks:
         x, y, c = zip(*ticks, strict=True)
         axes.scatter(x, y, s=49, c=c, marker="|", alpha=0.6)
-    for mark, height, paint in spots:
-        fill = "white" if mark.row.published else paint
-        axes.plot([mark.cell.mean or 0.0], [height], shape(mark), ms=5, color=paint, mfc=fill)
-    axes.set_yticks(range(len(rows)), [names[row] for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    for form, hollow in dict.fromkeys((shape(mark), bool(mark.row.published)) for mark, _, _ in spots):
+        alike = [spot for spot in spots if (shape(spot[0]), bool(spot[0].row.published)) == (form, hollow)]
+        x, y, paint = zip(*((mark.cell.mean or 0.0, height, paint) for mark, height, paint in alike), strict=True)
+        axes.scatter(x, y, s=25, c="white" if hollow else paint, edgecolors=paint, marker=form, zorder=2)
+    _named(axes, [names[row] for row in rows])
     axes.set_xlabel(_axis_label(marks[0].column), loc="right")
     return figure
+
+
+def _named(axes: Axes, names: Sequence[str]) -> None:
+    """Write `names` left of heights 0, 1, ... from the top, each with a line: a tick of an axis takes five times as long."""
+    across = axes.get_yaxis_transform()
+    axes.set_yticks([])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.hlines(range(len(names)), 0, 1, transform=across, colors="#b0b0b0", alpha=0.25, lw=0.6, zorder=0)
+    for height, name in enumerate(names):
+        axes.text(-5 / 72 / WIDTH, height, name, transform=across, ha="right", va="center")
 
 
 def _name(row: Row) -> str:

@@ -23,6 +23,8 @@ from genbench.run import Record
 HERE = Path(__file__).parent
 AXIS = 40  # rows that a chart has at most
 
+Environments = dict[tuple[tuple[str, Any], ...], int]  # what records say of a machine, each once -> its number
+
 
 def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
     """Return the page for `boards`; `runs` hold what is behind each cell, `work` the pictures that metrics drew.
@@ -32,7 +34,7 @@ def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     functions = (mean, interval, failed, seeds_beside, seeds, protocol)
-    environment.globals.update({function.__name__: function for function in functions})
+    environment.filters.update({function.__name__: function for function in functions})
     style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
     return environment.from_string(_read("page.html")).render(
         suites=_suites(boards, runs), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
@@ -70,9 +72,9 @@ def _data(boards: Sequence[Board], runs: Runs) -> dict[str, Any]:
     """Return what the script needs: boards, the executions they name, and the different environments of those."""
     curves = curves_of(runs)
     tables = [_board(board, curves, runs) for board in boards]
-    environments: dict[str, int] = {}
+    environments: Environments = {}
     executions = {record.execution: _execution(record, environments) for record in _named(boards, runs)}
-    return {"boards": tables, "executions": executions, "environments": [json.loads(text) for text in environments]}
+    return {"boards": tables, "executions": executions, "environments": [dict(said) for said in environments]}
 
 
 def _named(boards: Sequence[Board], runs: Runs) -> Iterable[Record]:
@@ -83,8 +85,8 @@ def _named(boards: Sequence[Board], runs: Runs) -> Iterable[Record]:
         yield from (record for record in executions if record is executions[-1] or record.execution in named)
 
 
-def _execution(record: Record, environments: dict[str, int]) -> dict[str, Any]:
-    environment = environments.setdefault(json.dumps(record.environment, sort_keys=True), len(environments))
+def _execution(record: Record, environments: Environments) -> dict[str, Any]:
+    environment = environments.setdefault(tuple(sorted(record.environment.items())), len(environments))
     said = {key: getattr(record, key) for key in ("status", "attempts", "error", "command")}
     code = {key: record.code.get(key) for key in ("commit", "dirty")}
     return {**said, **code, "seconds": record.timings.get("total"), "environment": environment}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,7 +45,7 @@ def _named(name: str, version: int) -> Suite | None:
 
 def protocol(board: Board) -> str:
     """Return what rows share ("2000 steps, batch 128, adam, lr 0.001, ..."), and all there is where they differ."""
-    said = [Settings.model_validate(_settings(row.settings)) for row in board.measured]
+    said = [_settings(row.settings) for row in board.measured]
     parts = (
         f"{_shared(s.steps for s in said)} steps",
         f"batch {_shared(s.batch for s in said)}",
@@ -56,8 +57,9 @@ def protocol(board: Board) -> str:
     return ", ".join(parts)
 
 
-def _settings(text: str) -> dict[str, Any]:
-    return {key: value for key, value in json.loads(text).items() if key != "model"}
+@functools.cache
+def _settings(text: str) -> Settings:
+    return Settings.model_validate({key: value for key, value in json.loads(text).items() if key != "model"})
 
 
 def _shared(values: Iterable[Any]) -> str:

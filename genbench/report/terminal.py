@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
@@ -38,13 +39,13 @@ def _print(board: Board, console: Console) -> None:
     columns = fitting(board, console.width)
     table = Table(
         box=box.SIMPLE_HEAD if console.is_terminal else None,
-        title=escape(f"{board.suite} v{board.version} / {board.data}"),
+        title=Text(f"{board.suite} v{board.version} / {board.data}"),
         title_justify="left",
     )
     table.add_column("#", justify="right")
     table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=NAME)
     for column in columns:
-        table.add_column(escape(f"{column.heading}\n{column.shown_unit}"), justify="right", no_wrap=True)
+        table.add_column(Text(f"{column.heading}\n{column.shown_unit}"), justify="right", no_wrap=True)
     for row in board.rows[:ROWS]:
         table.add_row(*_row(board, row, columns))
     console.print(table)
@@ -84,11 +85,11 @@ def plain(board: Board, row: Row, column: Column) -> str:
     return " ".join(part for part in parts if part) or "no value"
 
 
-def _row(board: Board, row: Row, columns: list[Column]) -> list[str]:
+def _row(board: Board, row: Row, columns: list[Column]) -> list[Text]:
     first = row.cells.get(board.columns[0]) if board.columns else None
-    texts = [_styled(board, row, column) for column in columns]
     rank = str(first.rank) if first and first.rank else "-"
-    return [rank, escape(_name(row)) + (" †" if row.dirty else ""), *(texts or [escape(row.failures)])]
+    cells = [_styled(board, row, column) for column in columns]
+    return [Text(rank), Text(_name(row) + (" †" if row.dirty else "")), *(cells or [Text(row.failures)])]
 
 
 def _name(row: Row) -> str:
@@ -97,13 +98,13 @@ def _name(row: Row) -> str:
     return row.label if len(row.label) <= NAME or not row.published else f"{row.name[: cut - 1]}…, published"
 
 
-def _styled(board: Board, row: Row, column: Column) -> str:
-    cell, text = row.cells.get(column), escape(plain(board, row, column))
+def _styled(board: Board, row: Row, column: Column) -> Text:
+    cell, text = row.cells.get(column), plain(board, row, column)
     if cell is None and text != "-":
-        return f"[red]{text}[/]"
+        return Text(text, "red")
     if row.published:
-        return f"[dim]{text}[/]"
-    return f"[bold]{text}[/]" if cell and cell.rank == 1 else text
+        return Text(text, "dim")
+    return Text(text, "bold" if cell and cell.rank == 1 else "")
 
 
 def show(records: Iterable[Record], console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from genbench.report.board import Board, Cell, Column, Row
@@ -42,35 +43,42 @@ def number(value: float, unit: str = "", spread: float | None = None) -> str:
     return fixed(value, digits(value, spread)) if value % 1 or spread else fixed(value, 0)
 
 
-def interval(cell: Cell, unit: str) -> str:
-    """Return ``± half`` over seeds, ``(p20-p80)`` of a timing's repetitions, or nothing."""
-    if cell.mean is None:
-        return ""
-    by, _ = scale(cell.mean, unit)
-    if cell.half == 0:
-        return "± 0" if cell.mean % 1 else ""  # a count that all seeds agree on needs no interval
-    if cell.half is not None:
-        places = min(digits(cell.mean / by, cell.half / by), 2 if by > 1 else 4)
-        return f"± {fixed(cell.half / by, places)}"
-    if cell.p20 is not None and cell.p80 is not None:
-        return f"({number(cell.p20, unit, _spread(cell))}–{number(cell.p80, unit, _spread(cell))})"
-    return ""
-
-
-def _spread(cell: Cell) -> float | None:
-    if cell.half is None and cell.p20 is not None and cell.p80 is not None:
-        return cell.p80 - cell.p20
-    return cell.half
-
-
 def mean(cell: Cell, unit: str) -> str:
     """Return the mean with the digits that its interval supports; nothing where there is no value.
 
     What a paper reports, of no seed, has the digits that it reports.
     """
-    if cell.mean is not None and not cell.n:
-        return f"{cell.mean:g}"
-    return "" if cell.mean is None else number(cell.mean, unit, _spread(cell))
+    return _said(cell.n, cell.mean, cell.half, cell.p20, cell.p80, unit)[0]
+
+
+def interval(cell: Cell, unit: str) -> str:
+    """Return ``± half`` over seeds, ``(p20-p80)`` of a timing's repetitions, or nothing."""
+    return _said(cell.n, cell.mean, cell.half, cell.p20, cell.p80, unit)[1]
+
+
+@functools.cache  # every form of the report says it
+def _said(
+    n: int, mean: float | None, half: float | None, p20: float | None, p80: float | None, unit: str
+) -> tuple[str, str]:
+    """Return a cell's mean and what stands beside it."""
+    if mean is None:
+        return "", ""
+    if not n:
+        return f"{mean:g}", ""
+    if half is not None:
+        return number(mean, unit, half), _half(mean, half, unit)
+    if p20 is not None and p80 is not None:
+        spread = p80 - p20
+        return number(mean, unit, spread), f"({number(p20, unit, spread)}–{number(p80, unit, spread)})"
+    return number(mean, unit), ""
+
+
+def _half(mean: float, half: float, unit: str) -> str:
+    by, _ = scale(mean, unit)
+    if half == 0:
+        return "± 0" if mean % 1 else ""  # a count that all seeds agree on needs no interval
+    places = min(digits(mean / by, half / by), 2 if by > 1 else 4)
+    return f"± {fixed(half / by, places)}"
 
 
 def seeds_beside(board: Board, row: Row, column: Column) -> str:

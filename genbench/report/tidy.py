@@ -17,6 +17,10 @@ COLUMNS = (
     *("measurement", "value", "unit", "better", "kind", "n", "stderr", "p20", "p80", "impl", "verdict"),
     *("execution", "attempts", "seconds", "commit", "dirty", "data_sha256", "error", "settings"),
 )
+DTYPES: dict[str, Any] = {  # of what is not text
+    **{"version": int, "seed": int, "attempts": int, "n": "Int64", "dirty": "boolean"},
+    **dict.fromkeys(("value", "stderr", "p20", "p80", "seconds"), float),
+}
 DECIDES = {"model", *Settings.model_fields} - {"resources"}
 
 Runs = dict[tuple[str, str], list[Record]]
@@ -30,8 +34,7 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     row that says so, with no measurement and no value.
     """
     rows = [row for executions in by_run(records).values() for row in _rows(executions)]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({"value": float, "n": "Int64", "stderr": float, "p20": float, "p80": float, "dirty": "boolean"})
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object).astype(DTYPES)
 
 
 def by_run(records: Iterable[Record]) -> Runs:
@@ -59,10 +62,11 @@ def _rows(executions: list[Record]) -> Iterator[tuple[Any, ...]]:
     last = executions[-1]
     run, protocol, held = last.run, settings(last.run), newest(executions)
     key = (run.suite, run.version, run.name, run.model, run.data, run.seed, last.id)
+    origins = {record.execution: _origin(record) for record in executions}
     for name, record in held.items():
-        yield (*key, record.status, name, *_numbers(record.measurements[name]), *_origin(record), protocol)
+        yield (*key, record.status, name, *_numbers(record.measurements[name]), *origins[record.execution], protocol)
     if last.status != "ok" or not held:
-        yield (*key, last.status, *(None,) * 11, *_origin(last), protocol)
+        yield (*key, last.status, *(None,) * 11, *origins[last.execution], protocol)
 
 
 def _numbers(m: Measurement) -> tuple[Any, ...]:
