@@ -41,9 +41,9 @@ from genbench.report.intervals import (
 )
 from genbench.report.markdown import markdown
 from genbench.report.marks import annotate, kinds_of, palette
-from genbench.report.published import published_frame, with_published
+from genbench.report.published import published_lines, with_published
 from genbench.report.text import number
-from genbench.report.tidy import COLUMNS, by_run, metrics_of, tidy
+from genbench.report.tidy import Line, by_run, lines, metrics_of, tidy
 from genbench.run import Measurement, Point, Record, Run, Suite, checked
 from genbench.store import Store
 from genbench.work import Work
@@ -72,7 +72,7 @@ def row_of(values, name="NICE", **changes) -> list[Record]:
 
 
 def board_of(records: list[Record]) -> Board:
-    (board,) = boards(tidy(records), metrics_of(records))
+    (board,) = boards(lines(records), metrics_of(records))
     return board
 
 
@@ -309,7 +309,7 @@ def test_several_machines_are_named():
 
 def test_suites_versions_and_data_have_boards_of_their_own():
     records = [record(), record(data="rings"), record(suite="other"), record(run={"version": 2, "model": "flows.nice"})]
-    found = [(board.suite, board.version, board.data) for board in boards(tidy(records), metrics_of(records))]
+    found = [(board.suite, board.version, board.data) for board in boards(lines(records), metrics_of(records))]
     assert found == [("flows", 1, "moons"), ("flows", 1, "rings"), ("flows", 2, "moons"), ("other", 1, "moons")]
 
 
@@ -322,7 +322,7 @@ def test_another_suite_beside_does_not_move_columns():
         return record(suite=suite, run={"metrics": metrics}, measurements=found)
 
     records = [of("vaes", ("latents", "representation")), of("autoencoders", ("representation", "latents"))]
-    orders = {b.suite: [c.measurement for c in b.columns] for b in boards(tidy(records), metrics_of(records))}
+    orders = {b.suite: [c.measurement for c in b.columns] for b in boards(lines(records), metrics_of(records))}
     assert orders == {"vaes": ["elbo", "probe"], "autoencoders": ["probe", "elbo"]}
 
 
@@ -334,7 +334,7 @@ def test_columns_follow_the_suites_file_where_it_is_at_hand():
     }
     records = [record(run={"metrics": ("representation", "latents", "likelihood:L100")}, measurements=found)]
     said = papers().model_copy(update={"metrics": ("latents", "likelihood:L100", "representation")})
-    (board,) = boards(tidy(records), metrics_of(records, [said]))
+    (board,) = boards(lines(records), metrics_of(records, [said]))
     assert [column.measurement for column in board.columns] == ["elbo", "nats", "probe"]
     assert [column.measurement for column in board_of(records).columns] == ["probe", "elbo", "nats"]
 
@@ -447,7 +447,7 @@ def test_published_rows_are_marked_in_every_output_and_counted_in_none(tmp_path,
 def test_without_published_rows_a_board_and_the_table_are_as_they_were():
     board = board_of(row_of([1.0, 1.1]))
     assert with_published(board, None) == with_published(board, papers()) == board
-    assert published_frame([board]).empty
+    assert not list(published_lines([board]))
 
 
 # ----------------------------------------------------------------------------------------------------- outputs
@@ -610,7 +610,7 @@ def test_plots_are_small_pngs_that_the_markdown_shows_and_what_is_not_drawn_agai
 
 def test_every_board_has_its_first_plot_before_any_has_a_second():
     records = [made for i in range(5) for made in row_of([1.0, 1.2], data=f"d{i}", curve=CURVE)]
-    tables = boards(tidy(records), metrics_of(records))
+    tables = boards(lines(records), metrics_of(records))
     names = [name for name, _ in figures(tables, curves_of(by_run(records)), 7)]
     assert [name.split(".")[-2] for name in names] == ["intervals"] * 5 + ["learning"] * 2
 
@@ -788,7 +788,7 @@ def test_results_is_the_tidy_table_of_a_folder(tmp_path):
     for made in row_of([1.0, 2.0]):
         store.write(made)
     frame = genbench.results(tmp_path)
-    assert list(frame.columns) == list(COLUMNS)
+    assert tuple(frame.columns) == Line._fields
     assert frame["value"].tolist() == [1.0, 2.0]
 
 

@@ -61,16 +61,16 @@ def write(
     from genbench.report.markdown import markdown
     from genbench.report.page import page
     from genbench.report.protocol import suite_files
-    from genbench.report.published import published_frame, with_published
+    from genbench.report.published import published_lines, with_published
     from genbench.report.terminal import print_boards
-    from genbench.report.tidy import by_run, metrics_of, tidy
+    from genbench.report.tidy import as_csv, by_run, lines, metrics_of
     from genbench.work import write_whole
 
     records = list(records)
-    frame, runs, files = tidy(records), by_run(records), suite_files(records, folder)
+    told, runs, files = lines(records), by_run(records), suite_files(records, folder)
     tables = [
         with_published(board, files.get((board.suite, board.version)))
-        for board in boards(frame, metrics_of(records, files.values()))
+        for board in boards(told, metrics_of(records, files.values()))
     ]
     if console:
         print_boards([table for table in tables if suites is None or table.suite in suites], console)
@@ -78,9 +78,7 @@ def write(
     written = {
         "LEADERBOARD.md": markdown(tables, records, plots).encode(),
         "leaderboard.html": page(tables, runs, folder / ".work").encode(),
-        "leaderboard.csv": (
-            frame.to_csv(index=False) + published_frame(tables).to_csv(index=False, header=False)
-        ).encode(),
+        "leaderboard.csv": as_csv([*told, *published_lines(tables)]).encode(),
         **{f"plots/{name}": content for name, content in plots.items()},
     }
     (out / "plots").mkdir(parents=True, exist_ok=True)

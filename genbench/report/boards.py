@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict, namedtuple
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from genbench.report.board import Board, Cell, Column, Row, Seed
-from genbench.report.cells import CELL, ROW, cells, labelled, rows
+from genbench.report.cells import Fold, Key, Place, cells, failures, later, rows, verdicts
+from genbench.report.tidy import Line
 
 PRIMARY = (
     "cas",
@@ -21,62 +20,59 @@ PRIMARY = (
 KINDS = ("exact", "bound", "estimate")
 
 
-def boards(frame: pd.DataFrame, metrics: Mapping[str, Sequence[str]]) -> list[Board]:
-    """Return the boards of a tidy `frame`, by suite, version and data; columns follow `metrics`, in order, by suite."""
-    frame = labelled(frame)
-    lines = rows(frame)
-    lines["hue"] = lines.groupby("suite")["row"].transform(lambda names: pd.factorize(names)[0])
-    single, ids = _seeds(frame), _ids(frame)
-    filled: dict[Any, dict[Column, tuple[str, Cell]]] = defaultdict(dict)
-    for line in _lines(cells(frame, lines)):
-        suite, version, data, row, measurement, kind = cell = tuple(getattr(line, key) for key in CELL)
-        column = Column(measurement, kind, line.unit, line.better)
-        filled[suite, version, data, row][column] = (line.impl, _cell(line, single[cell]))
-    found: dict[Any, list[Row]] = defaultdict(list)
-    impls: dict[Any, dict[Column, str]] = defaultdict(dict)
-    for line in _lines(lines):
-        *board, _ = row = tuple(getattr(line, key) for key in ROW)
-        found[tuple(board)].append(_row(line, {column: cell for column, (_, cell) in filled[row].items()}, ids[row]))
-        impls[tuple(board)] |= {column: impl for column, (impl, _) in filled[row].items()}
-    return [_board(*key, found[key], _ordered(impls[key], metrics.get(key[0], ()))) for key in sorted(found)]
+def boards(lines: Iterable[Line], metrics: Mapping[str, Sequence[str]]) -> list[Board]:
+    """Return the boards of `lines` (see tidy), by suite, version and data.
+
+    Columns follow `metrics`: those of each suite, in order.
+    """
+    folded = rows(lines)
+    found, hues = cells(folded), _hues(folded)
+    tables: dict[Place, list[Row]] = defaultdict(list)
+    impls: dict[Place, dict[Column, str]] = defaultdict(dict)
+    for key, mine in folded.items():
+        *_, label = key
+        tables[key[:3]].append(_row(label, mine, found[key], hues[key[0], label]))
+        impls[key[:3]] |= {column: fold.impl for column, fold in found[key].items()}
+    columns = {place: _ordered(impls[place], metrics.get(place[0], ())) for place in sorted(tables)}
+    return [_board(place, tables[place], columns[place]) for place in columns]
 
 
-def _lines(frame: pd.DataFrame) -> Iterator[Any]:
-    """Yield the lines of `frame` as tuples with names, None where there is nothing."""
-    held = (frame[key].astype(object).where(frame[key].notna(), None).tolist() for key in frame.columns)
-    return map(namedtuple("Line", frame.columns)._make, zip(*held, strict=True))
+def _hues(rows: Iterable[Key]) -> dict[tuple[str, str], int]:
+    """Return by suite and label a number: labels count up as they come."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for suite, *_, label in rows:
+        found[suite].setdefault(label, len(found[suite]))
+    return {(suite, label): hue for suite, labels in found.items() for label, hue in labels.items()}
 
 
-def _seeds(frame: pd.DataFrame) -> dict[Any, list[Seed]]:
-    """Return by cell what each seed gave, in the order of the seeds."""
-    held = frame[frame["measurement"].notna()].sort_values("seed", kind="stable")
-    found: dict[Any, list[Seed]] = defaultdict(list)
-    for line in _lines(held[[*CELL, *Seed._fields]]):
-        found[line[: len(CELL)]].append(Seed(*line[len(CELL) :]))
-    return found
+def _board(place: Place, rows: list[Row], columns: list[Column]) -> Board:
+    return Board(*place, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
 
 
-def _ids(frame: pd.DataFrame) -> dict[Any, dict[int, str]]:
-    """Return by row its runs: seed -> id, in the order of the seeds."""
-    found: dict[Any, dict[int, str]] = defaultdict(dict)
-    for *row, seed, run in _lines(frame[[*ROW, "seed", "id"]].sort_values("seed", kind="stable")):
-        found[tuple(row)][seed] = run
-    return found
+def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int) -> Row:
+    last = lines[-1]
+    return Row(
+        name=label,
+        model=last.model,
+        settings=last.settings,
+        ids={line.seed: line.id for line in sorted(lines, key=lambda line: line.seed)},
+        dirty=any(line.dirty for line in lines),
+        hue=hue,
+        failures=failures(lines),
+        later=later(lines),
+        verdicts=verdicts(lines),
+        cells={column: _cell(fold) for column, fold in folds.items()},
+    )
 
 
-def _board(suite: str, version: int, data: str, rows: list[Row], columns: list[Column]) -> Board:
-    return Board(suite, version, data, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
+def _cell(fold: Fold) -> Cell:
+    p20, p80 = (fold.lines[-1].p20, fold.lines[-1].p80) if fold.n == 1 else (None, None)
+    seeds = tuple(_seed(line) for line in fold.lines)
+    return Cell(fold.n, fold.mean, fold.half, fold.stderr, p20, p80, fold.rank, fold.unranked, seeds)
 
 
-def _cell(line: Any, seeds: list[Seed]) -> Cell:
-    rank = None if line.rank is None else int(line.rank)
-    p20, p80 = (line.p20, line.p80) if line.n == 1 else (None, None)
-    return Cell(line.n, line.mean, line.half, line.stderr, p20, p80, rank, line.unranked, tuple(seeds))
-
-
-def _row(line: Any, cells: dict[Column, Cell], ids: dict[int, str]) -> Row:
-    said = {key: getattr(line, key) for key in ("model", "settings", "dirty", "hue", "failures", "later", "verdicts")}
-    return Row(name=line.row, ids=ids, cells=cells, **said)
+def _seed(line: Line) -> Seed:
+    return Seed(line.seed, line.id, line.value, line.stderr, line.n or 0, line.impl or "", line.execution)
 
 
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:

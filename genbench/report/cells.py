@@ -1,4 +1,4 @@
-"""The fold over seeds: runs -> rows and cells, with intervals, completeness and ranks.
+"""The fold over seeds: lines -> rows and cells, with intervals, completeness and ranks.
 
 A row is a name within (suite, version, data). A column is a measurement of one kind: exact values, bounds and
 estimates never share one. A cell is where they meet: mean and interval over the seeds of the row.
@@ -7,32 +7,68 @@ estimates never share one. A cell is where they meet: mean and interval over the
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from genbench.report.board import Column
 from genbench.report.intervals import Sample, half_width, ranks
+from genbench.report.tidy import Line
 
-BOARD = ["suite", "version", "data"]
-ROW = [*BOARD, "row"]
-COLUMN = [*BOARD, "measurement", "kind"]
-CELL = [*ROW, "measurement", "kind"]
-
-
-def labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `frame` (see tidy) with a column `row`: the name, and where one name stands for several protocols
-    (``--set`` was used, or the suite changed under one version) also the settings in which they differ."""
-    names = [*BOARD, "name"]
-    several = frame.groupby(names)["settings"].transform("nunique") > 1
-    frame = frame.assign(row=frame["name"])
-    for _, group in frame[several].groupby(names):
-        frame.loc[group.index, "row"] = group["name"] + group["settings"].map(_differences(list(group["settings"])))
-    return frame
+Place = tuple[str, int, str]  # of a board: suite, version, data
+Key = tuple[str, int, str, str]  # of a row: the place of its board, and its label
 
 
-def _differences(settings: list[str]) -> dict[str, str]:
-    flat = {text: _flat(json.loads(text)) for text in sorted(set(settings))}
+@dataclass(slots=True)
+class Fold:
+    """What the seeds of a row gave a column.
+
+    Attributes:
+        lines: one for each seed, in the order of the seeds.
+        impl: by what it was measured last, and on which data; `alike` is whether all seeds were.
+        std: with n - 1 in the denominator; None where n < 2, as `half`, of the t-interval at 95 %.
+        stderr: of the test set: root mean square over seeds.
+        unranked: why it has no rank, or "".
+    """
+
+    lines: list[Line]
+    column: Column
+    impl: str
+    alike: bool
+    n: int
+    mean: float | None
+    std: float | None
+    stderr: float | None
+    half: float | None = None
+    rank: int | None = None
+    unranked: str = ""
+
+
+# ---------------------------------------------------------------------------------------------------------- rows
+
+
+def rows(lines: Iterable[Line]) -> dict[Key, list[Line]]:
+    """Return the lines of each row. A row is labelled by its name and, where one name stands for several protocols
+    (``--set`` was used, or the suite changed under one version), also by the settings in which they differ."""
+    lines = list(lines)
+    settings: dict[Key, set[str]] = defaultdict(set)
+    for line in lines:
+        settings[line.suite, line.version, line.data, line.name].add(line.settings)
+    differences = {key: _differences(texts) for key, texts in settings.items() if len(texts) > 1}
+    found: dict[Key, list[Line]] = defaultdict(list)
+    for line in lines:
+        key = (line.suite, line.version, line.data, line.name)
+        label = line.name + differences[key][line.settings] if key in differences else line.name
+        found[*key[:3], label].append(line)
+    return found
+
+
+def _differences(settings: Iterable[str]) -> dict[str, str]:
+    flat = {text: _flat(json.loads(text)) for text in sorted(settings)}
     keys = sorted({key for said in flat.values() for key in said})
     differ = [key for key in keys if len({str(said.get(key)) for said in flat.values()}) > 1]
     described = {text: [f"{key}={said.get(key, 'default')}" for key in differ] for text, said in flat.items()}
@@ -46,84 +82,120 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one line per row of the labelled `frame`: model, settings, runs, seeds, whether the code was dirty,
-    `failures` ("diverged 1/3": runs without any ok execution, or ""), `later` (an ok run that failed when it was
-    executed again for more) and `verdicts` ("collapsed 1/3": of measurements, on runs that were ok)."""
-    runs = frame.groupby(ROW, sort=False).agg(
-        model=("model", "last"), settings=("settings", "last"), runs=("id", "nunique"), dirty=("dirty", "max")
+def failures(lines: Sequence[Line]) -> str:
+    """Return "diverged 1/3" of the lines of a row: its runs without any ok execution; or ""."""
+    ok = {line.id for line in lines if line.status == "ok"}
+    return _counted(lines, {(line.status, line.id) for line in lines if line.id not in ok})
+
+
+def later(lines: Sequence[Line]) -> str:
+    """Return, as `failures` does, the ok runs of a row that failed when they were executed again for more."""
+    ok = {line.id for line in lines if line.status == "ok"}
+    return _counted(lines, {(line.status, line.id) for line in lines if line.status != "ok" and line.id in ok})
+
+
+def verdicts(lines: Sequence[Line]) -> str:
+    """Return "collapsed 1/3" of the lines of a row: what measurements say of its runs; or ""."""
+    return _counted(lines, {(line.verdict, line.id) for line in lines if line.verdict is not None})
+
+
+def _counted(lines: Sequence[Line], said: Iterable[tuple[str, str]]) -> str:
+    if not said:
+        return ""
+    runs, counts = len({line.id for line in lines}), Counter(text for text, _ in said)
+    return ", ".join(f"{text} {count}/{runs}" for text, count in sorted(counts.items()))
+
+
+# --------------------------------------------------------------------------------------------------------- cells
+
+
+def cells(rows: Mapping[Key, Sequence[Line]]) -> dict[Key, dict[Column, Fold]]:
+    """Return by row and column what the seeds gave, with ranks within each column of a board."""
+    found: dict[Key, dict[Column, Fold]] = {}
+    columns: dict[tuple[Place, Column], list[Fold]] = defaultdict(list)
+    for key, lines in rows.items():
+        held: dict[Any, list[Line]] = defaultdict(list)
+        for line in lines:
+            if line.measurement is not None:
+                held[line.measurement, line.kind].append(line)
+        found[key] = {fold.column: fold for fold in (_folded(group) for group in held.values())}
+        for column, fold in found[key].items():
+            fold.unranked = "incomplete: a run failed" if failures(lines) else ""
+            columns[key[:3], column].append(fold)
+    for folds in columns.values():
+        _complete(folds)
+    return found
+
+
+def _folded(lines: list[Line]) -> Fold:
+    lines = sorted(lines, key=lambda line: line.seed)
+    last = max(lines, key=lambda line: line.execution)
+    values = [line.value for line in lines if line.value is not None]
+    squares = [line.stderr**2 for line in lines if line.stderr is not None]
+    mean, std = _moments(values)
+    column = Column(str(last.measurement), last.kind or "exact", last.unit or "", last.better)
+    return Fold(
+        lines=lines,
+        column=column,
+        impl=_by(last),
+        alike=len({_by(line) for line in lines}) == 1,
+        n=len(values),
+        mean=mean,
+        std=std,
+        stderr=math.sqrt(math.fsum(squares) / len(squares)) if squares else None,
     )
-    ok = (frame["status"] == "ok").groupby([frame["suite"], frame["id"]]).transform("max")
-    failed = frame[frame["status"] != "ok"]
-    runs["dirty"] = runs["dirty"].fillna(False).astype(bool)
-    said = frame[frame["verdict"].notna()]
-    counted = {
-        "failures": failed[~ok[failed.index]], "later": failed[ok[failed.index]],
-        "verdicts": said.assign(status=said["verdict"]),
-    }  # fmt: skip
-    for column, part in counted.items():
-        runs[column] = _counted(part, runs["runs"]).reindex(runs.index, fill_value="")
-    return runs.reset_index()
 
 
-def _counted(failed: pd.DataFrame, runs: pd.Series[int]) -> pd.Series[str]:
-    counts = failed.groupby([*ROW, "status"])["id"].nunique().reset_index(name="count")
-    counts = counts.join(runs, on=ROW)
-    counts["text"] = [f"{s} {c}/{n}" for s, c, n in zip(counts["status"], counts["count"], counts["runs"], strict=True)]
-    return cast("pd.Series[str]", counts.groupby(ROW)["text"].agg(", ".join).astype(object))
+def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return mean and standard deviation, None where there is none; exactly x and 0 of values that are all x."""
+    if not values:
+        return None, None
+    mean = values[0] + math.fsum(value - values[0] for value in values) / len(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return mean, math.sqrt(squares / (len(values) - 1)) if len(values) > 1 else None
 
 
-def cells(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one line per cell of the labelled `frame`: n, mean, std, half (of the t-interval at 95 %), stderr (of
-    the test set: root mean square over seeds), p20 and p80 (of a timing's repetitions, where n is 1), rank and, where
-    there is none, `unranked`: why."""
-    held = frame[frame["measurement"].notna()]
-    held = held.assign(impl=held["impl"] + " " + held["data_sha256"].astype(object).fillna(""))
-    found = held.assign(square=held["stderr"] ** 2).groupby(CELL, sort=False).agg(
-        unit=("unit", "last"), better=("better", "last"), impl=("impl", "last"), impls=("impl", "nunique"),
-        n=("value", "count"), mean=("value", "mean"), std=("value", "std"), square=("square", "mean"),
-        p20=("p20", "last"), p80=("p80", "last"),
-    )  # fmt: skip
-    found["half"] = half_width(found["std"].to_numpy(), found["n"].to_numpy())
-    found["stderr"] = np.sqrt(found.pop("square"))
-    found["missing"] = _missing(held).reindex(found.index).fillna(0)
-    found = found.reset_index().merge(rows[[*ROW, "failures"]], on=ROW)
-    found["unranked"] = _unranked(found, held.sort_values("execution").groupby(COLUMN)["impl"].last())
-    return _ranked(found)
+def _by(line: Line) -> str:
+    return f"{line.impl} {line.data_sha256 or ''}"
 
 
-def _missing(held: pd.DataFrame) -> pd.Series[int]:
-    """Return by cell how many seeds it lacks of those that more than half of the column's rows have."""
-    valued = held[held["value"].notna()]
-    rows_of = valued.groupby(COLUMN)["row"].nunique().rename("rows")
-    usual = valued.groupby([*COLUMN, "seed"])["row"].nunique().rename("count").reset_index().join(rows_of, on=COLUMN)
-    usual = usual[usual["count"] * 2 > usual["rows"]][[*COLUMN, "seed"]]
-    wanted = held[CELL].drop_duplicates().merge(usual, on=COLUMN)
-    there = valued[[*CELL, "seed"]].drop_duplicates().assign(there=1)
-    joined = wanted.merge(there, on=[*CELL, "seed"], how="left")
-    return cast("pd.Series[int]", joined["there"].isna().groupby([joined[key] for key in CELL]).sum())
+def _complete(folds: Sequence[Fold]) -> None:
+    """Give the cells of a column their intervals, and ranks or the first reason for which there is none."""
+    now = _by(max((line for fold in folds for line in fold.lines), key=lambda line: line.execution))
+    usual = _usual(folds)
+    for fold in folds:
+        fold.unranked = _unranked(fold, now, usual)
+    several = [fold for fold in folds if fold.n > 1]
+    sample = sample_of(several)
+    for fold, half in zip(several, half_width(sample.std, sample.n).tolist(), strict=True):
+        fold.half = half
+    ranked = [fold for fold in folds if not fold.unranked]
+    if ranked:
+        better = ranked[0].column.better or "lower"
+        for fold, rank in zip(ranked, ranks(sample_of(ranked), better).tolist(), strict=True):
+            fold.rank = rank
 
 
-def _unranked(found: pd.DataFrame, impls: pd.Series[str]) -> pd.Series[str]:
-    """Return why a cell has no rank, or ""; the first reason that holds. `impls` are the columns' newest."""
-    old = found.join(impls.rename("now"), on=COLUMN)["now"] != found["impl"]
-    reasons = {
-        "has no better or worse": found["better"].isna(),
-        "has no value": found["n"] == 0,
-        "incomplete: a run failed": found["failures"] != "",
-        "incomplete: a seed is missing": found["missing"] > 0,
-        "measured by another version of the metric, or on other data": old | (found["impls"] > 1),
-        "one seed: nothing to test over": found["n"] < 2,
-    }
-    said = np.select(list(reasons.values()), list(reasons), default="")
-    return pd.Series(said, index=found.index, dtype=object)
+def _usual(folds: Sequence[Fold]) -> set[int]:
+    """Return the seeds that more than half of the rows in a column have."""
+    seeds = Counter(line.seed for fold in folds for line in fold.lines if line.value is not None)
+    return {seed for seed, count in seeds.items() if 2 * count > sum(fold.n > 0 for fold in folds)}
 
 
-def _ranked(found: pd.DataFrame) -> pd.DataFrame:
-    """Return `found` with `rank`, within each column, over the cells that may be ranked."""
-    rank, sample = np.full(len(found), np.nan), found[["mean", "std", "n"]].to_numpy(float).T
-    ranked = found["unranked"].to_numpy() == ""
-    for lines in found.groupby(COLUMN).indices.values():
-        if len(lines := lines[ranked[lines]]):
-            rank[lines] = ranks(Sample(*sample[:, lines]), found["better"].iat[lines[0]])
-    return found.assign(rank=rank)
+def _unranked(fold: Fold, now: str, usual: set[int]) -> str:
+    if fold.column.better is None:
+        return "has no better or worse"
+    if not fold.n:
+        return "has no value"
+    if fold.unranked:
+        return fold.unranked
+    if not usual <= {line.seed for line in fold.lines if line.value is not None}:
+        return "incomplete: a seed is missing"
+    if fold.impl != now or not fold.alike:
+        return "measured by another version of the metric, or on other data"
+    return "one seed: nothing to test over" if fold.n < 2 else ""
+
+
+def sample_of(folds: Sequence[Fold]) -> Sample:
+    """Return means, standard deviations and numbers of seeds of cells, nan for what there is not."""
+    return Sample(*(np.array([getattr(fold, key) for fold in folds], float) for key in Sample._fields))

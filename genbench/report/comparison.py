@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from genbench.report.cells import BOARD, CELL, cells, labelled, rows
-from genbench.report.intervals import Sample, p_value, welch, welch_half_width
+from genbench.report.cells import Fold, Key, cells, failures, rows, sample_of
+from genbench.report.intervals import p_value, welch, welch_half_width
 from genbench.report.text import number
-from genbench.report.tidy import tidy
+from genbench.report.tidy import lines
 from genbench.run import Record
+
+COLUMNS = (
+    *("suite", "version", "data", "row", "measurement", "kind", "unit"),
+    *("mean_a", "n_a", "mean_b", "n_b", "difference", "half", "p", "verdict"),
+)
 
 
 def compared(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> pd.DataFrame:
@@ -25,35 +30,32 @@ def compared(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> p
     or another version of the metric), and by row, with no measurement, "failed" where b has failures that a has
     not. What only one side holds is left out.
     """
-    (rows_a, cells_a), (rows_b, cells_b) = (_folded(records) for records in (a, b))
-    both = cells_a.merge(cells_b, on=CELL, suffixes=("_a", "_b"))
-    first, second = (Sample(*(both[f"{k}_{side}"].to_numpy(float) for k in ("mean", "std", "n"))) for side in "ab")
-    difference, stderr, freedom = welch(first, second)
-    both["difference"], both["half"] = difference, welch_half_width(stderr, freedom, 1 - alpha)
-    both["p"] = p_value(difference, stderr, freedom)
-    both["verdict"] = _verdicts(both, alpha)
-    columns = [*CELL, "unit_b", "mean_a", "n_a", "mean_b", "n_b", "difference", "half", "p", "verdict"]
-    found = both[columns].rename(columns={"unit_b": "unit"})
-    return pd.concat([found, _failed(rows_a, rows_b)], ignore_index=True)
+    first, second = rows(lines(a)), rows(lines(b))
+    shared = [key for key in first if key in second]
+    before, after = cells(first), cells(second)
+    both = [(key, x, after[key][x.column]) for key in shared for x in before[key].values() if x.column in after[key]]
+    difference, stderr, freedom = welch(*(sample_of(side) for side in ([x for _, x, _ in both], [y for *_, y in both])))
+    half, p = welch_half_width(stderr, freedom, 1 - alpha), p_value(difference, stderr, freedom)
+    tested = zip(both, difference.tolist(), half.tolist(), p.tolist(), strict=True)
+    found = [_line(*pair, d, h, p, _verdict(*pair[1:], d, p, alpha)) for pair, d, h, p in tested]
+    failed = [(key, failures(second[key])) for key in shared if failures(second[key]) and not failures(first[key])]
+    return pd.DataFrame([*found, *(_failed(key, said) for key, said in failed)], columns=COLUMNS)
 
 
-def _folded(records: Iterable[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    frame = labelled(tidy(records))
-    lines = rows(frame)
-    return lines, cells(frame, lines)
+def _line(key: Key, a: Fold, b: Fold, difference: float, half: float, p: float, verdict: str) -> tuple[Any, ...]:
+    column = (b.column.measurement, b.column.kind, b.column.unit)
+    return (*key, *column, a.mean, a.n, b.mean, b.n, difference, half, p, verdict)
 
 
-def _verdicts(both: pd.DataFrame, alpha: float) -> pd.Series[str]:
-    worse = np.where(both["better_b"] == "higher", both["difference"] < 0, both["difference"] > 0)
-    testable = both["p"].notna() & both["better_b"].notna() & (both["impl_a"] == both["impl_b"])
-    verdicts = pd.Series("improved", both.index, dtype=object).mask(worse, "regressed")
-    return verdicts.mask(~(both["p"] < alpha), "same").mask(~testable, "untested")
+def _failed(key: Key, said: str) -> tuple[Any, ...]:
+    return (*key, said, *(None,) * (len(COLUMNS) - len(key) - 2), "failed")
 
 
-def _failed(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    both = a.merge(b, on=[*BOARD, "row"], suffixes=("_a", "_b"))
-    failed = both[(both["failures_b"] != "") & (both["failures_a"] == "")]
-    return failed[[*BOARD, "row"]].assign(measurement=failed["failures_b"], verdict="failed")
+def _verdict(a: Fold, b: Fold, difference: float, p: float, alpha: float) -> str:
+    if math.isnan(p) or b.column.better is None or a.impl != b.impl:
+        return "untested"
+    worse = difference < 0 if b.column.better == "higher" else difference > 0
+    return "same" if p >= alpha else "regressed" if worse else "improved"
 
 
 def regressions(found: pd.DataFrame) -> pd.DataFrame:

@@ -156,7 +156,7 @@ def intervals(board: Board) -> Figure | None:
 
 
 def _named(axes: Axes, names: Sequence[str]) -> None:
-    """Write `names` left of heights 0, 1, ... from the top, each with a line: a tick of an axis takes five times as long."""
+    """Write `names` left of heights 0, 1, ..., each with a line; ticks of an axis take five times as long."""
     across = axes.get_yaxis_transform()
     axes.set_yticks([])
     axes.set_ylim(len(names) - 0.5, -0.5)

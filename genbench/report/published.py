@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import pandas as pd
-
 from genbench.report.board import Board, Cell, Column, Row
-from genbench.report.tidy import COLUMNS
+from genbench.report.tidy import Line
 from genbench.run import Published, Suite
 
 GREY = 7  # of the colours
@@ -67,14 +65,12 @@ def _place(row: Row, columns: Sequence[Column]) -> tuple[int, bool, float]:
     return len(columns), row.failures != "", math.inf
 
 
-def published_frame(boards: Sequence[Board]) -> pd.DataFrame:
-    """Return the published values as lines with the columns of a tidy table: status "published", impl the source."""
-    return pd.DataFrame([line for board in boards for line in _lines(board)], columns=list(COLUMNS))
-
-
-def _lines(board: Board) -> Iterator[dict[str, object]]:
-    for row in board.papers:
-        said = {"suite": board.suite, "version": board.version, "data": board.data, "name": row.name}
-        for column, cell in row.cells.items():
-            numbers = {key: getattr(column, key) for key in ("measurement", "kind", "unit", "better")}
-            yield {**said, **numbers, "value": cell.mean, "status": "published", "impl": row.published}
+def published_lines(boards: Iterable[Board]) -> Iterator[Line]:
+    """Yield the published values as lines of a tidy table: status "published", impl the source."""
+    blank = Line(*(None,) * len(Line._fields))._replace(status="published")  # type: ignore[arg-type]
+    for board in boards:
+        said = blank._replace(suite=board.suite, version=board.version, data=board.data)
+        for row in board.papers:
+            for column, cell in row.cells.items():
+                numbers = {key: getattr(column, key) for key in ("measurement", "kind", "unit", "better")}
+                yield said._replace(name=row.name, value=cell.mean, impl=row.published, **numbers)

@@ -15,7 +15,7 @@ from genbench.report.boards import boards
 from genbench.report.protocol import hardware, protocol, seeds, suite_files
 from genbench.report.published import with_published
 from genbench.report.text import interval, mean, notes, number
-from genbench.report.tidy import metrics_of, newest, settings, tidy
+from genbench.report.tidy import lines, metrics_of, newest, settings
 from genbench.run import Record
 
 ROWS, NAME = 20, 30  # rows of a board, and letters of a name, that are printed
@@ -25,7 +25,7 @@ def leaderboard(records: Iterable[Record], console: Console) -> None:
     """Print a table for each suite and data set, with as many columns as fit."""
     records = list(records)
     suites = suite_files(records)
-    tables = boards(tidy(records), metrics_of(records, suites.values()))
+    tables = boards(lines(records), metrics_of(records, suites.values()))
     print_boards([with_published(board, suites.get((board.suite, board.version))) for board in tables], console)
 
 

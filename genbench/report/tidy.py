@@ -1,23 +1,54 @@
-"""Records as a tidy table: one row for each run and measurement."""
+"""Records as a tidy table: one line for each run and measurement."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from genbench.report.intervals import quantile
-from genbench.run import Measurement, Record, Run, Settings, Suite
+from genbench.run import Kind, Measurement, Record, Run, Settings, Status, Suite
 
-COLUMNS = (
-    *("suite", "version", "name", "model", "data", "seed", "id", "status"),
-    *("measurement", "value", "unit", "better", "kind", "n", "stderr", "p20", "p80", "impl", "verdict"),
-    *("execution", "attempts", "seconds", "commit", "dirty", "data_sha256", "error", "settings"),
-)
-DTYPES: dict[str, Any] = {  # of what is not text
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Line(NamedTuple):
+    """What one run gave one measurement, or a run's failure, which has no measurement; None for what there is not."""
+
+    suite: str
+    version: int
+    name: str
+    model: str
+    data: str
+    seed: int
+    id: str
+    status: Status | Literal["published"]
+    measurement: str | None
+    value: float | None
+    unit: str | None
+    better: Literal["lower", "higher"] | None
+    kind: Kind | None
+    n: int | None
+    stderr: float | None
+    p20: float | None
+    p80: float | None
+    impl: str | None
+    verdict: str | None
+    execution: str
+    attempts: int
+    seconds: float | None
+    commit: str | None
+    dirty: bool | None
+    data_sha256: str | None
+    error: str | None
+    settings: str
+
+
+NUMBERS: dict[str, Any] = {  # columns that are not text, and the type that each has in a frame
     **{"version": int, "seed": int, "attempts": int, "n": "Int64", "dirty": "boolean"},
     **dict.fromkeys(("value", "stderr", "p20", "p80", "seconds"), float),
 }
@@ -27,14 +58,29 @@ Runs = dict[tuple[str, str], list[Record]]
 
 
 def tidy(records: Iterable[Record]) -> pd.DataFrame:
-    """Return one row per (run, measurement), and one per failure, with the columns `COLUMNS`.
+    """Return `lines` as a frame whose columns are the fields of `Line`."""
+    import pandas as pd
+
+    return pd.DataFrame(lines(records), columns=Line._fields, dtype=object).astype(NUMBERS)
+
+
+def lines(records: Iterable[Record]) -> list[Line]:
+    """Return one line per (run, measurement), and one per failure.
 
     A run may have been executed several times, for other metrics or on another day. Each measurement is taken
     from the newest `ok` execution that holds it, never from the best. A run whose newest execution failed has a
-    row that says so, with no measurement and no value.
+    line that says so, with no measurement and no value.
     """
-    rows = [row for executions in by_run(records).values() for row in _rows(executions)]
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object).astype(DTYPES)
+    return [line for executions in by_run(records).values() for line in _lines(executions)]
+
+
+def as_csv(lines: Iterable[Line]) -> str:
+    """Return `lines` below their names, nothing where there is None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Line._fields)
+    writer.writerows(lines)
+    return text.getvalue()
 
 
 def by_run(records: Iterable[Record]) -> Runs:
@@ -58,15 +104,16 @@ def settings(run: Run) -> str:
     return json.dumps(said, sort_keys=True)
 
 
-def _rows(executions: list[Record]) -> Iterator[tuple[Any, ...]]:
+def _lines(executions: list[Record]) -> Iterator[Line]:
     last = executions[-1]
     run, protocol, held = last.run, settings(last.run), newest(executions)
     key = (run.suite, run.version, run.name, run.model, run.data, run.seed, last.id)
     origins = {record.execution: _origin(record) for record in executions}
     for name, record in held.items():
-        yield (*key, record.status, name, *_numbers(record.measurements[name]), *origins[record.execution], protocol)
+        numbers = _numbers(record.measurements[name])
+        yield Line._make((*key, record.status, name, *numbers, *origins[record.execution], protocol))
     if last.status != "ok" or not held:
-        yield (*key, last.status, *(None,) * 11, *origins[last.execution], protocol)
+        yield Line._make((*key, last.status, *(None,) * 11, *origins[last.execution], protocol))
 
 
 def _numbers(m: Measurement) -> tuple[Any, ...]:
