@@ -1,11 +1,18 @@
-"""Runs kernels in Triton's interpreter, so that one plain `pytest tests` checks them on any CPU."""
+"""Runs kernels in Triton's interpreter, so that one plain `pytest tests` checks them on any CPU, and lets a test that
+is marked `alone` run while no other worker runs one."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated: before any import of genbench_kernels
 os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
 
 import pytest
+
+DOOR, ROOM = Path(__file__), Path(__file__).with_name("__init__.py")  # any two files: what counts is who locks them
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +20,21 @@ def _same_draws_whatever_ran_before() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with ExitStack() as room:
+        with _locked(DOOR, fcntl.LOCK_EX):  # whoever waits for an empty room lets nobody else in
+            room.enter_context(_locked(ROOM, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH))
+        return (yield)
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    with path.open() as file:
+        fcntl.flock(file, how)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile holds the file, too

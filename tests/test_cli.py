@@ -192,6 +192,7 @@ def test_what_is_no_list_of_seeds(text: str) -> None:
         seeds(text)
 
 
+@pytest.mark.alone
 def test_list_imports_nothing_heavy_and_answers_in_a_second() -> None:
     seconds = []
     for _ in range(3):  # the quickest counts: a busy machine is not what this is about

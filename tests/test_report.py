@@ -852,6 +852,7 @@ def many_records() -> Iterator[Record]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ten_thousand_records_are_reported_in_ten_seconds(tmp_path):
     store = tmp_path / "results"
     for made in many_records():
