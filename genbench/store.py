@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from glob import escape, iglob
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from genbench.run import Record, Run, Suite, UsageError, read_suite
 from genbench.work import write_whole
+
+Place = tuple[str, str, str]  # of a record: suite, run id, execution
 
 
 class Store:
@@ -66,37 +69,41 @@ class Store:
 
     def suites(self) -> set[str]:
         """Return the names of the suites that have records."""
-        return {path.parts[-3] for path in self._paths()}
+        return {suite for suite, _, _ in self._places()}
 
-    def _paths(self) -> Iterator[Path]:
-        """Yield the file of every record; other files may stand beside them, as in ``peers/``."""
-        for path in self.folder.glob("*/*/*.json"):
-            if not path.name.startswith(".") and not path.parts[-3].startswith("."):
-                yield path
+    def _places(self, under: str = "*/*") -> Iterator[Place]:
+        """Yield where every record is; other files may stand beside them, as in ``peers/``."""
+        for path in iglob(f"{under}/*.json", root_dir=self.folder):  # none that is hidden
+            suite, run, file = path.split(os.sep)
+            yield suite, run, file.removesuffix(".json")
 
     def records(self, suites: str | Iterable[str] | None = None) -> list[Record]:
         """Return the records of `suites` (default: all), oldest first; what cannot be read is put in `damaged`."""
         chosen = None if suites is None else {suites} if isinstance(suites, str) else set(suites)
         self.damaged = []
-        read = (self._read(path) for path in self._paths() if chosen is None or path.parts[-3] in chosen)
+        return self._read(place for place in self._places() if chosen is None or place[0] in chosen)
+
+    def _read(self, places: Iterable[Place]) -> list[Record]:
+        read = (self._record(place) for place in places)
         return sorted((r for r in read if r is not None), key=lambda r: r.execution)
 
-    def _read(self, path: Path) -> Record | None:
+    def _record(self, place: Place) -> Record | None:
+        path = f"{os.path.join(self.folder, *place)}.json"  # a pathlib.Path takes as long as the reading
         try:
-            record = Record.model_validate_json(path.read_bytes())
+            with open(path, "rb") as file:
+                record = Record.model_validate_json(file.read())
         except (OSError, ValidationError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            self.damaged.append((path, problem))
+            self.damaged.append((Path(path), problem))
             return None
-        if (record.run.suite, record.id, record.execution) != (path.parts[-3], path.parts[-2], path.stem):
-            self.damaged.append((path, "what it holds is of another suite, run or execution than its name says"))
+        if (record.run.suite, record.id, record.execution) != place:
+            self.damaged.append((Path(path), "what it holds is of another suite, run or execution than its name says"))
             return None
         return record
 
     def of(self, run: Run) -> list[Record]:
         """Return the records of `run`, oldest first."""
-        read = (self._read(path) for path in (self.folder / run.suite / run.id).glob("[!.]*.json"))
-        return sorted((r for r in read if r is not None), key=lambda r: r.execution)
+        return self._read(self._places(f"{escape(run.suite)}/{run.id}"))
 
     def held(self, run: Run) -> set[str]:
         """Return the metrics that ok records of `run` hold, under the name it has now: a row may be renamed."""

@@ -122,7 +122,7 @@ class Board:
                 counts[column][cell.n] += 1
         return {column: max(found, key=lambda n: (found[n], n)) for column, found in counts.items() if found}
 
-    @property
+    @cached_property
     def newest(self) -> str:
         """The newest execution on it."""
         seeds = (seed for row in self.rows for cell in row.cells.values() for seed in cell.seeds)

@@ -18,7 +18,7 @@ from genbench.report.text import interval, mean, notes, number
 from genbench.report.tidy import lines, metrics_of, newest, settings
 from genbench.run import Record
 
-ROWS, NAME = 20, 30  # rows of a board, and letters of a name, that are printed
+BOARDS, ROWS, NAME = 20, 20, 30  # boards, rows of a board, and letters of a name, that are printed
 
 
 def leaderboard(records: Iterable[Record], console: Console) -> None:
@@ -30,9 +30,14 @@ def leaderboard(records: Iterable[Record], console: Console) -> None:
 
 
 def print_boards(tables: Iterable[Board], console: Console) -> None:
-    """Print `tables`, as many rows and columns as there is room for."""
-    for board in tables:
-        _print(board, console)
+    """Print `tables`, as many rows and columns as there is room for; of many, those with the newest records."""
+    tables = list(tables)
+    shown = sorted(range(len(tables)), key=lambda i: tables[i].newest)[-BOARDS:]
+    for i in sorted(shown):
+        _print(tables[i], console)
+    if len(shown) < len(tables):
+        left = f"and {len(tables) - len(shown)} more tables in the report, whose records are older\n"
+        console.print(left, style="dim", highlight=False, markup=False)
 
 
 def _print(board: Board, console: Console) -> None:
