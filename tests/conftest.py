@@ -22,6 +22,14 @@ def _same_draws_whatever_ran_before() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A core for each worker: threads of two workers on the same cores take four times as long."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with ExitStack() as room:

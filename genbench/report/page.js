@@ -188,10 +188,24 @@ function scatter(board, table, rows) {
     const [a, b] = chosen.map(c => row.cells[c]), [px, py] = [x.at(a.mean), y.at(b.mean)], [al, ah] = spread(a).map(x.at), [bl, bh] = spread(b).map(y.at);
     svg.append(mark(row, chosen[1], `${row.label}\n${cy.heading} ${b.text}\n${cx.heading} ${a.text}`,
       element("line", { class: "bar", x1: al, x2: ah, y1: py, y2: py }), element("line", { class: "bar", x1: px, x2: px, y1: bl, y2: bh }), symbol(cy.kind, px, py)));
-    const end = px > width * .7;
-    if (points.length <= 16) svg.append(element("text", { class: "label", x: px + (end ? -8 : 8), y: py - 6, "text-anchor": end ? "end" : "start" }, row.label));
   }
+  svg.append(...labels(points.map(row => ({ text: row.label, at: [x.at(row.cells[chosen[0]].mean), y.at(row.cells[chosen[1]].mean)] })), 52, width));
   return chart(title, svg);
+}
+
+/* Names beside their points, where they cover no other name and no point; where there is no room, the tip says the name. */
+function labels(points, left, right) {
+  const taken = points.map(({ at: [x, y] }) => [x - 4, y - 4, x + 4, y + 4]), found = [];
+  for (const { text, at: [px, py] } of points) {
+    for (const [side, dy] of [[1, -6], [-1, -6], [1, 14], [-1, 14]]) {
+      const x = px + 8 * side, far = x + 6.3 * text.length * side, y = py + dy, box = [Math.min(x, far), y - 9, Math.max(x, far), y + 2];
+      if (box[0] < left || box[2] > right || taken.some(other => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3])) continue;
+      taken.push(box);
+      found.push(element("text", { class: "label", x, y, "text-anchor": side > 0 ? "start" : "end" }, text));
+      break;
+    }
+  }
+  return found;
 }
 
 function learning(table, rows) {
