@@ -861,6 +861,11 @@ def many_records() -> Iterator[Record]:
             yield record(f"R{row}", seed, at=1, measurements=found, **where)
 
 
+def test_nothing_is_said_to_have_leaked_after_a_report():
+    code = "import torch._inductor, triton\nfrom genbench.report import uncollected\nwith uncollected(): pass"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stderr == b""
+
+
 def times_json(store: Path) -> float:
     """Return how many times as long `genbench report` takes, in seconds of one core, as json takes to read `store`."""
     texts = [path.read_text() for path in store.glob("*/*/*.json")]

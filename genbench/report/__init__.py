@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +24,15 @@ PLOTS = 12  # drawn where no number is said, those of the boards with the newest
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through thousands of records, which are all needed, again and again;
-    nor does it look later at what is left, which is all but modules."""
+    """Keep the garbage collector from looking through thousands of records, which are all needed, again and again, and
+    until the process ends through what is left, nearly all of it modules."""
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)
         if was:
             gc.enable()
 
