@@ -216,6 +216,14 @@ def test_a_failure_is_counted_shown_and_never_a_number():
     assert frame[frame["status"] != "ok"]["value"].isna().all()
 
 
+def test_the_spread_of_a_timing_is_of_the_one_seed_that_has_a_value():
+    speed = {"unit": "samples/s", "better": "higher"}
+    there, none = measured(2.0, raw=(1.0, 2.0, 3.0), **speed), measured(None, **speed)
+    records = [record(seed=0, measurements={"rate": there}), record(seed=1, measurements={"rate": none})]
+    (cell,) = rows_of(records)["NICE"].cells.values()
+    assert (cell.n, cell.p20, cell.p80) == (1, pytest.approx(1.4), pytest.approx(2.6))
+
+
 def test_different_failures_are_counted_apart():
     records = [record(seed=0, status="timeout"), record(seed=1, status="diverged"), record(seed=2, status="timeout")]
     assert rows_of(records)["NICE"].failures == "diverged 1/3, timeout 2/3"
@@ -893,7 +901,7 @@ def test_ten_thousand_records_are_reported_in_ten_seconds(tmp_path):
         folder = store / made.run.suite / made.id
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{made.execution}.json").write_text(made.model_dump_json())
-    ten_seconds = 21  # times what json takes to read them, on a core on which that is 0.47 s: speeds go up and down
-    assert any(times_json(store) < ten_seconds for _ in range(3))
+    eight_seconds = 17  # times what json takes to read them, on a core on which that is 0.47 s: speeds go up and down
+    assert any(times_json(store) < eight_seconds for _ in range(3))
     assert len(pd.read_csv(store / "leaderboard.csv")) == 5 * (8000 - 40) + 40 + 3 * 2000
     assert (store / "leaderboard.html").stat().st_size < 20e6

@@ -66,7 +66,8 @@ def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int) 
 
 
 def _cell(fold: Fold) -> Cell:
-    p20, p80 = (fold.lines[-1].p20, fold.lines[-1].p80) if fold.n == 1 else (None, None)
+    valued = [line for line in fold.lines if line.value is not None]
+    p20, p80 = (valued[0].p20, valued[0].p80) if fold.n == 1 else (None, None)
     seeds = tuple(_seed(line) for line in fold.lines)
     return Cell(fold.n, fold.mean, fold.half, fold.stderr, p20, p80, fold.rank, fold.unranked, seeds)
 

@@ -32,6 +32,7 @@ class Fold:
         impl: by what it was measured last, and on which data; `alike` is whether all seeds were.
         std: with n - 1 in the denominator; None where n < 2, as `half`, of the t-interval at 95 %.
         stderr: of the test set: root mean square over seeds.
+        failed: whether a run of the row did.
         unranked: why it has no rank, or "".
     """
 
@@ -43,6 +44,7 @@ class Fold:
     mean: float | None
     std: float | None
     stderr: float | None
+    failed: bool
     half: float | None = None
     rank: int | None = None
     unranked: str = ""
@@ -118,16 +120,16 @@ def cells(rows: Mapping[Key, Sequence[Line]]) -> dict[Key, dict[Column, Fold]]:
         for line in lines:
             if line.measurement is not None:
                 held[line.measurement, line.kind].append(line)
-        found[key] = {fold.column: fold for fold in (_folded(group) for group in held.values())}
+        failed = failures(lines) != ""
+        found[key] = {fold.column: fold for fold in (_folded(group, failed) for group in held.values())}
         for column, fold in found[key].items():
-            fold.unranked = "incomplete: a run failed" if failures(lines) else ""
             columns[key[:3], column].append(fold)
     for folds in columns.values():
         _complete(folds)
     return found
 
 
-def _folded(lines: list[Line]) -> Fold:
+def _folded(lines: list[Line], failed: bool) -> Fold:
     lines = sorted(lines, key=lambda line: line.seed)
     last = max(lines, key=lambda line: line.execution)
     values = [line.value for line in lines if line.value is not None]
@@ -143,6 +145,7 @@ def _folded(lines: list[Line]) -> Fold:
         mean=mean,
         std=std,
         stderr=math.sqrt(math.fsum(squares) / len(squares)) if squares else None,
+        failed=failed,
     )
 
 
@@ -179,7 +182,8 @@ def _complete(folds: Sequence[Fold]) -> None:
 def _usual(folds: Sequence[Fold]) -> set[int]:
     """Return the seeds that more than half of the rows in a column have."""
     seeds = Counter(line.seed for fold in folds for line in fold.lines if line.value is not None)
-    return {seed for seed, count in seeds.items() if 2 * count > sum(fold.n > 0 for fold in folds)}
+    rows = sum(fold.n > 0 for fold in folds)
+    return {seed for seed, count in seeds.items() if 2 * count > rows}
 
 
 def _unranked(fold: Fold, now: str, usual: set[int]) -> str:
@@ -187,8 +191,8 @@ def _unranked(fold: Fold, now: str, usual: set[int]) -> str:
         return "has no better or worse"
     if not fold.n:
         return "has no value"
-    if fold.unranked:
-        return fold.unranked
+    if fold.failed:
+        return "incomplete: a run failed"
     if not usual <= {line.seed for line in fold.lines if line.value is not None}:
         return "incomplete: a seed is missing"
     if fold.impl != now or not fold.alike:
