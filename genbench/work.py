@@ -7,16 +7,17 @@ import os
 import secrets
 from pathlib import Path, PurePosixPath
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 
 class Work:
     """Files by name under `url`, a path or an fsspec URL. A file is there whole or not at all."""
 
     def __init__(self, url: str | Path) -> None:
+        import fsspec  # here, for it takes long and the command line imports this module
+        from fsspec.implementations.local import LocalFileSystem
+
         self.url = str(url)
         self._files, self._root = fsspec.core.url_to_fs(self.url)
+        self._local = isinstance(self._files, LocalFileSystem)
 
     def _path(self, name: str) -> str:
         return str(PurePosixPath(self._root, name))
@@ -25,7 +26,7 @@ class Work:
         """Write `content` as `name`, replacing what was there."""
         path = self._path(name)
         self._files.makedirs(os.path.dirname(path), exist_ok=True)
-        if not isinstance(self._files, LocalFileSystem):  # object stores put whole objects
+        if not self._local:  # object stores put whole objects
             self._files.pipe_file(path, content)
             return
         write_whole(Path(path), content)
