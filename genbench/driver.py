@@ -56,7 +56,7 @@ def drive(
     """
     store.prepare()
     driver = Driver(store, executor, perform, retry_failed, fail_fast, progress or progress_on())
-    quality, speed = phase(runs, alone=False), phase(lowest_seeds(runs), alone=True)
+    quality, speed = phase(runs, alone=False), phase(runs, alone=True)
     with interruptible(), (store.work / "driver.log").open("a") as log, redirect_stdout(log), driver:
         driver.before = {run.id: newest.execution for run in runs if (newest := driver.newest(run))}
         due, due_alone = driver.due(quality), driver.due(speed)
@@ -69,10 +69,18 @@ def drive(
 
 
 def phase(runs: Sequence[Run], *, alone: bool) -> list[Run]:
-    """Return `runs` with those of their metrics that are measured alone, or those that are not."""
-    chosen = [
-        (run, tuple(m for m in run.metrics if getattr(find("metrics", m), "alone", False) is alone)) for run in runs
-    ]
+    """Return `runs` with those of their metrics that are measured alone, or those that are not.
+
+    What is taken once for a row and data set is left to the lowest seed.
+    """
+    first = {run.id for run in lowest_seeds(runs)}
+
+    def taken(run: Run, name: str) -> bool:
+        metric = find("metrics", name)
+        by_itself = getattr(metric, "alone", False)
+        return by_itself is alone and (run.id in first or not (by_itself or getattr(metric, "once", False)))
+
+    chosen = [(run, tuple(name for name in run.metrics if taken(run, name))) for run in runs]
     return [run.model_copy(update={"metrics": metrics}) for run, metrics in chosen if metrics]
 
 

@@ -78,9 +78,10 @@ class Metric:
 
     Attributes:
         measure: gives measurements by name. A metric that does not apply to a model gives none.
-        alone: it measures speed, and is taken after all else with the machine to itself, once for a row and data
-            set, on the first seed.
+        once: it is taken once for a row and data set, on the first seed: what is looked at, not averaged.
+        alone: it measures speed, and is taken once, too, after all else and with the machine to itself.
     """
 
     measure: Callable[[Evaluation], dict[str, Measurement]]
+    once: bool = False
     alone: bool = False

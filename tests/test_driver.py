@@ -60,6 +60,12 @@ def test_speed_comes_last_once_for_a_row_with_every_core(tmp_path: Path) -> None
     assert len(performer.performed) == 4  # everything is held
 
 
+def test_what_is_looked_at_and_not_averaged_is_of_the_first_seed_alone(tmp_path: Path) -> None:
+    performer = Performer()
+    driven(Store(tmp_path), performer, runs(3, NATS, "samples")[1:])
+    assert [(seed, metrics) for seed, metrics, _ in performer.performed] == [(1, (NATS, "samples")), (2, (NATS,))]
+
+
 def test_only_metrics_that_are_lacking_are_taken(tmp_path: Path) -> None:
     store, performer = Store(tmp_path), Performer()
     driven(store, performer, runs(2, NATS))

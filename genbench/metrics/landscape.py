@@ -117,4 +117,4 @@ def drawn(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-landscape = Metric(measure)
+landscape = Metric(measure, once=True)

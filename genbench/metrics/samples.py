@@ -99,7 +99,7 @@ def histogram(x: Tensor, edge: float, bins: int = 96) -> Tensor:
     return coloured(counts)
 
 
-def densities(evaluation: Evaluation, edge: float, points: int = 192) -> Tensor:
+def densities(evaluation: Evaluation, edge: float, points: int = 128) -> Tensor:
     """Return the model's density on [-edge, edge]^2, and the truth's on its right where it is known."""
     plane = lattice(edge, points)
     model = evaluation.log_prob_of(plane).exp().view(points, points)
@@ -131,4 +131,4 @@ def png(picture: Tensor) -> bytes:
     return file.getvalue()
 
 
-samples = Metric(measure)
+samples = Metric(measure, once=True)
