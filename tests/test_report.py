@@ -902,6 +902,6 @@ def test_ten_thousand_records_are_reported_in_ten_seconds(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{made.execution}.json").write_text(made.model_dump_json())
     eight_seconds = 17  # times what json takes to read them, on a core on which that is 0.47 s: speeds go up and down
-    assert any(times_json(store) < eight_seconds for _ in range(8))  # the quickest: two in three are under it
+    assert any(times_json(store) < eight_seconds for _ in range(3))
     assert len(pd.read_csv(store / "leaderboard.csv")) == 5 * (8000 - 40) + 40 + 3 * 2000
     assert (store / "leaderboard.html").stat().st_size < 20e6
