@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -160,16 +160,21 @@ def publish(store: Store, suites: set[str] | None, out: Path, **plots: Any) -> i
     """
     from rich.console import Console
 
+    written = write(_readable(store), store.folder, out, console=Console(), suites=suites, **plots)
+    for path in (path for path in written if path.parent == out):
+        print(f"wrote {path}")
+    print(f"wrote {out / 'plots'}: {sum(path.parent != out for path in written)} plots")
+    return OK
+
+
+def _readable(store: Store) -> Iterator[Record]:
+    """Yield the records, when the first is asked for; name what is damaged."""
     records = store.records()
     for path, why in store.damaged:
         print(f"genbench: {path}: skipped, damaged: {why}", file=sys.stderr)
     if not records:
         raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
-    written = write(records, store.folder, out, Console(), suites, **plots)
-    for path in (path for path in written if path.parent == out):
-        print(f"wrote {path}")
-    print(f"wrote {out / 'plots'}: {sum(path.parent != out for path in written)} plots")
-    return OK
+    yield from records
 
 
 def list_(args: argparse.Namespace) -> int:

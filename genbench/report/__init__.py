@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genbench.run import Record
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from genbench.report.board import Board
-    from genbench.report.tidy import Runs
 
 __all__ = ["compare", "leaderboard", "show", "uncollected", "write"]
 
@@ -37,57 +34,15 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def write(
-    records: Iterable[Record],
-    folder: Path,
-    out: Path,
-    console: Console | None = None,
-    suites: Container[str] | None = None,
-    most: int = PLOTS,
-    svg: bool = False,
-) -> list[Path]:
-    """Return the files written into `out`: LEADERBOARD.md, leaderboard.html, leaderboard.csv and plots/.
+def write(records: Iterable[Record], folder: Path, out: Path, **how: Any) -> list[Path]:
+    """Return the files written into `out`; see `genbench.report.files.write`.
 
-    The same records give the same bytes. Plots of an earlier report that are not drawn again are removed.
-
-    Args:
-        records: what is shown.
-        folder: the results folder they are from; the suites' files are looked for in it, pictures under its ``.work``.
-        out: where to write; each file is replaced whole.
-        console: where to print the leaderboard too, if anywhere.
-        suites: those to print; default: all.
-        most: plots to draw, beside those of samples.
-        svg: whether they are wanted as vectors, too.
+    pyparsing keeps the frames of whoever imports it, and all that they hold, for good: `records` are read when
+    everything is imported.
     """
-    from genbench.report.boards import boards
-    from genbench.report.markdown import markdown
-    from genbench.report.page import page
-    from genbench.report.protocol import suite_files
-    from genbench.report.published import published_lines, with_published
-    from genbench.report.terminal import print_boards
-    from genbench.report.tidy import as_csv, by_run, lines, metrics_of
-    from genbench.work import write_whole
+    from genbench.report import files
 
-    records = list(records)
-    told, runs, files = lines(records), by_run(records), suite_files(records, folder)
-    tables = [
-        with_published(board, files.get((board.suite, board.version)))
-        for board in boards(told, metrics_of(records, files.values()))
-    ]
-    if console:
-        print_boards([table for table in tables if suites is None or table.suite in suites], console)
-    plots = dict(_plots(tables, runs, folder / ".work", out / "plots", most, svg))
-    written = {
-        "LEADERBOARD.md": markdown(tables, records, plots).encode(),
-        "leaderboard.html": page(tables, runs, folder / ".work").encode(),
-        "leaderboard.csv": as_csv([*told, *published_lines(tables)]).encode(),
-        **{f"plots/{name}": content for name, content in plots.items()},
-    }
-    (out / "plots").mkdir(parents=True, exist_ok=True)
-    _tidied(out / "plots", plots)
-    for name, content in written.items():
-        write_whole(out / name, content)
-    return [out / name for name in written]
+    return files.write(records, folder, out, **how)
 
 
 def leaderboard(records: Iterable[Record], console: Console) -> None:
@@ -111,26 +66,3 @@ def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> bool:
     found = compared(a, b)
     print_comparison(found, console)
     return len(regressions(found)) > 0
-
-
-def _plots(
-    tables: Sequence[Board], runs: Runs, work: Path, out: Path, most: int, svg: bool
-) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of each plot: of samples for every board, of other kinds up to `most`."""
-    from genbench.report.curves import curves_of
-    from genbench.report.figures import figures
-    from genbench.report.gallery import galleries
-
-    newest = sorted(tables, key=lambda board: board.newest, reverse=True)
-    yield from figures(newest, curves_of(runs), most, svg)
-    yield from galleries(tables, runs, work, out)
-
-
-def _tidied(folder: Path, kept: Container[str]) -> None:
-    """Remove plots of an earlier report that are not among `kept`: nothing shows them any more."""
-    from genbench.report.figures import KINDS
-
-    for path in folder.glob("*-v*.*.*"):
-        _, kind, form = path.name.rsplit(".", 2)
-        if kind in KINDS and form in ("png", "svg") and path.name not in kept:
-            path.unlink()

@@ -17,7 +17,7 @@ from genbench.report.curves import Curves, curve_of, curves_of
 from genbench.report.pictures import ABOUT, pictures
 from genbench.report.protocol import RULES, measured_on, protocol, seeds
 from genbench.report.text import failed, interval, mean, seeds_beside
-from genbench.report.tidy import Runs
+from genbench.report.tidy import Runs, by_suite
 from genbench.run import Record
 
 HERE = Path(__file__).parent
@@ -54,12 +54,10 @@ def _embedded(data: Any) -> Markup:
 
 
 def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
-    suites = []
+    suites, records = [], by_suite(record for executions in runs.values() for record in executions)
     for (name, version), group in groupby(boards, key=lambda board: (board.suite, board.version)):
         members = list(group)
-        mine = (
-            r for executions in runs.values() for r in executions if (r.run.suite, r.run.version) == (name, version)
-        )
+        mine = records[name, version]
         said = {"title": members[0].title or name, "question": members[0].question}
         suites.append({"name": name, "version": version, "boards": members, "measured_on": measured_on(mine), **said})
     return suites

@@ -93,6 +93,14 @@ def by_run(records: Iterable[Record]) -> Runs:
     return dict(runs)
 
 
+def by_suite(records: Iterable[Record]) -> dict[tuple[str, int], list[Record]]:
+    """Return the records of each suite and version."""
+    found: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    for record in records:
+        found[record.run.suite, record.run.version].append(record)
+    return found
+
+
 def newest(executions: list[Record]) -> dict[str, Record]:
     """Return for each measurement the newest `ok` execution that holds it; `executions` come oldest first."""
     return {name: record for record in executions if record.status == "ok" for name in record.measurements}
