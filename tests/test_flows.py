@@ -27,7 +27,7 @@ from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.linear import Linear
-from genbench.models.flows.lu import Factored, LULinear, Turned
+from genbench.models.flows.lu import Factored, LULinear, Turned, factors, lu
 from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.nice import NICE, AdditiveCoupling
@@ -468,10 +468,18 @@ def test_lu_log_determinant_is_that_of_the_matrix(shape: tuple[int, ...], start:
 
 
 def test_closed_gradients_of_the_lu_factors_are_those_of_the_matrix() -> None:
-    factors = (torch.randn(n, dtype=torch.float64, requires_grad=True) for n in ((4, 4), (4, 4), 4))
-    args = *factors, torch.tensor([1.0, -1, 1, -1], dtype=torch.float64)
+    args = torch.randn(4, 4).double().requires_grad_(), torch.tensor([1.0, -1, 1, -1]).double()
     assert torch.autograd.gradcheck(Factored.apply, args)
     assert torch.autograd.gradgradcheck(Factored.apply, args)
+
+
+def test_the_lu_factors_are_one_matrix_none_of_which_is_idle() -> None:
+    L, U = torch.randn(4, 4).tril(-1), torch.randn(4, 4).triu()
+    packed = (L + U.diagonal_scatter(U.diagonal().abs().log())).requires_grad_()
+    found = factors(packed, U.diagonal().sign())
+    torch.testing.assert_close(found, (L, U))
+    torch.testing.assert_close(lu(*found), (L + torch.eye(4)) @ U)
+    assert (torch.autograd.grad(lu(*found).square().sum(), packed)[0] != 0).all()
 
 
 @pytest.mark.parametrize("start", ["rotation", "identity"])

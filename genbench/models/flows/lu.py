@@ -25,57 +25,61 @@ def from_columns(columns: Tensor, like: Tensor) -> Tensor:
     return columns.view(C, B, *rest).movedim(0, 1)
 
 
-def upper(U: Tensor, s: Tensor, sign: Tensor) -> Tensor:
-    """Return the entries of U above its diagonal, and sign e^s on it, (C, C)."""
-    return U.triu(1).diagonal_scatter(sign * s.exp())
+def factors(packed: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
+    """Return L and U + diag(sign e^s), (C, C) each, of `packed`: L below its diagonal, s on it, U above it."""
+    U = packed.triu()
+    U.diagonal().copy_(sign * packed.diagonal().exp())
+    return packed.tril(-1), U
 
 
-def lu(below: Tensor, U: Tensor) -> Tensor:
-    """Return (1 + L) U, (C, C), `below` the entries of L below its diagonal."""
-    return torch.addmm(U, below, U)
+def lu(L: Tensor, U: Tensor) -> Tensor:
+    """Return (1 + L) U, (C, C)."""
+    return torch.addmm(U, L, U)
 
 
-def by_factors(g: Tensor, below: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients by L, U and s from g (C, C), that by (1 + L) U, `whole` being all of U."""
-    by_upper = torch.addmm(g, below.t(), g)
-    return (g @ whole.t()).tril(-1), by_upper.triu(1), by_upper.diagonal() * whole.diagonal()
+def by_packed(g: Tensor, L: Tensor, U: Tensor) -> Tensor:
+    """Return the gradient by `packed` from g (C, C), that by (1 + L) U."""
+    found = (g @ U.t()).tril_(-1).add_(torch.addmm(g, L.t(), g).triu_())
+    found.diagonal().mul_(U.diagonal())
+    return found
 
 
 class Factored(torch.autograd.Function):
-    """L, U, s, sign -> W = (1 + L)(U + diag(sign e^s)), with its gradient in closed form."""
+    """L, s and U packed, sign -> (1 + L)(U + diag(sign e^s)), with its gradient in closed form."""
 
     @staticmethod
-    def forward(ctx: Any, L: Tensor, U: Tensor, s: Tensor, sign: Tensor) -> Tensor:
-        ctx.save_for_backward(L, U, s, sign)
-        return lu(L.tril(-1), upper(U, s, sign))
+    def forward(ctx: Any, packed: Tensor, sign: Tensor) -> Tensor:
+        ctx.save_for_backward(packed, sign)
+        return lu(*factors(packed, sign))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), (L, U, s, sign) = gradients, ctx.saved_tensors
-        return *by_factors(g, L.tril(-1), upper(U, s, sign)), None
+        (g,), (packed, sign) = gradients, ctx.saved_tensors
+        return by_packed(g, *factors(packed, sign)), None
 
 
 class Turned(torch.autograd.Function):
-    """x (B, C), (), P or None, L, U, s, sign -> W x and its log-determinant, with their gradient in closed form."""
+    """x (B, C), (), P or None, packed, sign -> W x and its log-determinant, with their gradient in closed form."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, options: tuple[()], P: Tensor | None, L: Tensor, U: Tensor, s: Tensor, sign: Tensor
+        ctx: Any, x: Tensor, options: tuple[()], P: Tensor | None, packed: Tensor, sign: Tensor
     ) -> tuple[Tensor, Tensor]:
-        below, whole = L.tril(-1), upper(U, s, sign)
-        W = permuted(P, lu(below, whole))
-        ctx.save_for_backward(x, P, L, U, s, sign, below, whole, W)
-        return torch.mm(x, W.t()), s.sum()
+        L, U = factors(packed, sign)
+        W = permuted(P, lu(L, U))
+        ctx.save_for_backward(x, P, packed, sign, L, U, W)
+        return torch.mm(x, W.t()), packed.diagonal().sum()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (g, glogdet), (x, P, L, U, s, sign, below, whole, W) = cotangents, ctx.saved_tensors
+        (g, glogdet), (x, P, packed, sign, L, U, W) = cotangents, ctx.saved_tensors
         if torch.is_grad_enabled():
-            below, whole = L.tril(-1), upper(U, s, sign)
-            W = permuted(P, lu(below, whole))
+            L, U = factors(packed, sign)
+            W = permuted(P, lu(L, U))
         by_W = g.t() @ x
-        gL, gU, gs = by_factors(by_W if P is None else P.t() @ by_W, below, whole)
-        return g @ W, None, None, gL, gU, gs + glogdet, None
+        found = by_packed(by_W if P is None else P.t() @ by_W, L, U)
+        found.diagonal().add_(glogdet)
+        return g @ W, None, None, found, None
 
 
 def permuted(P: Tensor | None, W: Tensor) -> Tensor:
@@ -84,9 +88,10 @@ def permuted(P: Tensor | None, W: Tensor) -> Tensor:
 
 
 class LULinear(Bijection):
-    """y = W x with W = P L (U + diag(sign e^s)), on images at every position (Glow, 2018, section 3.2).
+    """y = W x with W = P (1 + L)(U + diag(sign e^s)), on images at every position (Glow, 2018, section 3.2).
 
-    P is fixed; log|det| = H W sum s. W starts as a random rotation, or as the identity.
+    P is fixed; log|det| = H W sum s. W starts as a random rotation, or as the identity. L, s and U are one matrix
+    (C, C), as LAPACK packs them: nothing is stored, nor stepped by an optimizer, that is always zero.
     """
 
     P: Tensor
@@ -99,37 +104,26 @@ class LULinear(Bijection):
         P, L, U = torch.linalg.lu(W)
         self.register_buffer("P", P)
         self.register_buffer("sign", U.diagonal().sign())
-        self.L = nn.Parameter(L.tril(-1))
-        self.U = nn.Parameter(U.triu(1))
-        self.s = nn.Parameter(U.diagonal().abs().log())
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return L, unit lower triangular, and U, upper triangular, (C, C)."""
-        L = self.L.tril(-1) + torch.eye(len(self.L), dtype=self.L.dtype, device=self.L.device)
-        return L, self.upper()
-
-    def upper(self) -> Tensor:
-        """Return U + diag(sign e^s) (C, C)."""
-        return upper(self.U, self.s, self.sign)
+        self.packed = nn.Parameter(L.tril(-1) + U.triu().diagonal_scatter(U.diagonal().abs().log()))
 
     def weight(self) -> Tensor:
         """Return W (C, C)."""
-        W: Tensor = Factored.apply(self.L, self.U, self.s, self.sign) if eager() else lu(self.L.tril(-1), self.upper())
+        W: Tensor = Factored.apply(self.packed, self.sign) if eager() else lu(*factors(self.packed, self.sign))
         return permuted(self.P if self.permutes else None, W)
 
     def step(self, x: Tensor) -> Step | None:
         if x.ndim != 2 or not eager() or torch.is_autocast_enabled(x.device.type):
             return None
-        return Step(Turned, (), (self.P if self.permutes else None, self.L, self.U, self.s, self.sign))
+        return Step(Turned, (), (self.P if self.permutes else None, self.packed, self.sign))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if step := self.step(x):
             return step(x)
         W = self.weight()
         y = linear(x, W) if x.ndim == 2 else from_columns(W @ columns(x), x)
-        return y, self.positions * self.s.sum()
+        return y, self.positions * self.packed.diagonal().sum()
 
     def inverse(self, y: Tensor) -> Tensor:
-        L, U = self.factors()
+        L, U = factors(self.packed, self.sign)
         x = torch.linalg.solve_triangular(L, self.P.T @ columns(y), upper=False, unitriangular=True)
         return from_columns(torch.linalg.solve_triangular(U, x, upper=True), y)
