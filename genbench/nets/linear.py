@@ -54,7 +54,7 @@ def plain(x: Tensor, weight: Tensor) -> bool:
 
 def large(x: Tensor, outputs: int) -> bool:
     """Return whether oneDNN wins on products of x (B, I) with I x `outputs`; it knows no transforms as vmap."""
-    return x.numel() * outputs >= LARGE and onednn_is_faster() and not torch._C._are_functorch_transforms_active()
+    return onednn_is_faster() and x.numel() * outputs >= LARGE and not torch._C._are_functorch_transforms_active()
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:

@@ -47,8 +47,10 @@ class Perceptron(nn.Sequential):
 
     def closed(self, x: Tensor) -> list[Tensor] | None:
         """Return W_1, b_1, W_2, b_2, ... where `rectified`, with its gradient in closed form, does for x; else None."""
-        weights = [p for layer in self if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
-        return weights if self.dropout is not None and x.ndim == 2 and plain(x, weights[0]) else None
+        if self.dropout is None or x.ndim != 2:
+            return None
+        weights: list[Tensor] = [p for layer in self for p in layer._parameters.values() if p is not None]
+        return weights if plain(x, weights[0]) else None
 
     def rate(self) -> float:
         """Return the share of units that is dropped."""

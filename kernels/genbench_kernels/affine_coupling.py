@@ -120,15 +120,16 @@ def parts(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return y, logdet and what `gradients` needs: u, of which s is a multiple, and e = e^s (e^-s of the inverse)."""
-    raw, t = _halves(params, layout)
     wide = torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
-    x, raw, t = x.to(wide), raw.to(wide), t.to(wide)
+    if not x.dtype is params.dtype is wide:  # a call that changes nothing takes its time, too
+        x, params = x.to(wide), params.to(wide)
+    raw, t = _halves(params, layout)
     u, s = _log_scale(raw, gain, mask, scale)
     t = t if mask is None else t * mask
     s = -s if inverse else s
     e = torch.exp(s)
     y = (x - t) * e if inverse else torch.addcmul(t, x, e)
-    return y.to(dtype), s.flatten(1).sum(1), u, e
+    return y if y.dtype is dtype else y.to(dtype), s.flatten(1).sum(1), u, e
 
 
 def _halves(params: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
