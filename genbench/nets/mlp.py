@@ -49,7 +49,7 @@ class Perceptron(nn.Sequential):
         """Return W_1, b_1, W_2, b_2, ... where `rectified`, with its gradient in closed form, does for x; else None."""
         if self.dropout is None or x.ndim != 2:
             return None
-        weights: list[Tensor] = [p for layer in self for p in layer._parameters.values() if p is not None]
+        weights = [p for layer in self if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
         return weights if plain(x, weights[0]) else None
 
     def rate(self) -> float:
