@@ -1,7 +1,8 @@
 """How fast flows train here, in zuko and in normflows: same architecture, data, optimizer and process, by turns.
 
 Vectors of D = 64 in batches of 128, networks 256-256, float32, fused Adam. Each pair has the same layers
-and networks (the numbers of parameters are printed; they differ by a gain or a last scaling at most).
+and networks (the numbers of parameters are printed; they differ by a gain or a last scaling, and in Glow by the zeros
+of L and U, which normflows keeps as parameters).
 
 Run:  make peers   (or python -m peers.flows_speed [FILE], with `pip install 'genbench[peers]'`)
 """
