@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +23,15 @@ PLOTS = 12  # drawn where no number is said, those of the boards with the newest
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Keep the garbage collector from looking through thousands of records, which are all needed, again and again, and
-    until the process ends through what is left, nearly all of it modules."""
+    then through what is left, nearly all of it modules: not even at the end, but for torch, which looks for leaks."""
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)
+        if "torch" in sys.modules:
+            atexit.register(gc.unfreeze)
         if was:
             gc.enable()
 
