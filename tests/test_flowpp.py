@@ -55,7 +55,7 @@ def test_map_starts_at_the_identity_or_near_it() -> None:
 
 def test_log_cdf_is_that_of_a_mixture_of_logistics() -> None:
     x = torch.linspace(-9, 9, 19, dtype=double)
-    w, mu, sigma = (torch.tensor(v, dtype=double) for v in ([0.3, 0.7], [-2.0, 1.0], [0.5, 0.2]))
+    w, mu, sigma = (torch.tensor(v, dtype=double).unsqueeze(1) for v in ([0.3, 0.7], [-2.0, 1.0], [0.5, 0.2]))
     lower, upper, density = log_cdf(x, w.log(), mu, sigma.log())
     parts = [stats.logistic(m, s) for m, s in zip(mu, sigma, strict=True)]
     for mine, name in ((lower, "cdf"), (upper, "sf"), (density, "pdf")):

@@ -35,9 +35,8 @@ def affine_gradients(
 @cache
 def closed_affine(layout: Layout, scale: Scale) -> Closed:
     """Return e^s x + t of (raw s, t), as `affine_coupling` takes them, with its gradient in closed form."""
-    return Closed(
-        partial(affine_value, layout=layout, scale=scale), partial(affine_gradients, layout=layout, scale=scale)
-    )
+    value = partial(affine_value, layout=layout, scale=scale)
+    return Closed(value, partial(affine_gradients, layout=layout, scale=scale), lambda *args: value(*args)[:2])
 
 
 def shifted(x: Tensor, t: Tensor, of_map: None) -> Valued:
@@ -50,4 +49,4 @@ def shifted_gradients(gy: Tensor, glogdet: Tensor, x: Tensor, of_map: None, need
     return gy, gy, None
 
 
-ADDITIVE = Closed(shifted, shifted_gradients)
+ADDITIVE = Closed(shifted, shifted_gradients, lambda *args: shifted(*args)[:2])

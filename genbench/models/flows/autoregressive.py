@@ -130,10 +130,11 @@ def affine(scale: Scale = "tanh") -> Elementwise:
     def move(x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         return affine_coupling(x, params, layout="interleave", scale=scale, gain=gain(x), inverse=inverse)
 
-    value, gradients = closed_affine("interleave", scale)
+    value, gradients, _ = closed_affine("interleave", scale)
     closed = Closed(
         lambda x, params, _: value(x, params, gain(x)),
         lambda gy, glogdet, x, _, needed: (*gradients(gy, glogdet, x, gain(x), needed)[:2], None),
+        lambda x, params, _: move(x, params),
     )
     return Elementwise(2, move, lambda y, params: move(y, params, inverse=True)[0], closed)
 

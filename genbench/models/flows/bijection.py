@@ -87,3 +87,15 @@ class Elementwise(NamedTuple):
     forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     inverse: Callable[[Tensor, Tensor], Tensor]
     closed: Closed | None = None
+
+
+def by_number(params: Tensor, P: int) -> Tensor:
+    """Return params (B, C * P, ...) as (P, B * C ...): what is done for each number is done for all entries at once."""
+    pairs = params.reshape(-1, P, *params.shape[2:])  # with nothing behind, a transpose of two dimensions: the fastest
+    return pairs.transpose(0, 1).reshape(P, -1)
+
+
+def by_entry(p: Tensor, x: Tensor) -> Tensor:
+    """Return p (P, B * C ...) as the params (B, C * P, ...) of the entries of x (B, C, ...)."""
+    B, C, *rest = x.shape
+    return p.view(len(p), B * C, *rest).transpose(0, 1).reshape(B, C * len(p), *rest)

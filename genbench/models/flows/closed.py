@@ -25,15 +25,42 @@ Gradients = tuple[Tensor, Tensor, Tensor | None]  # by x, by params, and by what
 
 
 class Closed(NamedTuple):
-    """A map of each entry in differentiable torch, and its gradient in closed form.
+    """A map of each entry, and its gradient in closed form.
 
     Attributes:
         value: x, params and what the map itself has (a gain, or None) -> y, log|det dy/dx|, what `gradients` needs.
         gradients: those by y and log|det dy/dx|, x, what the map has, and what is needed -> those of the three.
+        plain: `value` in differentiable torch, without what is needed: the gradient of a gradient is torch's.
     """
 
     value: Callable[[Tensor, Tensor, Any], Valued]
     gradients: Callable[[Tensor, Tensor, Tensor, Any, Sequence[Tensor]], Gradients]
+    plain: Callable[[Tensor, Tensor, Any], tuple[Tensor, Tensor]]
+
+
+def moved(map: Closed, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y and log|det dy/dx| of a map that has nothing itself; its gradient is the closed form's."""
+    y, logdet = Moved.apply(x, params, map)
+    return y, logdet
+
+
+class Moved(torch.autograd.Function):
+    """x, params, map -> y, log|det dy/dx|, one step for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, params: Tensor, map: Closed) -> tuple[Tensor, Tensor]:
+        y, logdet, needed = map.value(x, params, None)
+        ctx.save_for_backward(x, params, *needed)
+        ctx.map = map
+        return y, logdet
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        x, params, *needed = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return anew(ctx.map.plain(x, params, None), cotangents, (x, params, None), ctx.needs_input_grad)
+        gx, g, _ = ctx.map.gradients(*cotangents, x, None, needed)
+        return gx, g, None
 
 
 class Step(NamedTuple):

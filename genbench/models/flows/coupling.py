@@ -31,9 +31,14 @@ class Coupling(Bijection):
         self.net, self.sizes, self.map = net, (split, channels - split), map
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if step := self.step(x):
+            return step(x)
         x1, x2 = x.split(self.sizes, 1)
         y2, logdet = self.map.forward(x2, self.net(x1))
         return torch.cat((y2, x1), 1), logdet
+
+    def step(self, x: Tensor) -> Step | None:
+        return None if self.map.closed is None else coupled(x, self.net, self.sizes, self.map.closed)
 
     def inverse(self, y: Tensor) -> Tensor:
         y2, x1 = y.split(self.sizes[::-1], 1)
@@ -97,7 +102,7 @@ class Coupled(torch.autograd.Function):
         x1, x2 = torch.split_with_sizes(x, ctx.sizes, 1)
         h, weights, needed = [x1, *rest[: n - 1]], rest[n - 1 : 3 * n - 1], rest[3 * n - 1 :]
         if torch.is_grad_enabled():
-            y2, logdet, _ = ctx.map.value(x2, replayed(h, ctx.dropout, weights), of_map)
+            y2, logdet = ctx.map.plain(x2, replayed(h, ctx.dropout, weights), of_map)
             outputs = torch.cat((y2, x1), 1), logdet
             return anew(outputs, cotangents, (x, None, of_map, *weights), ctx.needs_input_grad)
         gy2, g1 = torch.split_with_sizes(gy, ctx.sizes[::-1], 1)

@@ -29,11 +29,11 @@ class Marginals(MixtureCDF):
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Put the components at quantiles of x (B, D), each a logistic of that standard deviation."""
-        first, K = not self.ready, self.mu.shape[-1]
+        first, K = not self.ready, len(self.mu)
         super().start(x)
         if first:
             sigma = 1.06 * math.sqrt(3) / math.pi * K**-0.2 * x.std(0, correction=0)
-            self.log_sigma.copy_((sigma + 1e-6).log().unsqueeze(-1).expand_as(self.mu))
+            self.log_sigma.copy_((sigma + 1e-6).log().expand_as(self.mu))
 
 
 class Rotation(Bijection):

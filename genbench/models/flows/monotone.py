@@ -68,6 +68,11 @@ TARGETS: dict[str, Target] = {
 }
 
 
+def rows(x: Tensor) -> Tensor:
+    """Return x (B, *shape) as (D, B): a row of each dimension, which all of a component's row act on alike."""
+    return x.flatten(1).T.contiguous()
+
+
 class MixtureCDF(Bijection):
     """y = Q(F(x)) in each dimension: F a mixture of logistics, Q the quantile function of `base`.
 
@@ -80,34 +85,35 @@ class MixtureCDF(Bijection):
         super().__init__()
         self.target, self.log_p = TARGETS[base], BASES[base].log_prob
         self.bounded = base != "normal"
-        self.logits = nn.Parameter(torch.zeros(*shape, components))
-        self.mu = nn.Parameter(torch.linspace(-1, 1, components).expand(*shape, -1).clone())
-        self.log_sigma = nn.Parameter(torch.zeros(*shape, components))
+        D = math.prod(shape)
+        self.logits = nn.Parameter(torch.zeros(components, D))
+        self.mu = nn.Parameter(torch.linspace(-1, 1, components).unsqueeze(1).repeat(1, D))
+        self.log_sigma = nn.Parameter(torch.zeros(components, D))
         self.register_buffer("ready", torch.tensor(False))
         self.waits = True  # `ready` is looked at once: reading it from a GPU would wait for it
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log w, mu, log sigma, each (*shape, K)."""
-        return self.logits.log_softmax(-1), self.mu, self.log_sigma
+        """log w, mu, log sigma, each (K, D, 1)."""
+        return self.logits.log_softmax(0).unsqueeze(2), self.mu.unsqueeze(2), self.log_sigma.unsqueeze(2)
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Put the components at evenly spaced quantiles of x (B, *shape), unless they have been put."""
         self.waits = False
         if not self.ready:
-            K = self.mu.shape[-1]
+            x, K = x.flatten(1), len(self.mu)
             levels = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K
-            self.mu.copy_(x.quantile(levels, dim=0).movedim(0, -1))
-            self.log_sigma.copy_((x.std(0, correction=0) / K + 1e-6).log().unsqueeze(-1).expand_as(self.mu))
+            self.mu.copy_(x.quantile(levels, dim=0))
+            self.log_sigma.copy_((x.std(0, correction=0) / K + 1e-6).log().expand_as(self.mu))
             self.ready.fill_(True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.waits and self.training:
             self.start(x)
-        lower, upper, density = log_cdf(x, *self.parts)
+        lower, upper, density = log_cdf(rows(x), *self.parts)
         y = self.quantile(lower, upper)
-        return y, (density - self.log_p(y)).flatten(1).sum(1)
+        return y.T.reshape(x.shape), (density - self.log_p(y)).sum(0)
 
     def quantile(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return y of mass e^lower below and e^upper above it, with the gradient dy = dF / p(y)."""
@@ -124,9 +130,10 @@ class MixtureCDF(Bijection):
         return y.clamp(eps, 1 - eps) if self.bounded else y
 
     def inverse(self, y: Tensor) -> Tensor:
-        y = self.inside(y)
+        shape, y = y.shape, self.inside(rows(y))
         mirrored = self.target.mirror(y)
         tail = self.target.log_cdf(torch.minimum(y, mirrored))
         rest = torch.log1p(-tail.exp())
         left = y < mirrored
-        return quantile(torch.where(left, tail, rest), torch.where(left, rest, tail), *self.parts)
+        x = quantile(torch.where(left, tail, rest), torch.where(left, rest, tail), *self.parts)
+        return x.T.reshape(shape)

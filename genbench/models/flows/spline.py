@@ -13,13 +13,16 @@ factor, and K - 1 inner slopes before a softplus.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from genbench.models.flows.bijection import Elementwise
+from genbench.models.flows.bijection import Elementwise, by_entry, by_number
+from genbench.models.flows.closed import Closed, Gradients, Valued, moved
 
 LEAST = 1e-3  # of a bin's width and height, as a share of the whole, and of a slope
 UNIT = math.log(math.expm1(1 - LEAST))  # softplus(0 + UNIT) + LEAST = 1
@@ -30,37 +33,20 @@ def spline(bins: int = 8, bound: float = 4.0) -> Elementwise:
     if bins < 2:
         raise ValueError(f"a spline needs two bins or more, got {bins}")
 
-    def forward(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        y, log_slope = Spline.apply(*wide(x, params), bins, bound)
-        return y, log_slope.flatten(1).sum(1)
-
-    def inverse(y: Tensor, params: Tensor) -> Tensor:
-        y, params = wide(y, params)
-        return unmoved(y, by_number(params, 3 * bins - 1), bins, bound)
-
-    return Elementwise(3 * bins - 1, forward, inverse)
+    of: dict[str, Any] = {"K": bins, "bound": bound}
+    closed = Closed(partial(value, **of), partial(gradients, **of), partial(plain, **of))
+    return Elementwise(
+        3 * bins - 1,
+        lambda x, params: moved(closed, *wide(x, params)),
+        lambda y, params: inverse(*wide(y, params), **of),
+        closed,
+    )
 
 
 def wide(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in float32 or wider: a bin may be a thousandth of the whole."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     return x.to(dtype), params.to(dtype)
-
-
-def by_number(params: Tensor, P: int) -> Tensor:
-    """Return params (B, C * P, ...) as (P, B * C ...): what is done for each number is done for all entries at once."""
-    return in_pairs(params, P).transpose(0, 1).reshape(P, -1)
-
-
-def by_entry(gp: Tensor, like: Tensor) -> Tensor:
-    """Return gp (P, B * C ...) in the shape of `like` (B, C * P, ...)."""
-    pairs = in_pairs(like, len(gp))
-    return gp.view(len(gp), len(pairs), *pairs.shape[2:]).transpose(0, 1).contiguous().view_as(like)
-
-
-def in_pairs(params: Tensor, P: int) -> Tensor:
-    """Return (B, C * P, ...) as (B * C, P, ...): with nothing behind, a transpose of two dimensions is the fastest."""
-    return params.reshape(-1, P, *params.shape[2:])
 
 
 # ---------------------------------------------------------------------------------------------- the equations
@@ -96,19 +82,20 @@ def rational(theta: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, 
     return (s * theta.square() + d0 * t) / D, 2 * (s / D).log() + N.log()
 
 
-def moved(x: Tensor, params: Tensor, K: int, bound: float) -> tuple[Tensor, Tensor]:
-    """Return y and log dy/dx as x (...), params (3K - 1, N) for its N entries."""
+def plain(x: Tensor, params: Tensor, of_map: None = None, *, K: int, bound: float) -> tuple[Tensor, Tensor]:
+    """Return y as x (B, C, ...) and log|det dy/dx| (B,), params (B, C * (3K - 1), ...)."""
     u = ((x.reshape(-1) + bound) / (2 * bound)).clamp(0, 1)
-    b = bin_of(u, params, K, axis=0)
+    b = bin_of(u, by_number(params, 3 * K - 1), K, axis=0)
     up, log_slope = rational((u - b.x) / b.w, b.h / b.w, b.d0, b.d1)
     inside, y = x.abs() <= bound, bound * (2 * (b.y + b.h * up) - 1)
-    return torch.where(inside, y.view_as(x), x), torch.where(inside, log_slope.view_as(x), 0.0)
+    log_slope = torch.where(inside, log_slope.view_as(x), 0.0)
+    return torch.where(inside, y.view_as(x), x), log_slope.flatten(1).sum(1)
 
 
-def unmoved(y: Tensor, params: Tensor, K: int, bound: float) -> Tensor:
-    """Return x, as `moved` has y: eq. 6-8, in the form whose root does not cancel."""
+def inverse(y: Tensor, params: Tensor, *, K: int, bound: float) -> Tensor:
+    """Return x, as `plain` has y: eq. 6-8, in the form whose root does not cancel."""
     v = ((y.reshape(-1) + bound) / (2 * bound)).clamp(0, 1)
-    b = bin_of(v, params, K, axis=1)
+    b = bin_of(v, by_number(params, 3 * K - 1), K, axis=1)
     rise, s = v - b.y, b.h / b.w
     bend = rise * (b.d0 + b.d1 - 2 * s)
     alpha, beta, gamma = b.h * (s - b.d0) + bend, b.h * b.d0 - bend, -s * rise
@@ -120,61 +107,54 @@ def unmoved(y: Tensor, params: Tensor, K: int, bound: float) -> Tensor:
 # -------------------------------------------------------------------------------------------- the same, faster
 
 
-class Spline(torch.autograd.Function):
-    """`moved`, where for every bin there is but a softmax, and its gradient is in closed form.
+def value(x: Tensor, params: Tensor, of_map: None, *, K: int, bound: float) -> Valued:
+    """Return `plain`, and what its gradient needs; autograd does not see it. For every bin there is but a softmax."""
+    p, u = by_number(params, 3 * K - 1).contiguous(), ((x.reshape(-1) + bound) / (2 * bound)).clamp_(0, 1)
+    shares = p[: 2 * K].view(2, K, -1).softmax(1)  # of widths and of heights, (2, K, N)
+    below = shares.cumsum(1)
+    j = torch.arange(1, K, dtype=p.dtype, device=p.device).unsqueeze(1)
+    passed = torch.add(LEAST * j, below[0, :-1], alpha=1 - K * LEAST)  # the inner knots, (K - 1, N)
+    k = torch.le(passed, u, out=passed).sum(0, keepdim=True)
+    at = k.long().expand(2, 1, -1)
+    share = shares.gather(1, at).squeeze(1)  # (2, N)
+    below = below.gather(1, at).squeeze(1).sub_(share)
+    w, h = torch.add(LEAST, share, alpha=1 - K * LEAST)
+    left, low = torch.add(LEAST * k, below, alpha=1 - K * LEAST)
+    knots = torch.cat((at[0] - 1, at[0]))  # the inner ones at either end of the bin, (2, N)
+    edge = (knots < 0) | (knots > K - 2)
+    knots.clamp_(0, K - 2)
+    soft = softplus(p[2 * K :].gather(0, knots) + UNIT)
+    d = (soft + LEAST).masked_fill_(edge, 1.0)
+    theta = (u - left).div_(w)
+    up, log_slope = rational(theta, h / w, d[0], d[1])
+    y = torch.addcmul(low, h, up).mul_(2 * bound).sub_(bound).view_as(x)
+    inside = x.abs() <= bound
+    soft.masked_fill_(edge, 0.0)
+    logdet = log_slope.view_as(x).mul_(inside).flatten(1).sum(1)
+    return (
+        torch.where(inside, y, x),
+        logdet,
+        (inside, shares, passed, at, share, below, w, h, theta, up, d, knots, soft),
+    )
 
-    To be differentiated twice, the gradient is that of `moved`.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, params: Tensor, K: int, bound: float) -> tuple[Tensor, Tensor]:
-        p, u = by_number(params, 3 * K - 1).contiguous(), ((x.reshape(-1) + bound) / (2 * bound)).clamp_(0, 1)
-        shares = p[: 2 * K].view(2, K, -1).softmax(1)  # of widths and of heights, (2, K, N)
-        below = shares.cumsum(1)
-        j = torch.arange(1, K, dtype=p.dtype, device=p.device).unsqueeze(1)
-        passed = torch.add(LEAST * j, below[0, :-1], alpha=1 - K * LEAST)  # the inner knots, (K - 1, N)
-        k = torch.le(passed, u, out=passed).sum(0, keepdim=True)
-        at = k.long().expand(2, 1, -1)
-        share = shares.gather(1, at).squeeze(1)  # (2, N)
-        below = below.gather(1, at).squeeze(1).sub_(share)
-        w, h = torch.add(LEAST, share, alpha=1 - K * LEAST)
-        left, low = torch.add(LEAST * k, below, alpha=1 - K * LEAST)
-        knots = torch.cat((at[0] - 1, at[0]))  # the inner ones at either end of the bin, (2, N)
-        edge = (knots < 0) | (knots > K - 2)
-        knots.clamp_(0, K - 2)
-        soft = softplus(p[2 * K :].gather(0, knots) + UNIT)
-        d = (soft + LEAST).masked_fill_(edge, 1.0)
-        theta = (u - left).div_(w)
-        up, log_slope = rational(theta, h / w, d[0], d[1])
-        y = torch.addcmul(low, h, up).mul_(2 * bound).sub_(bound).view_as(x)
-        inside = x.abs() <= bound
-        soft.masked_fill_(edge, 0.0)
-        ctx.save_for_backward(x, params, inside, shares, passed, at, share, below, w, h, theta, up, d, knots, soft)
-        ctx.K, ctx.bound = K, bound
-        return torch.where(inside, y, x), log_slope.view_as(x).mul_(inside)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, params, inside, shares, passed, at, share, below, w, h, theta, up, d, knots, soft = ctx.saved_tensors
-        K, bound = ctx.K, ctx.bound
-        if torch.is_grad_enabled():
-            outputs = moved(x, by_number(params, 3 * K - 1), K, bound)
-            asked = [v for v, needed in zip((x, params), ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(outputs, asked, gradients, create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None
-        gy, gl = ((g * inside).reshape(-1) for g in gradients)
-        gy, s = gy.mul_(2 * bound), h / w
-        d0, d1 = d
-        g_theta, g_s, *g_d = rational_gradients(theta, s, d0, d1, up, gy * h, gl)
-        g_u = g_theta / w
-        g_size = torch.stack(((g_s * s + g_theta * theta).div_(-w), torch.addcdiv(gy * up, g_s, w)))
-        g_left = torch.stack((-g_u, gy))
-        gp = params.new_zeros(3 * K - 1, x.numel())
-        g = softmax_gradient(g_size.mul_(1 - K * LEAST), g_left.mul_(1 - K * LEAST), shares, passed, at, share, below)
-        torch.mul(g, shares, out=gp[: 2 * K].view(2, K, -1))
-        gp[2 * K :].scatter_add_(0, knots, torch.stack(g_d).mul_(-torch.expm1(-soft)))
-        gx = torch.where(inside, g_u.div_(2 * bound).view_as(x), gradients[0])
-        return gx, by_entry(gp, params), None, None
+def gradients(
+    gy: Tensor, glogdet: Tensor, x: Tensor, of_map: None, needed: Sequence[Tensor], *, K: int, bound: float
+) -> Gradients:
+    """Return the gradients by x and params."""
+    inside, shares, passed, at, share, below, w, h, theta, up, d, knots, soft = needed
+    g_up = (gy * inside).reshape(-1).mul_(2 * bound)
+    g_log = (glogdet.view(-1, *[1] * (x.ndim - 1)) * inside).reshape(-1)
+    s, (d0, d1) = h / w, d
+    g_theta, g_s, *g_d = rational_gradients(theta, s, d0, d1, up, g_up * h, g_log)
+    g_u = g_theta / w
+    g_size = torch.stack(((g_s * s + g_theta * theta).div_(-w), torch.addcdiv(g_up * up, g_s, w)))
+    g_left = torch.stack((-g_u, g_up))
+    gp = x.new_zeros(3 * K - 1, x.numel())
+    g = softmax_gradient(g_size.mul_(1 - K * LEAST), g_left.mul_(1 - K * LEAST), shares, passed, at, share, below)
+    torch.mul(g, shares, out=gp[: 2 * K].view(2, K, -1))
+    gp[2 * K :].scatter_add_(0, knots, torch.stack(g_d).mul_(-torch.expm1(-soft)))
+    return torch.where(inside, g_u.div_(2 * bound).view_as(x), gy), by_entry(gp, x), None
 
 
 def rational_gradients(
