@@ -39,8 +39,9 @@ class Marginals(MixtureCDF):
 class Rotation(Bijection):
     """y = Q x, Q the product of D - 1 reflections: volume is kept (Gaussianization Flows, 2020, section 3.2).
 
-    The i-th mirror is normal to (0, .., 0, 1, A_{i+1,i}, .., A_{D,i}). Q starts anywhere. With `learned` False it stays
-    there.
+    The i-th mirror is normal to v_i = (0, .., 0, 1, A_{i+1,i}, .., A_{D,i}), the i-th column of V, and the product of
+    all is I - V S^-1 V^T, S the strict upper triangle of V^T V and half its diagonal (Accumulating Householder
+    transformations, revisited, 2006, section 3). Q starts anywhere. With `learned` False it stays there.
     """
 
     A: Tensor
@@ -52,10 +53,11 @@ class Rotation(Bijection):
 
     def matrix(self) -> Tensor:
         """Return Q (D, D)."""
-        A = self.A.tril(-1)
-        square = torch.cat((A, A.new_zeros(len(A), 1)), 1)
-        tau = 2 / (1 + A.square().sum(0))
-        Q: Tensor = torch.linalg.householder_product(square, torch.cat((tau, tau.new_zeros(1))))
+        one = torch.eye(len(self.A), dtype=self.A.dtype, device=self.A.device)
+        V = self.A.tril(-1) + one[:, :-1]
+        products = V.T @ V
+        S = (products.triu() + products.triu(1)) / 2
+        Q: Tensor = one - V @ torch.linalg.solve_triangular(S, V.T, upper=True)
         return Q
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

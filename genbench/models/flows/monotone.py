@@ -30,10 +30,11 @@ class Target(NamedTuple):
 
 
 def normal_quantile(log_p: Tensor) -> Tensor:
-    """Return y with log Phi(y) = log_p <= log 1/2, in the far tail by Newton's method on log Phi."""
+    """Return y with log Phi(y) = log_p <= log 1/2; where float32 has no p, by Newton's method on log Phi."""
     y: Tensor = ndtri(log_p.exp())
-    far = log_p <= -5
-    y[far] = far_quantile(log_p[far])
+    far = log_p <= -80
+    if far.any():
+        y[far] = far_quantile(log_p[far])
     return y
 
 
