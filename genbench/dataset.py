@@ -32,6 +32,11 @@ class Space:
         """Whether a point is (channels, height, width)."""
         return len(self.shape) == 3
 
+    @property
+    def at_once(self) -> int:
+        """How many points a model is asked about in one call: few enough to fit, and worth its while."""
+        return max(512, 4096 // self.dims)
+
 
 class Modes(NamedTuple):
     """An even mixture of N(centers[k], sigma^2 I) that lie apart; centers (K, *shape)."""

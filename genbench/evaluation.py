@@ -39,9 +39,9 @@ class Evaluation:
         """Where the model is."""
         return next((t.device for t in [*self.model.parameters(), *self.model.buffers()]), torch.device("cpu"))
 
-    def batches(self, x: Tensor, size: int = 512) -> Iterator[Tensor]:
-        """Yield x (N, *shape) in batches on the model's device."""
-        return (batch.to(self.device) for batch in torch.split(x, size))
+    def batches(self, x: Tensor, size: int | None = None) -> Iterator[Tensor]:
+        """Yield x (N, *shape) in batches on the model's device; of as many points as are asked about at once, or `size`."""
+        return (batch.to(self.device) for batch in torch.split(x, size or self.dataset.space.at_once))
 
     def log_prob_of(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (N, *shape) -> (N,) float64 on the CPU."""

@@ -330,7 +330,7 @@ def keep(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
         progress.moments[progress.step] = kept
 
 
-def validation_score(model: Model, dataset: Dataset, run: Run, size: int = 512) -> float | None:
+def validation_score(model: Model, dataset: Dataset, run: Run) -> float | None:
     """Return the mean negative log-likelihood of the validation split in nats, None for a model without one.
 
     Every check draws the same noise, so that checks differ by the weights alone.
@@ -341,7 +341,7 @@ def validation_score(model: Model, dataset: Dataset, run: Run, size: int = 512) 
     reseed(run.seed, "validation")
     model.eval()
     with torch.no_grad():
-        batches = torch.split(dataset.validation, size)
+        batches = torch.split(dataset.validation, dataset.space.at_once)
         log_p = torch.cat([model.log_prob(x.to(device)).double() for x in batches])
     model.train()
     return -log_p.mean().item()

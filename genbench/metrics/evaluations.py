@@ -26,7 +26,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     model = evaluation.model
     if not isinstance(model, Counting):
         return {}
-    x = next(evaluation.batches(evaluation.dataset.test))
+    x = next(evaluation.batches(evaluation.dataset.test, 512))
     found = {"nfe_sample": counted(model, lambda: model.sample(len(x)), len(x))}
     if model.likelihood is not None:
         found["nfe_density"] = counted(model, lambda: model.log_prob(x), len(x))
