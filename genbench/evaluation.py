@@ -40,7 +40,7 @@ class Evaluation:
         return next((t.device for t in [*self.model.parameters(), *self.model.buffers()]), torch.device("cpu"))
 
     def batches(self, x: Tensor, size: int | None = None) -> Iterator[Tensor]:
-        """Yield x (N, *shape) in batches on the model's device; of as many points as are asked about at once, or `size`."""
+        """Yield x (N, *shape) on the model's device in batches of `size`, or of what is asked about at once."""
         return (batch.to(self.device) for batch in torch.split(x, size or self.dataset.space.at_once))
 
     def log_prob_of(self, x: Tensor) -> Tensor:
