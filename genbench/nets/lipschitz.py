@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, linear, normalize, softplus
+from torch.nn.functional import conv2d, conv_transpose2d, linear, softplus
 
 Shape = tuple[int, ...]
 
@@ -71,8 +71,8 @@ class Bounded(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return x / |x|, x (1, ...)."""
-    return normalize(x.flatten(1)).view_as(x)
+    """Return x / |x|."""
+    return x / torch.linalg.vector_norm(x).clamp_min(1e-12)
 
 
 class LipschitzNet(nn.Module):

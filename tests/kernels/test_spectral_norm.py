@@ -48,11 +48,11 @@ TORCH: dict[Order, Callable[..., nn.Module]] = {"torch": parametrizations.spectr
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """Return a small network (B, 3, 8, 8) -> (B, 2) with every kind of layer: aligned, odd, transposed, flat."""
+    """Return a small network (B, 3, 4, 4) -> (B, 2) with every kind of layer: aligned, odd, transposed, flat."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), nn.LeakyReLU(0.1), nn.ConvTranspose2d(6, 4, 4, 2, 1), nn.LeakyReLU(0.1),
-        nn.Conv2d(4, 8, 4, 2, 1), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(512, 2),
+        nn.Conv2d(4, 8, 4, 2, 1), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(128, 2),
     ).to(dtype)  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def test_training_goes_as_torch_has_it(order: Order, backend: Any) -> None:
     ours, theirs = twins(order, torch.float64, backend=backend)
     for step in range(5):
         torch.manual_seed(step)
-        x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+        x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
         for net in (ours, theirs):
             net.zero_grad()
             y = net(x)
@@ -229,7 +229,7 @@ def test_training_goes_as_torch_has_it(order: Order, backend: Any) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_checkpoint_moves_both_ways(order: Order, mode: Mode) -> None:
-    x = torch.randn(2, 3, 8, 8)
+    x = torch.randn(2, 3, 4, 4)
     theirs = normalised_by_torch(order)
     ours = spectral_norm_(network(), order=order, mode=mode)
     for net in (ours, theirs):
@@ -254,7 +254,7 @@ def test_the_start_is_that_of_torch() -> None:
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_two_forwards_may_precede_one_backward(order: Order, backend: Any) -> None:
     ours, theirs = twins(order, torch.float64, backend=backend)
-    real, fake = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
+    real, fake = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64)
     gradients = []
     for net in (ours, theirs):
         loss = (net(real) - net(fake)).square().sum()
@@ -270,7 +270,7 @@ def test_gradient_penalties_differentiate_twice(order: Order, mode: Mode) -> Non
     gradients = []
     for net in (ours, theirs):
         torch.manual_seed(0)
-        x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+        x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
         (slope,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
         penalty = (slope.flatten(1).norm(dim=1) - 1).square().sum()
         gradients.append(torch.autograd.grad(penalty, [p for n, p in net.named_parameters() if "7.bias" not in n]))
@@ -283,7 +283,7 @@ def test_gradient_penalties_differentiate_twice(order: Order, mode: Mode) -> Non
 def test_eval_leaves_u_and_v(order: Order, backend: Any) -> None:
     ours, theirs = twins(order, backend=backend)
     before = {k: v.clone() for k, v in ours.state_dict().items()}
-    x = torch.randn(2, 3, 8, 8)
+    x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
     assert torch.equal(ours(x), ours(x))
     assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
@@ -331,7 +331,7 @@ def test_a_normalised_network_is_lipschitz_with_constant_one(mode: Mode) -> None
 @pytest.mark.parametrize("order", ORDERS)
 def test_dividing_the_input_is_dividing_the_weight(order: Order) -> None:
     by_weight, by_input = (twins(order, torch.float64, mode=mode, backend="fused")[0] for mode in MODES)
-    x, results = torch.randn(2, 3, 8, 8, dtype=torch.float64), []
+    x, results = torch.randn(2, 3, 4, 4, dtype=torch.float64), []
     for net in (by_weight, by_input):
         y = net(x)
         results.append([y, *torch.autograd.grad(y.square().sum(), list(net.parameters())), *net.buffers()])
@@ -443,7 +443,7 @@ def walk_alike(net: nn.Module, compiler: Any) -> None:
     twin = copy.deepcopy(net)
     compiled = torch.compile(difference, fullgraph=True, backend=compiler, dynamic=True)
     for step in range(3):
-        results, pair = [], [torch.randn(2 + step, 3, 8, 8, dtype=torch.float64) for _ in range(2)]
+        results, pair = [], [torch.randn(2 + step, 3, 4, 4, dtype=torch.float64) for _ in range(2)]
         for call, owner in ((difference, net), (compiled, twin)):
             loss, parameters = call(owner, *pair), list(owner.parameters())
             slopes = torch.autograd.grad(loss, parameters)
@@ -466,7 +466,7 @@ def test_compiled_networks_walk_as_in_eager(backend: Any, order: Order, mode: Mo
     torch._dynamo.reset()
     net = spectral_norm_(network(torch.float64), order=order, mode=mode, backend=backend)
     with torch.no_grad():
-        net(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+        net(torch.zeros(1, 3, 4, 4, dtype=torch.float64))
     walk_alike(net.train(training), "aot_eager")
 
 
@@ -475,7 +475,7 @@ def test_compiled_networks_walk_as_in_eager(backend: Any, order: Order, mode: Mo
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_inductor_walks_as_eager(backend: Any) -> None:
     torch._dynamo.reset()
-    net = nn.Sequential(nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.Flatten(), nn.Linear(1024, 2)).double()
+    net = nn.Sequential(nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.Flatten(), nn.Linear(256, 2)).double()
     walk_alike(spectral_norm_(net, order="legacy", backend=backend), "inductor")
 
 
@@ -500,7 +500,7 @@ def test_a_compiled_pass_is_one_op_and_one_copy() -> None:
     torch._dynamo.reset()
     net = spectral_norm_(network(), backend="fused")
     compiled = torch.compile(net, fullgraph=True, backend=aot_autograd(fw_compiler=counting))
-    compiled(torch.randn(2, 3, 8, 8)).sum().backward()
+    compiled(torch.randn(2, 3, 4, 4)).sum().backward()
     names = ("genbench", "_foreach_copy")
     counts = [[sum(name in target for target in targets) for name in names] for targets in graphs]
     assert counts == [[1, 1], [1, 0]]  # forward, backward
