@@ -74,6 +74,13 @@ def test_map_is_safe_in_float32_where_components_are_narrow_and_far(scale: float
     assert mixture_cdf(6).inverse(y.detach(), params.detach()).isfinite().all()
 
 
+def test_half_precision_is_widened() -> None:
+    x, params = torch.randn(5, 4, dtype=torch.bfloat16), torch.randn(5, 4 * 11, dtype=torch.bfloat16)
+    found = mixture_cdf(3).forward(x, params)
+    assert {v.dtype for v in found} == {torch.float32}
+    torch.testing.assert_close(found, mixture_cdf(3).forward(x.float(), params.float()))
+
+
 @pytest.mark.parametrize("size", [(4, 4), (2, 3)])
 def test_attention_networks_start_at_zero_and_see_the_whole_image(size: tuple[int, int]) -> None:
     net = gated_attention(3, 5, 8, 1, size=size, heads=2, zero=True)

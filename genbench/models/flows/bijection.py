@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from genbench.models.flows.closed import Closed, Step, joined
@@ -87,6 +88,12 @@ class Elementwise(NamedTuple):
     forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     inverse: Callable[[Tensor, Tensor], Tensor]
     closed: Closed | None = None
+
+
+def wide(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in float32 or wider, which tails and narrow bins need."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.to(dtype), params.to(dtype)
 
 
 def by_number(params: Tensor, P: int) -> Tensor:

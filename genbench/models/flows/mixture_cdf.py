@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from genbench.models.flows.bijection import Elementwise, by_entry, by_number
+from genbench.models.flows.bijection import Elementwise, by_entry, by_number, wide
 from genbench.models.flows.closed import Closed, Gradients, Valued, moved
 from genbench.nets.mlp import anew
 
@@ -178,12 +178,12 @@ def value(x: Tensor, params: Tensor, of_map: None, *, K: int) -> Valued:
     (lower, upper, density), *needed = tails_of(x.reshape(-1), n.log_w, n.mu, n.log_sigma)
     logit, e = lower - upper, n.s.exp()
     y, log_slope = torch.addcmul(n.t, e, logit), (n.s + density).sub_(lower).sub_(upper)
-    return y.view_as(x), log_slope.view_as(x).flatten(1).sum(1), (*n[:4], e, logit, *needed)
+    return y.view_as(x), log_slope.view_as(x).flatten(1).sum(1), (n.log_w, n.log_sigma, n.s, e, logit, *needed)
 
 
 def gradients(gy: Tensor, glogdet: Tensor, x: Tensor, of_map: None, needed: Sequence[Tensor], *, K: int) -> Gradients:
     """Return the gradients by x and params."""
-    log_w, _, log_sigma, s, e, logit, shares, z, rate = needed
+    log_w, log_sigma, s, e, logit, shares, z, rate = needed
     gy, gl = gy.reshape(-1), glogdet.unsqueeze(1).expand(-1, x[0].numel()).reshape(-1)
     g_logit = gy * e
     gw, gmu, g_log_sigma = gradients_of(torch.stack((g_logit - gl, -g_logit - gl, gl)), shares, z, rate)
@@ -212,4 +212,9 @@ def mixture_cdf(components: int) -> Elementwise:
     """Return the map of Flow++: the distribution function of a mixture of logistics, its logit, an affine map."""
     K = components
     closed = Closed(partial(value, K=K), partial(gradients, K=K), partial(plain, K=K))
-    return Elementwise(3 * K + 2, partial(moved, closed), partial(inverse, K=K), closed)
+    return Elementwise(
+        3 * K + 2,
+        lambda x, params: moved(closed, *wide(x, params)),
+        lambda y, params: inverse(*wide(y, params), K=K),
+        closed,
+    )

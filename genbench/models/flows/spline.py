@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from genbench.models.flows.bijection import Elementwise, by_entry, by_number
+from genbench.models.flows.bijection import Elementwise, by_entry, by_number, wide
 from genbench.models.flows.closed import Closed, Gradients, Valued, moved
 
 LEAST = 1e-3  # of a bin's width and height, as a share of the whole, and of a slope
@@ -41,12 +41,6 @@ def spline(bins: int = 8, bound: float = 4.0) -> Elementwise:
         lambda y, params: inverse(*wide(y, params), **of),
         closed,
     )
-
-
-def wide(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in float32 or wider: a bin may be a thousandth of the whole."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return x.to(dtype), params.to(dtype)
 
 
 # ---------------------------------------------------------------------------------------------- the equations
