@@ -72,7 +72,8 @@ class Bounded(nn.Module):
 
 def unit(x: Tensor) -> Tensor:
     """Return x / |x|."""
-    return x / torch.linalg.vector_norm(x).clamp_min(1e-12)
+    norm: Tensor = torch.linalg.vector_norm(x)
+    return x / norm.clamp_min(1e-12)
 
 
 class LipschitzNet(nn.Module):
