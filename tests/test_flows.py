@@ -237,7 +237,7 @@ def two_bumps(base: str, dtype: torch.dtype = torch.float64) -> tuple[OneDimensi
     cdf = next(f for f in model.bijection if isinstance(f, MixtureCDF))
     with torch.no_grad():
         for parameter, value in zip((cdf.logits, cdf.mu, cdf.log_sigma), (w.log(), mu, sigma.log()), strict=True):
-            parameter.copy_(value[None])
+            parameter.copy_(value[:, None])
     k = torch.multinomial(w, 5000, replacement=True)
     return model, (mu[k] + sigma[k] * torch.rand(5000, dtype=dtype).logit(1e-9)).unsqueeze(-1)
 
