@@ -70,7 +70,7 @@ TARGETS: dict[str, Target] = {
 
 
 def rows(x: Tensor) -> Tensor:
-    """Return x (B, *shape) as (D, B): a row of each dimension, which all of a component's row act on alike."""
+    """Return x (B, *shape) as (D, B): a row for each dimension, along which the numbers of a component do not change."""
     return x.flatten(1).T.contiguous()
 
 
