@@ -16,7 +16,7 @@ def kept(x: Tensor, p: float) -> Tensor:
     """Return for each entry of x, on the CPU, 1 if it is kept, with probability 1 - p, and 0 if not; as x."""
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    return torch.ge(bits, round(p * 2**16) - 2**15, out=torch.empty(x.shape, dtype=x.dtype))  # faster than bool and a cast
+    return torch.ge(bits, round(p * 2**16) - 2**15, out=torch.empty(x.shape, dtype=x.dtype))  # faster than a cast
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:

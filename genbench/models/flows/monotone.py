@@ -70,7 +70,7 @@ TARGETS: dict[str, Target] = {
 
 
 def rows(x: Tensor) -> Tensor:
-    """Return x (B, *shape) as (D, B): a row for each dimension, along which the numbers of a component do not change."""
+    """Return x (B, *shape) as (D, B): a row for each dimension, along which a component stays the same."""
     return x.flatten(1).T.contiguous()
 
 
