@@ -1,8 +1,9 @@
 """Training speed of two libraries at equal architecture, by turns: same data, optimizer and process.
 
 Every round times the two in turn, so that what else the machine does falls on both alike; the ratio of a round is taken
-within it. What is timed is each library's own way to its loss, and the same step around it: on one thread, as genbench
-trains by default, a run a core; and on two.
+within it. Rounds are short and many, for the median of the ratios then moves least from one measurement to the next.
+What is timed is each library's own way to its loss, and the same step around it: on one thread, as genbench trains by
+default, a run a core; and on two.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from genbench.environment import environment, installed
 from genbench.provenance import code_version
 
-THREADS, ROUNDS, STEPS = (1, 2), 21, 20
+THREADS, ROUNDS, STEPS, WARM_UP = (1, 2), 105, 4, 20
 
 
 class Trained(NamedTuple):
@@ -55,12 +56,12 @@ def step_of(made: Trained) -> Callable[[Tensor], None]:
     return step
 
 
-def rate(step: Callable[[Tensor], None], x: Tensor) -> float:
-    """Return training samples a second over STEPS steps."""
+def rate(step: Callable[[Tensor], None], x: Tensor, steps: int = STEPS) -> float:
+    """Return training samples a second over `steps` steps."""
     start = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(steps):
         step(x)
-    return STEPS * len(x) / (time.perf_counter() - start)
+    return steps * len(x) / (time.perf_counter() - start)
 
 
 def measured(pair: Pair, x: Tensor, threads: int, rounds: int = ROUNDS) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def measured(pair: Pair, x: Tensor, threads: int, rounds: int = ROUNDS) -> dict[
     both = {"ours": pair.ours(), "theirs": pair.theirs()}
     steps = {name: step_of(made) for name, made in both.items()}
     for step in steps.values():
-        rate(step, x)  # warm-up
+        rate(step, x, WARM_UP)
     raw = [{name: rate(step, x) for name, step in steps.items()} for _ in range(rounds)]
     return {
         "library": pair.library,

@@ -176,8 +176,9 @@ def gradients(
     gs, gt = (gs, gt) if mask is None else (gs * mask, gt * mask)
     ggain = None
     if gain is not None and gain.requires_grad:
-        ggain = (gs * u).sum([d for d in range(v.ndim) if d != 1])
-        ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape)
+        ggain = (gs * u).sum(0) if v.ndim == 2 else (gs * u).sum([0, *range(2, v.ndim)])
+        if gain.shape != ggain.shape:
+            ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape)
     halves = _by_raw(_multiple(gs, gain, scale), u, scale), gt
     return gx, torch.cat(halves, 1) if layout == "chunk" else torch.stack(halves, 2).flatten(1, 2), ggain
 

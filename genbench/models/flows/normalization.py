@@ -37,9 +37,14 @@ class Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         (g, glogdet), (x, s, e) = cotangents, ctx.saved_tensors
-        e, others = s.exp() if torch.is_grad_enabled() else e, [i for i in range(x.ndim) if i != 1]
-        gs = torch.addcmul(times(ctx.positions, glogdet), (g * x).sum(others), e)
-        return g * over(e, x), None, gs, g.sum(others)
+        e = s.exp() if torch.is_grad_enabled() else e
+        gs = torch.addcmul(times(ctx.positions, glogdet), summed(g * x), e)
+        return g * over(e, x), None, gs, summed(g)
+
+
+def summed(g: Tensor) -> Tensor:
+    """Return the sum over all but the channels of g (B, C, ...) -> (C,)."""
+    return g.sum(0) if g.ndim == 2 else g.sum([0, *range(2, g.ndim)])
 
 
 def times(positions: int, v: Tensor) -> Tensor:
