@@ -3,9 +3,10 @@ is marked `alone` run while no other worker runs one."""
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is decorated: before any import of genbench_kernels
 os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
@@ -20,6 +21,28 @@ def _same_draws_whatever_ran_before() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+def pytest_configure() -> None:
+    """Patch Triton's language for a function of the device once: at every call it is a quarter of the tests of kernels.
+
+    A launch has patched what its functions see; what Triton's own see else, their first call leaves patched.
+    """
+    with suppress(ImportError):
+        from triton.runtime import interpreter
+
+        seen: set[Callable[..., Any]] = set()
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.fn not in seen:
+                interpreter._patch_lang(self.fn)
+                seen.add(self.fn)
+            try:
+                return self.rewrite()(*args, **kwargs)
+            except Exception as e:
+                raise interpreter.InterpreterError(repr(e)) from e
+
+        interpreter.InterpretedFunction.__call__ = call
 
 
 @pytest.hookimpl(tryfirst=True)
