@@ -39,12 +39,16 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int
     return args
 
 
-def run(args: dict[str, Any], dtype: torch.dtype | None = None, **options: Any) -> tuple[Tensor, ...]:
-    """Return y, logdet and the gradients of x, params and gain under a fixed random cotangent, computed in `dtype`."""
+def run(args: dict[str, Any], dtype: torch.dtype | None = None, draws: int = 1, **options: Any) -> tuple[Tensor, ...]:
+    """Return y, logdet and the gradients of x, params and gain under a fixed random cotangent, computed in `dtype`.
+
+    The cotangent is the same for each of so many `draws`, which follow one another in a batch.
+    """
     leaves = {k: (v if dtype is None else v.to(dtype)).detach().requires_grad_(k != "mask") for k, v in args.items()}
     y, logdet = affine_coupling(**leaves, **options)
     torch.manual_seed(0)
-    gy, gl = (torch.randn(v.shape).bfloat16() for v in (y, logdet))  # the same numbers in every dtype
+    once = [torch.randn(len(v) // draws, *v.shape[1:]).bfloat16() for v in (y, logdet)]  # the same in every dtype
+    gy, gl = (torch.cat(draws * [v]) for v in once)
     wanted = [v for v in leaves.values() if v.requires_grad]
     return y, logdet, *torch.autograd.grad((y, logdet), wanted, (gy.to(y), gl.to(logdet)))
 
@@ -52,6 +56,8 @@ def run(args: dict[str, Any], dtype: torch.dtype | None = None, **options: Any) 
 def agree(*args: Any, draws: int = 8, made: dict[str, Any], **options: Any) -> None:
     """Assert the tolerance rule of values and gradients over several draws: eager's largest error in one is luck."""
     drawn = [inputs(*args, seed=seed, **made) for seed in range(draws)]
+    if not made.get("gain"):  # whose gradient adds up a batch: without, the draws are one
+        drawn, options["draws"] = [{k: torch.cat([one[k] for one in drawn]) for k in drawn[0]}], draws
     forms = ({"backend": "fused"}, {"backend": "reference"}, {"backend": "reference", "dtype": torch.float64})
     ours, eager, exact = ([run(one, **form, **options) for one in drawn] for form in forms)
     pooled = (map(torch.cat, zip(*form, strict=True)) for form in (ours, eager, exact))
