@@ -60,7 +60,8 @@ def drive(
     with interruptible(), (store.work / "driver.log").open("a") as log, redirect_stdout(log), driver:
         driver.before = {run.id: newest.execution for run in runs if (newest := driver.newest(run))}
         due, due_alone = driver.due(quality), driver.due(speed)
-        driver.progress.expect([*due, *due_alone])
+        driver.progress.expect(due)
+        driver.progress.expect(due_alone)
         driver.say_what_stands(driver.outcome([*quality, *speed]), len({run.id for run in runs}))
         if driver.perform_all(due, alone=False) and due_alone:
             with FileLock(store.work / f"speed-{host()}.lock", poll_interval=1.0):  # one measures at a time

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal, Self, TextIO
+from typing import Literal, NamedTuple, Self, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,12 +17,13 @@ from rich.text import Text
 
 from genbench.run import Record, Run
 
-Kind = tuple[str, str, tuple[str, ...]]  # row, data set, metrics: runs of a kind last about equally long
 
+class Kind(NamedTuple):
+    """What decides how long a run lasts, as a rule: row, data set, and the steps of its training."""
 
-def kind_of(run: Run) -> Kind:
-    """Return what decides how long `run` lasts."""
-    return run.name, run.data, run.metrics
+    name: str
+    data: str
+    steps: int
 
 
 class Progress:
@@ -30,6 +31,7 @@ class Progress:
 
     Attributes:
         running: (run, time.monotonic() at its start) by the run's id.
+        trained: id and metrics of the runs that are expected a second time, for which no model is trained.
         seconds: how long runs of a kind took.
         abreast: the most runs that were seen to run at once.
     """
@@ -37,6 +39,7 @@ class Progress:
     def __init__(self) -> None:
         self.waiting: list[Run] = []
         self.running: dict[str, tuple[Run, float]] = {}
+        self.trained: set[tuple[str, tuple[str, ...]]] = set()
         self.seconds: dict[Kind, list[float]] = defaultdict(list)
         self.done = self.failed = 0
         self.abreast = 1
@@ -55,6 +58,8 @@ class Progress:
 
     def expect(self, runs: Sequence[Run]) -> None:
         """These are to be performed."""
+        before = {run.id for run in self.waiting}
+        self.trained |= {(run.id, run.metrics) for run in runs if run.id in before}
         self.waiting += runs
 
     def drop(self, run: Run) -> None:
@@ -70,22 +75,34 @@ class Progress:
     def finish(self, record: Record) -> None:
         """This came of a run."""
         run, began = self.running.pop(record.id)
-        self.seconds[kind_of(run)].append(time.monotonic() - began)
+        self.seconds[self.kind_of(run)].append(time.monotonic() - began)
         self.done += record.status == "ok"
         self.failed += record.status != "ok"
 
     def say(self, text: str) -> None:
         """Something worth a line."""
 
+    def kind_of(self, run: Run) -> Kind:
+        """Return what decides how long `run` lasts."""
+        return Kind(run.name, run.data, 0 if (run.id, run.metrics) in self.trained else run.steps)
+
+    def lasts(self, run: Run) -> float:
+        """Return the seconds that runs of a kind took in the mean; of a kind not seen, what others took for a step."""
+        kind = self.kind_of(run)
+        if seen := self.seconds.get(kind):
+            return statistics.fmean(seen)
+        alike = {of: many for of, many in self.seconds.items() if (of.steps > 0) is (kind.steps > 0)}
+        seconds = sum(map(sum, alike.values()))
+        steps = sum((of.steps or 1) * len(many) for of, many in alike.items())
+        return (kind.steps or 1) * seconds / max(1, steps)
+
     def eta(self) -> float | None:
-        """Return the seconds that are left, from the mean of runs of a kind, or of all; None before the first."""
+        """Return the seconds that are left, None before the first run is over."""
         if not self.seconds:
             return None
-        mean = statistics.fmean(s for kind in self.seconds.values() for s in kind)
-        means = {kind: statistics.fmean(s) for kind, s in self.seconds.items() if s}
-        waiting = sum(means.get(kind_of(run), mean) for run in self.waiting)
         now = time.monotonic()
-        running = [max(0.0, means.get(kind_of(run), mean) - (now - t)) for run, t in self.running.values()]
+        waiting = sum(map(self.lasts, self.waiting))
+        running = [max(0.0, self.lasts(run) - (now - began)) for run, began in self.running.values()]
         return max([(waiting + sum(running)) / self.abreast, *running])
 
 

@@ -225,3 +225,24 @@ def test_eta_is_from_runs_of_a_kind_and_shared_by_those_abreast(monkeypatch: pyt
     now = 40.0
     assert progress.eta() == (3 * 10 + 2 * 30 + 20) / 2
     assert [spell(s) for s in (0.04, 31, 200, 9000)] == ["0.0 s", "31 s", "3 min", "2.5 h"]
+
+
+def test_eta_of_what_was_not_seen_is_by_the_steps_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("genbench.progress.time.monotonic", lambda: now)
+    progress = Progress()
+    many, few = a_run(name="many", steps=100), a_run(name="few", steps=10)
+    speed = [run.model_copy(update={"metrics": ("tests.faulty:span",)}) for run in (many, few)]
+    progress.expect([many, few])
+    progress.expect(speed)
+    progress.start(many, many)
+    now = 50.0
+    progress.finish(Record(run=many, execution="x", status="ok"))
+    assert progress.eta() == 5  # what trains nothing is not known yet
+    progress.start(few, few)
+    now = 57.0
+    progress.finish(Record(run=few, execution="x", status="ok"))
+    progress.start(speed[0], speed[0])
+    now = 60.0
+    progress.finish(Record(run=speed[0], execution="x", status="ok"))
+    assert progress.eta() == 3
