@@ -57,7 +57,7 @@ class Progress:
         return self.done + self.failed + len(self.running) + len(self.waiting)
 
     def expect(self, runs: Sequence[Run]) -> None:
-        """These are to be performed."""
+        """These are to be performed; where one of the same id waits already, that one trains the model of both."""
         before = {run.id for run in self.waiting}
         self.trained |= {(run.id, run.metrics) for run in runs if run.id in before}
         self.waiting += runs

@@ -176,11 +176,16 @@ def gradients(
     gs, gt = (gs, gt) if mask is None else (gs * mask, gt * mask)
     ggain = None
     if gain is not None and gain.requires_grad:
-        ggain = (gs * u).sum(0) if v.ndim == 2 else (gs * u).sum([0, *range(2, v.ndim)])
+        ggain = channel_sums(gs * u)
         if gain.shape != ggain.shape:
             ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape)
     halves = _by_raw(_multiple(gs, gain, scale), u, scale), gt
     return gx, torch.cat(halves, 1) if layout == "chunk" else torch.stack(halves, 2).flatten(1, 2), ggain
+
+
+def channel_sums(g: Tensor) -> Tensor:
+    """Return the sum over all but the channels of g (B, C, ...) -> (C,); for vectors in the call that costs least."""
+    return g.sum(0) if g.ndim == 2 else g.sum([0, *range(2, g.ndim)])
 
 
 def _by_raw(g: Tensor, u: Tensor, scale: Scale) -> Tensor:

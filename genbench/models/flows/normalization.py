@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from genbench_kernels.affine_coupling import channel_sums
 from genbench_kernels.op import eager
 from torch import Tensor, nn
 
@@ -38,13 +39,8 @@ class Affine(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         (g, glogdet), (x, s, e) = cotangents, ctx.saved_tensors
         e = s.exp() if torch.is_grad_enabled() else e
-        gs = torch.addcmul(times(ctx.positions, glogdet), summed(g * x), e)
-        return g * over(e, x), None, gs, summed(g)
-
-
-def summed(g: Tensor) -> Tensor:
-    """Return the sum over all but the channels of g (B, C, ...) -> (C,)."""
-    return g.sum(0) if g.ndim == 2 else g.sum([0, *range(2, g.ndim)])
+        gs = torch.addcmul(times(ctx.positions, glogdet), channel_sums(g * x), e)
+        return g * over(e, x), None, gs, channel_sums(g)
 
 
 def times(positions: int, v: Tensor) -> Tensor:
