@@ -781,6 +781,7 @@ class _Group:
         self.dims = [1 if isinstance(layer, TRANSPOSED) else 0 for layer in layers]
         self.ready = [_Ready() for _ in layers]
         self.traced: tuple[Any, dict[int, Any]] = (None, {})
+        torch.compiler.assume_constant_result(_Group._at_hand)  # not as a decorator: it imports Dynamo, for seconds
 
     def __getstate__(self) -> dict[str, Any]:
         fresh: dict[str, Any] = {"ready": [_Ready() for _ in self.layers], "traced": (None, {})}
@@ -825,7 +826,6 @@ class _Group:
         state = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), self.layers[index].training
         return (id(weight), weight.data_ptr(), _version(weight), *state)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _at_hand(self, index: int, grad: bool, training: list[bool]) -> bool:
         """Return whether the graph being traced has begun a pass that it has not yet taken this layer's part of.
 
