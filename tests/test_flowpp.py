@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from genbench.dataset import Space
 from genbench.models.flows.flowpp import FlowPP
-from genbench.models.flows.mixture_cdf import log_cdf, mixture_cdf
+from genbench.models.flows.mixture_cdf import log_cdf, mixture_cdf, quantile
 from genbench.nets.attention import GatedAttention, gated_attention
 
 double = torch.float64
@@ -61,6 +61,24 @@ def test_log_cdf_is_that_of_a_mixture_of_logistics() -> None:
     for mine, name in ((lower, "cdf"), (upper, "sf"), (density, "pdf")):
         theirs = sum(weight.item() * getattr(part, name)(x.numpy()) for weight, part in zip(w, parts, strict=True))
         torch.testing.assert_close(mine.exp(), torch.as_tensor(theirs), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, double])
+@pytest.mark.parametrize("K", [1, 4, 32])
+def test_quantile_is_as_close_as_x_can_be_told_however_flat_or_steep_the_mixture(K: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(K)
+    log_w, mu, log_sigma = torch.randn(3, K, 20_000, dtype=dtype).unbind()
+    log_w, mu, log_sigma = (2 * log_w).log_softmax(0), 5 * mu, 2 * log_sigma - 1
+    logit, eps = 4 * torch.randn(20_000, dtype=dtype), torch.finfo(dtype).eps
+    x = quantile(logit, log_w, mu, log_sigma)
+
+    def excess(x: Tensor) -> Tensor:
+        lower, upper, _ = log_cdf(x, log_w, mu, log_sigma)
+        return lower - upper - logit
+
+    near, rounding = 16 * eps * (1 + x.abs()), 16 * eps * (1 + logit.abs())
+    assert (excess(x - near) <= rounding).all()
+    assert (excess(x + near) >= -rounding).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])

@@ -35,7 +35,7 @@ def parts_of(x: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor) -> tuple[T
     z = (x - mu) * (-log_sigma).exp()
     below = logsigmoid(z)
     lower = log_w + below
-    upper = lower - z  # log sigmoid(-z) = log sigmoid(z) - z
+    upper = log_w + (below - z)  # log sigmoid(-z) = log sigmoid(z) - z, which is 0 to the bit where z is far below
     return lower, upper, upper + below - log_sigma
 
 
@@ -62,7 +62,7 @@ def tails_of(x: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor) -> Tails:
     parts = z.new_empty(3, *z.shape)
     lower, upper, density = parts.unbind()
     torch.add(log_w, below, out=lower)
-    torch.sub(lower, z, out=upper)
+    torch.sub(below, z, out=upper).add_(log_w)
     torch.add(upper, below.sub_(log_sigma), out=density)
     most = parts.amax(1, keepdim=True)
     shares = parts.sub_(most).exp_()
@@ -102,29 +102,29 @@ class LogCDF(torch.autograd.Function):
 
 
 @torch.no_grad()
-def quantile(
-    log_p: Tensor, log_q: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor, *, halvings: int = 40
-) -> Tensor:
-    """Return x with log F(x) = log_p, where log_q = log(1 - p) is given too; arguments as in `log_cdf`.
+def quantile(logit: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor, *, most: int = 100) -> Tensor:
+    """Return x with log F(x) - log(1 - F(x)) = logit, as logit; the others as in `log_cdf`.
 
-    The quantile of a mixture lies between those of its components; bisection there, on the smaller tail, and one step
-    of Newton's method.
+    Newton's method on logit F, which is a straight line in either tail. The quantile of a mixture lies between those
+    of its components: that interval is halved where a step would leave it, and every fourth time.
     """
-    ends = mu + log_sigma.exp() * (log_p - log_q)
+    ends = mu + log_sigma.exp() * logit
     low, high = ends.amin(0), ends.amax(0)
-
-    def excess(x: Tensor) -> tuple[Tensor, Tensor]:
-        lower, upper, density = log_cdf(x, log_w, mu, log_sigma)
-        left = log_p < log_q
-        return torch.where(left, lower - log_p, log_q - upper), density - torch.where(left, lower, upper)
-
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        over = excess(middle)[0] > 0
-        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-    x = (low + high) / 2
-    f, log_slope = excess(x)
-    return (x - f * (-log_slope).exp()).clamp(low, high)
+    x, eps = (log_w.exp() * ends).sum(0).clamp(low, high), 4 * torch.finfo(logit.dtype).eps
+    done = torch.zeros_like(x, dtype=torch.bool)
+    for i in range(most):
+        lower, upper, density = tails_of(x, log_w, mu, log_sigma).sums
+        excess = lower - upper - logit
+        low, high = torch.where(excess > 0, low, x), torch.where(excess > 0, x, high)
+        newton, near = x - excess * (lower + upper - density).exp(), eps * (1 + x.abs())
+        inside = (low <= newton) & (newton <= high)
+        ends_here = (excess.abs() <= eps * (1 + logit.abs())) | ((newton - x).abs() <= near) | (high - low <= near)
+        elsewhere = torch.where(ends_here, x, (low + high) / 2)
+        x = torch.where(done, x, torch.where(inside & (ends_here | (i % 4 < 3)), newton, elsewhere))
+        done |= ends_here
+        if done.all():
+            break
+    return x
 
 
 # ------------------------------------------------------------------------------------------- the map of an entry
@@ -205,7 +205,7 @@ def inverse(y: Tensor, params: Tensor, *, K: int) -> Tensor:
     """Return x of y = e^s logit F(x) + t."""
     n = numbers_of(by_number(params, 3 * K + 2), K)
     logit = (y.reshape(-1) - n.t) * (-n.s).exp()
-    return quantile(logsigmoid(logit), logsigmoid(-logit), n.log_w, n.mu, n.log_sigma).view_as(y)
+    return quantile(logit, n.log_w, n.mu, n.log_sigma).view_as(y)
 
 
 def mixture_cdf(components: int) -> Elementwise:

@@ -135,6 +135,5 @@ class MixtureCDF(Bijection):
         mirrored = self.target.mirror(y)
         tail = self.target.log_cdf(torch.minimum(y, mirrored))
         rest = torch.log1p(-tail.exp())
-        left = y < mirrored
-        x = quantile(torch.where(left, tail, rest), torch.where(left, rest, tail), *self.parts)
-        return x.T.reshape(shape)
+        logit = torch.where(y < mirrored, tail - rest, rest - tail)
+        return quantile(logit, *self.parts).T.reshape(shape)
