@@ -118,10 +118,10 @@ def quantile(logit: Tensor, log_w: Tensor, mu: Tensor, log_sigma: Tensor, *, mos
         low, high = torch.where(excess > 0, low, x), torch.where(excess > 0, x, high)
         newton, near = x - excess * (lower + upper - density).exp(), eps * (1 + x.abs())
         inside = (low <= newton) & (newton <= high)
-        ends_here = (excess.abs() <= eps * (1 + logit.abs())) | ((newton - x).abs() <= near) | (high - low <= near)
-        elsewhere = torch.where(ends_here, x, (low + high) / 2)
-        x = torch.where(done, x, torch.where(inside & (ends_here | (i % 4 < 3)), newton, elsewhere))
-        done |= ends_here
+        settles = (excess.abs() <= eps * (1 + logit.abs())) | ((newton - x).abs() <= near) | (high - low <= near)
+        elsewhere = torch.where(settles, x, (low + high) / 2)
+        x = torch.where(done, x, torch.where(inside & (settles | (i % 4 < 3)), newton, elsewhere))
+        done |= settles
         if done.all():
             break
     return x
