@@ -17,6 +17,12 @@ from genbench.resources import Node
 from genbench.run import UsageError
 
 STORE = 128 * 2**20  # bytes for objects; records are small, and /dev/shm may be
+WISHES = {  # of a cluster that is started here, where the user has none
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # When every core is taken Ray ends the workers that have been idle for a second, and an end keeps a core busy for
+    # two more: those in which the first run that has the machine to itself measures its speed.
+    "RAY_idle_worker_killing_time_threshold_ms": str(7 * 24 * 3600 * 1000),
+}
 
 
 def connect(address: str | None = None, cpus: int | None = None) -> None:
@@ -29,7 +35,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> None:
     Raises:
         UsageError: there is no Ray, or no cluster at that address.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in WISHES.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ModuleNotFoundError:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from genbench.perform import execution
 from genbench.run import Record, Run
 
 Fault = Literal["none", "killed", "hang", "nan", "raise"]
+on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
 
 
 class Gaussian(Model):

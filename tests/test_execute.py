@@ -16,7 +16,7 @@ from genbench.execute import Executor, in_process, on_ray
 from genbench.perform import perform
 from genbench.resources import unmet, with_cores, with_twice_the_memory
 from genbench.run import Record, Resources, Run, UsageError
-from tests.faulty import a_run, always_killed, meeting, not_performing, sleeper, weights, without_end
+from tests.faulty import a_run, always_killed, meeting, not_performing, on_linux, sleeper, weights, without_end
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,21 @@ def test_alone_is_one_at_a_time_with_every_core(ray2: Executor, tmp_path: Path) 
     assert [r.run.resources.cpus for r in records] == [2, 2, 2]
     assert {r.environment["OMP_NUM_THREADS"] for r in records} == {"2"}
     assert all(end <= began for (_, end), (began, _) in pairwise(spans(tmp_path)))
+
+
+@on_linux
+def test_no_worker_ends_while_a_run_is_alone(ray2: Executor, tmp_path: Path) -> None:
+    pair = list(ray2(partial(meeting, folder=str(tmp_path), size=2), [a_run(0), a_run(1)]))
+    workers = [str(record.environment["pid"]) for record in pair]
+    (record,) = ray2(partial(survivors, workers=workers), [a_run(2)], alone=True)
+    assert record.environment["alive"] == " ".join(workers)
+
+
+def survivors(run: Run, *, workers: list[str]) -> Record:
+    """Return a record of which workers are there after 2.5 s; by default Ray lets an idle one wait for 1 s."""
+    time.sleep(2.5)
+    alive = " ".join(pid for pid in workers if Path("/proc", pid).exists())
+    return Record(run=run, execution="x", status="ok", environment={"alive": alive})
 
 
 def test_a_run_that_kills_every_worker_is_crashed_after_three_tries(ray2: Executor) -> None:

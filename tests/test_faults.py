@@ -25,7 +25,7 @@ from genbench.perform import perform
 from genbench.progress import Progress
 from genbench.run import ROOT, Record, Resources
 from genbench.store import Store
-from tests.faulty import a_run, not_performing, weights, without_end
+from tests.faulty import a_run, not_performing, on_linux, weights, without_end
 
 quietly = partial(drive, progress=Progress())
 
@@ -198,9 +198,6 @@ def left(driver: subprocess.Popen[str]) -> dict[int, str]:
 def holds(store: Store, records: int) -> Callable[[], bool]:
     """Return whether there are `records` in `store` by now."""
     return lambda: len(list(store.folder.glob("faulty/*/*.json"))) >= records
-
-
-on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")
 
 
 @on_linux
