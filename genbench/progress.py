@@ -91,19 +91,23 @@ class Progress:
         kind = self.kind_of(run)
         if seen := self.seconds.get(kind):
             return statistics.fmean(seen)
-        alike = {of: many for of, many in self.seconds.items() if (of.steps > 0) is (kind.steps > 0)}
+        alike = {of: many for of, many in list(self.seconds.items()) if (of.steps > 0) is (kind.steps > 0)}
         seconds = sum(map(sum, alike.values()))
         steps = sum((of.steps or 1) * len(many) for of, many in alike.items())
         return (kind.steps or 1) * seconds / max(1, steps)
 
     def eta(self) -> float | None:
-        """Return the seconds that are left, None before the first run is over."""
-        if not self.seconds:
+        """Return the seconds that are left; None before a run is over, or one that trains where any do.
+
+        A display asks from a thread of its own, so that what is counted is copied first.
+        """
+        waiting, under_way, seen = list(self.waiting), list(self.running.values()), list(self.seconds)
+        trains = any(self.kind_of(run).steps for run in [*waiting, *(run for run, _ in under_way)])
+        if not seen or (trains and not any(kind.steps for kind in seen)):
             return None
         now = time.monotonic()
-        waiting = sum(map(self.lasts, self.waiting))
-        running = [max(0.0, self.lasts(run) - (now - began)) for run, began in self.running.values()]
-        return max([(waiting + sum(running)) / self.abreast, *running])
+        running = [max(0.0, self.lasts(run) - (now - began)) for run, began in under_way]
+        return max([(sum(map(self.lasts, waiting)) + sum(running)) / self.abreast, *running])
 
 
 class Lines(Progress):

@@ -246,3 +246,16 @@ def test_eta_of_what_was_not_seen_is_by_the_steps_of_its_training(monkeypatch: p
     now = 60.0
     progress.finish(Record(run=speed[0], execution="x", status="ok"))
     assert progress.eta() == 3
+
+
+def test_eta_of_training_is_not_told_from_what_trains_nothing() -> None:
+    progress = Progress()
+    still, trains = a_run(name="still", steps=0), a_run(name="trains", steps=100)
+    progress.expect([still, trains])
+    progress.start(still, still)
+    progress.finish(Record(run=still, execution="x", status="ok"))
+    assert progress.eta() is None
+    progress.start(trains, trains)
+    assert progress.eta() is None
+    progress.finish(Record(run=trains, execution="x", status="ok"))
+    assert progress.eta() == 0
