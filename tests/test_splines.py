@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Space
+from genbench.models.flows.bijection import Chain
 from genbench.models.flows.coupling import Coupling
-from genbench.models.flows.nsf import NSF, AutoregressiveNSF
+from genbench.models.flows.nsf import LINEARS, NSF, AutoregressiveNSF
 from genbench.models.flows.spline import LEAST, plain, spline
 from genbench.nets.mlp import mlp
 
@@ -138,3 +139,13 @@ def test_a_spline_coupling_moves_one_half() -> None:
     y, _ = layer(x)
     assert torch.equal(y[:, 4:], x[:, :3])
     torch.testing.assert_close(layer.inverse(y), x, rtol=1e-4, atol=1e-4)
+
+
+def test_the_matrix_between_splines_starts_as_a_permutation() -> None:
+    start = Chain(LINEARS["lu"]((6,)))
+    y, logdet = start(torch.eye(6))
+    assert torch.equal(y.sort(0).values, torch.eye(6).sort(0).values)
+    assert torch.equal(y @ y.T, torch.eye(6))
+    assert (logdet == 0).all()
+    assert all(p.requires_grad for p in start.parameters())
+    assert sum(p.numel() for p in start.parameters()) == 36

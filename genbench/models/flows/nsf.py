@@ -27,7 +27,7 @@ __all__ = ["NSF", "AutoregressiveNSF"]
 Linear = Literal["lu", "permutation", "none"]
 
 LINEARS: dict[Linear, Callable[[Shape], list[Bijection]]] = {
-    "lu": lambda shape: [LULinear(shape)],
+    "lu": lambda shape: [Permutation(torch.randperm(shape[0])), LULinear(shape, start="identity")],
     "permutation": lambda shape: [Permutation(torch.randperm(shape[0]))],
     "none": lambda shape: [],
 }
@@ -39,8 +39,9 @@ class NSF(Flow):
     Args:
         couplings: how many; on images at each level.
         bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
-        linear: a full matrix by its LU factors (a 1x1 convolution on images), a random permutation, or none: a coupling
-            then moves the half that the one before did not.
+        linear: a full matrix by its LU factors (a 1x1 convolution on images), at first a random permutation, so that
+            splines begin with the data's own dimensions; that permutation alone; or none: a coupling then moves the
+            half that the one before did not.
         norm: before each: ActNorm, or batch norm on running averages.
         hidden: widths of a coupling's perceptron (vectors).
         levels, channels, blocks: of the multi-scale architecture and its residual networks (images).
@@ -91,7 +92,7 @@ class AutoregressiveNSF(Flow):
     Args:
         layers: how many.
         bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
-        linear: before each layer, a full matrix by its LU factors, a random permutation, or none.
+        linear: before each layer, as above.
         norm: before each: ActNorm, or batch norm on running averages.
         hidden: widths of each layer's MADE.
         residual: skip connections between hidden layers.
