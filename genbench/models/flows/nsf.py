@@ -92,7 +92,7 @@ class AutoregressiveNSF(Flow):
     Args:
         layers: how many.
         bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
-        linear: before each layer, as above.
+        linear: before each layer, as `NSF` takes it.
         norm: before each: ActNorm, or batch norm on running averages.
         hidden: widths of each layer's MADE.
         residual: skip connections between hidden layers.
