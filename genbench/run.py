@@ -37,6 +37,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.dataclasses import dataclass
 
 T = TypeVar("T", bound=BaseModel)
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,12 +142,13 @@ def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
 # ------------------------------------------------------------------------------------------ data that is checked
 
 
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=(), defer_build=True)
+
+
 class Frozen(BaseModel):
     """Immutable data that refuses a key it does not know."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), defer_build=True
-    )
+    model_config = ConfigDict(**CHECKED, frozen=True)
 
 
 class Written(Frozen):
@@ -271,6 +273,7 @@ class Run(Settings):
 # -------------------------------------------------------------------------------------------------- suites
 
 Kind = Literal["exact", "bound", "estimate"]
+Better = Literal["lower", "higher"] | None  # the end of a scale that is
 
 
 def _listed(value: Any) -> Any:
@@ -531,12 +534,13 @@ Status = Literal[
 ]
 
 
-class Measurement(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True, config=CHECKED)
+class Measurement:
     """One number, and what must be known to read it. `value` is None where there is none, never 0 or NaN."""
 
     value: FiniteFloat | None
     unit: str
-    better: Literal["lower", "higher"] | None = None
+    better: Better = None
     kind: Kind = "exact"
     n: NonNegativeInt = 1  # how many test points, samples or repetitions it was taken from
     stderr: FiniteFloat | None = None  # over those n, not over seeds
@@ -545,7 +549,8 @@ class Measurement(Frozen):
     verdict: str | None = None  # what the number says of the run, in a word that its row shows: "collapsed"
 
 
-class Point(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True, config=CHECKED)
+class Point:
     """A point of the learning curve: mean training loss since the last point, and validation score in nats."""
 
     step: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from glob import escape, iglob
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -71,17 +70,17 @@ class Store:
         """Return the names of the suites that have records."""
         return {suite for suite, _, _ in self._places()}
 
-    def _places(self, under: str = "*/*") -> Iterator[Place]:
-        """Yield where every record is; other files may stand beside them, as in ``peers/``."""
-        for path in iglob(f"{under}/*.json", root_dir=self.folder):  # none that is hidden
-            suite, run, file = path.split(os.sep)
-            yield suite, run, file.removesuffix(".json")
+    def _places(self, suites: Iterable[str] | None = None, runs: Iterable[str] | None = None) -> Iterator[Place]:
+        """Yield where every record of `suites` and `runs` is; other files may stand beside them, as in ``peers/``."""
+        for suite in _listed(self.folder) if suites is None else suites:
+            for run in _listed(self.folder, suite) if runs is None else runs:
+                files = (file for file in _listed(self.folder, suite, run) if file.endswith(".json"))
+                yield from ((suite, run, file.removesuffix(".json")) for file in files)
 
     def records(self, suites: str | Iterable[str] | None = None) -> list[Record]:
         """Return the records of `suites` (default: all), oldest first; what cannot be read is put in `damaged`."""
-        chosen = None if suites is None else {suites} if isinstance(suites, str) else set(suites)
         self.damaged = []
-        return self._read(place for place in self._places() if chosen is None or place[0] in chosen)
+        return self._read(self._places({suites} if isinstance(suites, str) else suites))
 
     def _read(self, places: Iterable[Place]) -> list[Record]:
         read = (self._record(place) for place in places)
@@ -90,7 +89,7 @@ class Store:
     def _record(self, place: Place) -> Record | None:
         path = f"{os.path.join(self.folder, *place)}.json"  # a pathlib.Path takes as long as the reading
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 record = Record.model_validate_json(file.read())
         except (OSError, ValidationError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
@@ -103,9 +102,18 @@ class Store:
 
     def of(self, run: Run) -> list[Record]:
         """Return the records of `run`, oldest first."""
-        return self._read(self._places(f"{escape(run.suite)}/{run.id}"))
+        return self._read(self._places([run.suite], [run.id]))
 
     def held(self, run: Run) -> set[str]:
         """Return the metrics that ok records of `run` hold, under the name it has now: a row may be renamed."""
         good = (record.run for record in self.of(run) if record.status == "ok")
         return {metric for held in good if held.name == run.name for metric in held.metrics}
+
+
+def _listed(*path: str | Path) -> list[str]:
+    """Return what is in the folder at `path` and not hidden; nothing where there is no folder."""
+    try:
+        names = os.listdir(os.path.join(*path))
+    except OSError:
+        return []
+    return [name for name in names if not name.startswith(".")]

@@ -357,7 +357,7 @@ def _packed(code: str, model: Model, game: Game, average: Average, progress: Pro
         "model": model.state_dict(),
         "optimizers": [player.optimizer.state_dict() for player in game.players],
         "average": average.mean,
-        "progress": asdict(progress) | {"curve": [point.model_dump() for point in progress.curve]},
+        "progress": asdict(progress),
     }
     torch.save(state, file)
     return file.getvalue()

@@ -42,6 +42,7 @@ from genbench.report.intervals import (
 )
 from genbench.report.markdown import markdown
 from genbench.report.marks import annotate, kinds_of, palette
+from genbench.report.protocol import measured_on
 from genbench.report.published import published_lines, with_published
 from genbench.report.text import number
 from genbench.report.tidy import Line, by_run, lines, metrics_of, tidy
@@ -211,7 +212,7 @@ def test_a_failure_is_counted_shown_and_never_a_number():
     assert rows["NSF"].cells[NATS].rank is None
     assert (rows["Glow"].failures, rows["Glow"].cells) == ("crashed 1/1", {})
     assert list(rows) == ["NICE", "NSF", "Glow"]
-    assert "diverged 1/3" in markdown([board_of(records)], records)
+    assert "diverged 1/3" in markdown([board_of(records)], measured_on(records))
     frame = tidy(records)
     assert frame[frame["status"] != "ok"]["value"].isna().all()
 
@@ -236,7 +237,7 @@ def test_what_a_number_says_of_a_run_is_counted_beside_its_row_and_is_no_failure
     row = {row.name: row for row in board.rows}["GAN"]
     assert (row.failures, row.verdicts, row.cells[NATS].n) == ("", "collapsed 2/3", 3)
     assert row.cells[NATS].rank == 1
-    assert "collapsed 2/3" in markdown([board], records)
+    assert "collapsed 2/3" in markdown([board], measured_on(records))
 
 
 def test_exact_values_bounds_and_estimates_share_neither_column_nor_rank():
@@ -307,12 +308,12 @@ def test_one_name_under_two_protocols_is_two_rows():
 def test_uncommitted_code_is_marked(dirty, marked):
     records = [record(seed=0), record(seed=1, code={"commit": "c" * 40, "dirty": dirty})]
     assert rows_of(records)["NICE"].dirty is marked
-    assert ("†" in markdown([board_of(records)], records)) is marked
+    assert ("†" in markdown([board_of(records)], measured_on(records))) is marked
 
 
 def test_several_machines_are_named():
     records = [record(), record(seed=1, environment={"gpu": "Some GPU", "processor": "Some CPU"})]
-    text = markdown([board_of(records)], records)
+    text = markdown([board_of(records)], measured_on(records))
     assert "Measured on Some CPU, 2 cores; Some GPU. Speeds from different machines are not comparable." in text
 
 

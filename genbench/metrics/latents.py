@@ -16,6 +16,7 @@ from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.samples import PIXELS, grid, png
+from genbench.run import Better, Kind
 
 __all__ = ["amortisation", "gradients", "latents"]
 
@@ -53,13 +54,11 @@ class Variational(Protocol):
     def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor: ...
 
 
-def averaged(values: Tensor, unit: str, better: str | None = None, kind: str = "exact") -> Measurement:
+def averaged(values: Tensor, unit: str, better: Better = None, kind: Kind = "exact") -> Measurement:
     """Return the mean of `values` (N,) with its standard error."""
     stderr = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
-    return Measurement.model_validate(
-        {"value": values.mean().item(), "unit": unit, "better": better, "kind": kind}
-        | {"n": len(values), "stderr": stderr, "impl": "latents 1"}
-    )
+    value, n = values.mean().item(), len(values)
+    return Measurement(value=value, unit=unit, better=better, kind=kind, n=n, stderr=stderr, impl="latents 1")
 
 
 # ------------------------------------------------------------------------------------------------- latents

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from genbench.evaluation import Measurement
+from genbench.run import Better
 
 
-def share(so: Tensor, impl: str, better: Literal["lower", "higher"] | None = "higher") -> Measurement:
+def share(so: Tensor, impl: str, better: Better = "higher") -> Measurement:
     """Return how many of n points `so` (n,) holds for, with the standard error of a binomial, sqrt(p (1 - p) / n)."""
     p, n = so.double().mean().item(), len(so)
     return Measurement(value=p, unit="of points", better=better, n=n, stderr=(p * (1 - p) / n) ** 0.5, impl=impl)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Kind = Literal["exact", "bound", "estimate"]
+from genbench.run import Better, Kind
+
 SPEED = ("train_throughput", "sample_throughput")  # the speed that stands for a board; else the first in .../s
 
 
@@ -18,7 +19,7 @@ class Column:
     measurement: str
     kind: Kind
     unit: str = field(compare=False)
-    better: Literal["lower", "higher"] | None = field(compare=False)
+    better: Better = field(compare=False)
 
     @property
     def heading(self) -> str:

@@ -14,7 +14,7 @@ from genbench.report.figures import KINDS, figures
 from genbench.report.gallery import galleries
 from genbench.report.markdown import markdown
 from genbench.report.page import page
-from genbench.report.protocol import suite_files
+from genbench.report.protocol import measured_on, suite_files
 from genbench.report.published import published_lines, with_published
 from genbench.report.terminal import print_boards
 from genbench.report.tidy import as_csv, by_run, lines, metrics_of
@@ -54,10 +54,11 @@ def write(
         print_boards([table for table in tables if suites is None or table.suite in suites], console)
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)
     plots = dict(figures(newest, curves_of(runs), most, svg))
+    machines = measured_on(records)
     plots |= galleries(tables, runs, folder / ".work", out / "plots")
     written = {
-        "LEADERBOARD.md": markdown(tables, records, plots).encode(),
-        "leaderboard.html": page(tables, runs, folder / ".work").encode(),
+        "LEADERBOARD.md": markdown(tables, machines, plots).encode(),
+        "leaderboard.html": page(tables, machines, runs, folder / ".work").encode(),
         "leaderboard.csv": as_csv([*told, *published_lines(tables)]).encode(),
         **{f"plots/{name}": content for name, content in plots.items()},
     }

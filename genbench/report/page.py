@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
+from pydantic_core import to_json
 
 from genbench.report.axis import fid_of, marks_of
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of, curves_of
 from genbench.report.pictures import ABOUT, pictures
-from genbench.report.protocol import RULES, measured_on, protocol, seeds
+from genbench.report.protocol import RULES, Machines, protocol, seeds
 from genbench.report.text import failed, interval, mean, seeds_beside
-from genbench.report.tidy import Runs, by_suite
+from genbench.report.tidy import Runs
 from genbench.run import Record
 
 HERE = Path(__file__).parent
@@ -26,7 +26,7 @@ AXIS = 40  # rows that a chart has at most
 Environments = dict[tuple[tuple[str, Any], ...], int]  # what records say of a machine, each once -> its number
 
 
-def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
+def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) -> str:
     """Return the page for `boards`; `runs` hold what is behind each cell, `work` the pictures that metrics drew.
 
     The text of records reaches the page only through escaping: by the template, as JSON without angle brackets,
@@ -37,7 +37,7 @@ def page(boards: Sequence[Board], runs: Runs, work: Path) -> str:
     environment.filters.update({function.__name__: function for function in functions})
     style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
     return environment.from_string(_read("page.html")).render(
-        suites=_suites(boards, runs), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
+        suites=_suites(boards, machines), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
         pictures=pictures(boards, runs, work), about=ABOUT, data=_embedded(_data(boards, runs)),
         data_sets=len({board.data for board in boards}),
     )  # fmt: skip
@@ -49,17 +49,16 @@ def _read(name: str) -> str:
 
 def _embedded(data: Any) -> Markup:
     """Return `data` as JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    text = to_json(data, inf_nan_mode="null").decode()  # half the time of json
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _suites(boards: Sequence[Board], runs: Runs) -> list[dict[str, Any]]:
-    suites, records = [], by_suite(record for executions in runs.values() for record in executions)
-    for (name, version), group in groupby(boards, key=lambda board: (board.suite, board.version)):
+def _suites(boards: Sequence[Board], machines: Machines) -> list[dict[str, Any]]:
+    suites = []
+    for suite, group in groupby(boards, key=lambda board: (board.suite, board.version)):
         members = list(group)
-        mine = records[name, version]
-        said = {"title": members[0].title or name, "question": members[0].question}
-        suites.append({"name": name, "version": version, "boards": members, "measured_on": measured_on(mine), **said})
+        said = {"title": members[0].title or suite[0], "question": members[0].question}
+        suites.append({"name": suite[0], "version": suite[1], "boards": members, "machines": machines[suite], **said})
     return suites
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ RULES = (
     "Rows with failed or missing runs are shown and not ranked; so are columns measured with one seed, where (a–b) is"
     " the 20 % to 80 % spread of repetitions on one machine.",
 )
+
+
+Machines = dict[tuple[str, int], str]  # by suite and version the sentence that names them
 
 
 def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[tuple[str, int], Suite]:
@@ -81,8 +85,14 @@ def hardware(environment: dict[str, Any]) -> str:
     return ", ".join([str(chip), *known] if chip else known)
 
 
-def measured_on(records: Iterable[Record]) -> str:
-    """Return a sentence that names the machines on which `records` were made."""
-    machines = sorted({text for record in records if (text := hardware(record.environment))})
+def measured_on(records: Iterable[Record]) -> Machines:
+    """Return by suite and version the sentence that names the machines on which its records were made."""
+    machines: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for record in records:
+        machines[record.run.suite, record.run.version].add(hardware(record.environment))
+    return {suite: _measured_on(sorted(texts - {""})) for suite, texts in machines.items()}
+
+
+def _measured_on(machines: list[str]) -> str:
     said = f"Measured on {'; '.join(machines) or 'hardware that is not recorded'}."
     return f"{said} Speeds from different machines are not comparable." if len(machines) > 1 else said

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from genbench.report.intervals import quantile
-from genbench.run import Kind, Measurement, Record, Run, Settings, Status, Suite
+from genbench.run import Better, Kind, Measurement, Record, Run, Settings, Status, Suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ class Line(NamedTuple):
     measurement: str | None
     value: float | None
     unit: str | None
-    better: Literal["lower", "higher"] | None
+    better: Better
     kind: Kind | None
     n: int | None
     stderr: float | None
@@ -91,14 +91,6 @@ def by_run(records: Iterable[Record]) -> Runs:
     for executions in runs.values():
         executions.sort(key=lambda record: record.execution)
     return dict(runs)
-
-
-def by_suite(records: Iterable[Record]) -> dict[tuple[str, int], list[Record]]:
-    """Return the records of each suite and version."""
-    found: dict[tuple[str, int], list[Record]] = defaultdict(list)
-    for record in records:
-        found[record.run.suite, record.run.version].append(record)
-    return found
 
 
 def newest(executions: list[Record]) -> dict[str, Record]:
