@@ -74,7 +74,7 @@ def row_of(values, name="NICE", **changes) -> list[Record]:
 
 
 def board_of(records: list[Record]) -> Board:
-    (board,) = boards(lines(records), metrics_of(records))
+    (board,) = boards(lines(by_run(records)), metrics_of(records))
     return board
 
 
@@ -250,6 +250,13 @@ def test_exact_values_bounds_and_estimates_share_neither_column_nor_rank():
     assert [cell.rank for row in board.rows for cell in row.cells.values()] == [1, 1]
 
 
+def test_values_in_different_units_are_never_averaged():
+    bits = [record(seed=seed, at=1, measurements={"nats": measured(2.0, unit="bits")}) for seed in (1, 2)]
+    board = board_of([*row_of([1.0, 1.1, 1.2]), *bits])
+    cells = {column.unit: (cell.n, cell.mean) for column, cell in board.rows[0].cells.items()}
+    assert cells == {"nats": (1, 1.0), "bits": (2, 2.0)}
+
+
 def test_a_row_that_lacks_a_seed_of_the_others_is_shown_and_not_ranked():
     rows = rows_of([*row_of([1.0, 1.1, 1.2], "A"), *row_of([2.0, 2.1, 2.2], "B"), *row_of([0.1, 0.1], "C")])
     assert [rows[name].cells[NATS].rank for name in "ABC"] == [1, 2, None]
@@ -319,7 +326,7 @@ def test_several_machines_are_named():
 
 def test_suites_versions_and_data_have_boards_of_their_own():
     records = [record(), record(data="rings"), record(suite="other"), record(run={"version": 2, "model": "flows.nice"})]
-    found = [(board.suite, board.version, board.data) for board in boards(lines(records), metrics_of(records))]
+    found = [(board.suite, board.version, board.data) for board in boards(lines(by_run(records)), metrics_of(records))]
     assert found == [("flows", 1, "moons"), ("flows", 1, "rings"), ("flows", 2, "moons"), ("other", 1, "moons")]
 
 
@@ -332,7 +339,7 @@ def test_another_suite_beside_does_not_move_columns():
         return record(suite=suite, run={"metrics": metrics}, measurements=found)
 
     records = [of("vaes", ("latents", "representation")), of("autoencoders", ("representation", "latents"))]
-    orders = {b.suite: [c.measurement for c in b.columns] for b in boards(lines(records), metrics_of(records))}
+    orders = {b.suite: [c.measurement for c in b.columns] for b in boards(lines(by_run(records)), metrics_of(records))}
     assert orders == {"vaes": ["elbo", "probe"], "autoencoders": ["probe", "elbo"]}
 
 
@@ -344,7 +351,7 @@ def test_columns_follow_the_suites_file_where_it_is_at_hand():
     }
     records = [record(run={"metrics": ("representation", "latents", "likelihood:L100")}, measurements=found)]
     said = papers().model_copy(update={"metrics": ("latents", "likelihood:L100", "representation")})
-    (board,) = boards(lines(records), metrics_of(records, [said]))
+    (board,) = boards(lines(by_run(records)), metrics_of(records, [said]))
     assert [column.measurement for column in board.columns] == ["elbo", "nats", "probe"]
     assert [column.measurement for column in board_of(records).columns] == ["probe", "elbo", "nats"]
 
@@ -439,7 +446,7 @@ def test_published_rows_are_marked_in_every_output_and_counted_in_none(tmp_path,
     records = [made for seed in (0, 1) for made in [record(seed=seed, nats=1.0 + seed, suite="papers")]]
     page = written(records, tmp_path)
     row = next(row for row in json.loads(page.scripts[0])["boards"][0]["rows"] if row["published"])
-    assert (row["published"], row["cells"][0]["text"], row["runs"]) == (HOSTILE, "1.05", [])
+    assert (row["published"], row["cells"][0]["mean_text"], row["runs"]) == (HOSTILE, "1.05", [])
     assert any(tag == "tr" and attributes.get("title") == HOSTILE for tag, attributes in page.tags)
     text = (tmp_path / "out" / "LEADERBOARD.md").read_text(encoding="utf-8")
     assert "| – | *P\\|per, published* | 1.05 |" in text
@@ -554,11 +561,15 @@ def test_the_page_asks_for_nothing_but_itself(tmp_path):
 def test_behind_every_cell_are_commit_environment_command_and_single_values(tmp_path):
     records = row_of([1.0, 1.5], command="genbench run flows")
     data = json.loads(written(records, tmp_path).scripts[0])
-    (cell,) = data["boards"][0]["rows"][0]["cells"]
-    for (seed, run, value, *_, name), made in zip(cell["seeds"], records, strict=True):
-        execution = data["executions"][name]
-        assert (seed, run, value) == (made.run.seed, made.id, made.measurements["nats"].value)
-        assert (execution["commit"], execution["command"]) == ("c" * 40, "genbench run flows")
+    (row,) = data["boards"][0]["rows"]
+    (cell,) = row["cells"]
+    for (seed, value, *_, impl, place), run, made in zip(cell["seeds"], row["runs"], records, strict=True):
+        execution = data["executions"][place]
+        assert (seed, value) == (made.run.seed, made.measurements["nats"].value)
+        assert data["impls"][impl] == made.measurements["nats"].impl
+        assert run == [made.run.seed, made.id, place]
+        assert (execution["execution"], execution["commit"]) == (made.execution, "c" * 40)
+        assert execution["command"] == "genbench run flows"
         assert data["environments"][execution["environment"]] == made.environment
 
 
@@ -620,7 +631,7 @@ def test_plots_are_small_pngs_that_the_markdown_shows_and_what_is_not_drawn_agai
 
 def test_every_board_has_its_first_plot_before_any_has_a_second():
     records = [made for i in range(5) for made in row_of([1.0, 1.2], data=f"d{i}", curve=CURVE)]
-    tables = boards(lines(records), metrics_of(records))
+    tables = boards(lines(by_run(records)), metrics_of(records))
     names = [name for name, _ in figures(tables, curves_of(by_run(records)), 7)]
     assert [name.split(".")[-2] for name in names] == ["intervals"] * 5 + ["learning"] * 2
 

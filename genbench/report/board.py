@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from genbench.report.tidy import Line
 from genbench.run import Better, Kind
 
 SPEED = ("train_throughput", "sample_throughput")  # the speed that stands for a board; else the first in .../s
 
 
-@dataclass(frozen=True)
-class Column:
-    """A measurement of one kind."""
+class Column(NamedTuple):
+    """A measurement of one kind, in one unit."""
 
     measurement: str
     kind: Kind
-    unit: str = field(compare=False)
-    better: Better = field(compare=False)
+    unit: str
+    better: Better
 
     @property
     def heading(self) -> str:
@@ -34,36 +34,28 @@ class Column:
         return "" if self.unit in self.measurement.split("_") else self.unit
 
 
-class Seed(NamedTuple):
-    """What one run gave a cell, and the execution it is from."""
-
-    seed: int
-    id: str
-    value: float | None
-    stderr: float | None
-    n: int
-    impl: str
-    execution: str
-
-
 @dataclass(frozen=True)
 class Cell:
     """Mean over n seeds and half its 95 % interval (None where n < 2); None for what there is not.
 
     Attributes:
+        mean_text, interval_text: what is shown of them, see text.shown.
         stderr: of the test set, apart from the seeds.
         p20, p80: of a timing's repetitions, where there is one seed.
+        seeds: what each run gave it.
     """
 
     n: int
     mean: float | None
     half: float | None
+    mean_text: str
+    interval_text: str
     stderr: float | None
     p20: float | None
     p80: float | None
     rank: int | None
     unranked: str
-    seeds: tuple[Seed, ...]
+    seeds: tuple[Line, ...]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from genbench.report.board import Board, Cell, Column, Row, Seed
+from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.cells import Fold, Key, Place, cells, failures, later, rows, verdicts
+from genbench.report.text import shown
 from genbench.report.tidy import Line
 
 PRIMARY = (
@@ -68,12 +69,9 @@ def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int) 
 def _cell(fold: Fold) -> Cell:
     valued = [line for line in fold.lines if line.value is not None]
     p20, p80 = (valued[0].p20, valued[0].p80) if fold.n == 1 else (None, None)
-    seeds = tuple(_seed(line) for line in fold.lines)
-    return Cell(fold.n, fold.mean, fold.half, fold.stderr, p20, p80, fold.rank, fold.unranked, seeds)
-
-
-def _seed(line: Line) -> Seed:
-    return Seed(line.seed, line.id, line.value, line.stderr, line.n or 0, line.impl or "", line.execution)
+    texts = shown(fold.mean, fold.half, p20, p80, fold.column.unit)
+    spreads = (fold.stderr, p20, p80)
+    return Cell(fold.n, fold.mean, fold.half, *texts, *spreads, fold.rank, fold.unranked, tuple(fold.lines))
 
 
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:

@@ -1,7 +1,7 @@
 """The fold over seeds: lines -> rows and cells, with intervals, completeness and ranks.
 
-A row is a name within (suite, version, data). A column is a measurement of one kind: exact values, bounds and
-estimates never share one. A cell is where they meet: mean and interval over the seeds of the row.
+A row is a name within (suite, version, data). A column is a measurement of one kind, in one unit: exact values, bounds
+and estimates never share one. A cell is where they meet: mean and interval over the seeds of the row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Fold:
 
     Attributes:
         lines: one for each seed, in the order of the seeds.
-        impl: by what it was measured last, and on which data; `alike` is whether all seeds were.
+        execution: the newest of them.
+        impl: by what it was measured there, and on which data; `alike` is whether all seeds were.
         std: with n - 1 in the denominator; None where n < 2, as `half`, of the t-interval at 95 %.
         stderr: of the test set: root mean square over seeds.
         failed: whether a run of the row did.
@@ -38,6 +39,7 @@ class Fold:
 
     lines: list[Line]
     column: Column
+    execution: str
     impl: str
     alike: bool
     n: int
@@ -119,9 +121,9 @@ def cells(rows: Mapping[Key, Sequence[Line]]) -> dict[Key, dict[Column, Fold]]:
         held: dict[Any, list[Line]] = defaultdict(list)
         for line in lines:
             if line.measurement is not None:
-                held[line.measurement, line.kind].append(line)
+                held[line.measurement, line.kind, line.unit, line.better].append(line)
         failed = failures(lines) != ""
-        found[key] = {fold.column: fold for fold in (_folded(group, failed) for group in held.values())}
+        found[key] = {fold.column: fold for fold in (_folded(Column(*said), held[said], failed) for said in held)}
         for column, fold in found[key].items():
             columns[key[:3], column].append(fold)
     for folds in columns.values():
@@ -129,16 +131,16 @@ def cells(rows: Mapping[Key, Sequence[Line]]) -> dict[Key, dict[Column, Fold]]:
     return found
 
 
-def _folded(lines: list[Line], failed: bool) -> Fold:
+def _folded(column: Column, lines: list[Line], failed: bool) -> Fold:
     lines = sorted(lines, key=lambda line: line.seed)
     last = max(lines, key=lambda line: line.execution)
     values = [line.value for line in lines if line.value is not None]
     squares = [line.stderr**2 for line in lines if line.stderr is not None]
     mean, std = _moments(values)
-    column = Column(str(last.measurement), last.kind or "exact", last.unit or "", last.better)
     return Fold(
         lines=lines,
         column=column,
+        execution=last.execution,
         impl=_by(last),
         alike=len({_by(line) for line in lines}) == 1,
         n=len(values),
@@ -164,7 +166,7 @@ def _by(line: Line) -> str:
 
 def _complete(folds: Sequence[Fold]) -> None:
     """Give the cells of a column their intervals, and ranks or the first reason for which there is none."""
-    now = _by(max((line for fold in folds for line in fold.lines), key=lambda line: line.execution))
+    now = max(folds, key=lambda fold: fold.execution).impl
     usual = _usual(folds)
     for fold in folds:
         fold.unranked = _unranked(fold, now, usual)

@@ -14,7 +14,7 @@ from rich.table import Table
 from genbench.report.cells import Fold, Key, cells, failures, rows, sample_of
 from genbench.report.intervals import p_value, welch, welch_half_width
 from genbench.report.text import number
-from genbench.report.tidy import lines
+from genbench.report.tidy import by_run, lines
 from genbench.run import Record
 
 COLUMNS = (
@@ -30,7 +30,7 @@ def compared(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> p
     or another version of the metric), and by row, with no measurement, "failed" where b has failures that a has
     not. What only one side holds is left out.
     """
-    first, second = rows(lines(a)), rows(lines(b))
+    first, second = (rows(lines(by_run(records))) for records in (a, b))
     shared = [key for key in first if key in second]
     before, after = cells(first), cells(second)
     both = [(key, x, after[key][x.column]) for key in shared for x in before[key].values() if x.column in after[key]]

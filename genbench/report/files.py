@@ -45,7 +45,8 @@ def write(
         svg: whether they are wanted as vectors, too.
     """
     records = list(records)
-    told, runs, files = lines(records), by_run(records), suite_files(records, folder)
+    runs, files = by_run(records), suite_files(records, folder)
+    told = lines(runs)
     tables = [
         with_published(board, files.get((board.suite, board.version)))
         for board in boards(told, metrics_of(records, files.values()))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from genbench.report.board import Board, Column, Row
 from genbench.report.protocol import RULES, Machines, protocol, seeds
-from genbench.report.text import interval, mean, notes
+from genbench.report.text import notes
 
 SHOWN = {  # below a table, by kind of plot
     "intervals": "What orders the rows: each seed a tick, the mean and its 95 % interval a bar",
@@ -92,13 +92,9 @@ def _cell(board: Board, row: Row, column: Column) -> str:
     cell, said = row.cells.get(column), notes(board, row, column)
     if cell is None:
         return escaped(said) or "–"
-    value = mean(cell, column.unit)
-    value = f"**{value}**" if cell.rank == 1 else value
+    value = f"**{cell.mean_text}**" if cell.rank == 1 else cell.mean_text
     rank = f" #{cell.rank}" if cell.rank and column != board.columns[0] else ""
-    return (
-        " ".join(part for part in (value, interval(cell, column.unit), f"({escaped(said)})" if said else "") if part)
-        + rank
-    )
+    return " ".join(part for part in (value, cell.interval_text, f"({escaped(said)})" if said else "") if part) + rank
 
 
 def _line(cells: list[str]) -> str:

@@ -63,7 +63,8 @@ def shape(mark: Mark, upright: bool = False) -> str:
 
 def means(column: Column, marks: Iterable[Mark]) -> str:
     """Return what kind of number a column holds and how it was taken, as the records of `marks` say."""
-    impls = (seed.impl.partition(", ")[2] for mark in marks if mark.column == column for seed in mark.cell.seeds)
+    seeds = (seed for mark in marks if mark.column == column for seed in mark.cell.seeds)
+    impls = ((seed.impl or "").partition(", ")[2] for seed in seeds)
     said = " or ".join(dict.fromkeys(impl for impl in impls if impl))
     most = {"lower": ", at most", "higher": ", at least", None: ""}[column.better] if column.kind == "bound" else ""
     by = " by annealing" if column.measurement.startswith("ais_") else ""

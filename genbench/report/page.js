@@ -134,6 +134,7 @@ function frame(width, height, x, y, xUnit, yUnit, xLabel) {
 
 const chart = (title, svg) => element("figure", { class: "chart" }, element("figcaption", {}, ...title), svg);
 const spread = cell => cell.half !== null ? [cell.mean - cell.half, cell.mean + cell.half] : cell.p20 !== null ? [cell.p20, cell.p80] : [cell.mean, cell.mean];
+const told = cell => `${cell.mean_text} ${cell.interval_text}`.trim();
 const named = column => column.heading + (column.shown_unit ? ", " + column.shown_unit : "");
 
 function mark(row, column, text, ...children) {
@@ -154,15 +155,15 @@ function intervals(table, rows) {
   if (!lines.length) return null;
   const width = 380, height = 46 + 21 * Math.max(lines.length, 4), longest = Math.max(...lines.map(line => label(line).length));
   const left = Math.min(150, 14 + 6.3 * longest), name = text => text.length > 23 ? text.slice(0, 22) + "…" : text;
-  const singles = lines.flatMap(line => line.cell.seeds.map(seed => seed[2]).filter(v => v !== null));
+  const singles = lines.flatMap(line => line.cell.seeds.map(seed => seed[1]).filter(v => v !== null));
   const x = axis([...lines.flatMap(line => spread(line.cell)), ...singles], left, width - 12, false);
   const svg = frame(width, height, x, null, table.columns[0].unit, "", named(table.columns[0]));
   lines.forEach(({ row, c, column, cell }, i) => {
     const y = 20 + 21 * i, [low, high] = spread(cell).map(x.at);
-    svg.append(mark(row, c, `${row.label}\n${column.heading} ${cell.text}\n${row.published || "n = " + cell.n}${row.failures ? ", " + row.failures : ""}`,
+    svg.append(mark(row, c, `${row.label}\n${column.heading} ${told(cell)}\n${row.published || "n = " + cell.n}${row.failures ? ", " + row.failures : ""}`,
       element("rect", { class: "hit", x: 0, y: y - 10, width, height: 21, style: "fill:transparent;stroke:none" }),
       element("line", { class: "bar", x1: low, x2: high, y1: y, y2: y }),
-      ...cell.seeds.filter(seed => seed[2] !== null).map(seed => element("line", { class: "tick", x1: x.at(seed[2]), x2: x.at(seed[2]), y1: y - 5, y2: y + 5 })),
+      ...cell.seeds.filter(seed => seed[1] !== null).map(seed => element("line", { class: "tick", x1: x.at(seed[1]), x2: x.at(seed[1]), y1: y - 5, y2: y + 5 })),
       symbol(column.kind, x.at(cell.mean), y)), element("text", { class: "label", x: left - 10, y: y + 4, "text-anchor": "end" }, name(label({ row, column }))));
   });
   return chart([named(table.columns[0])], svg);
@@ -186,7 +187,7 @@ function scatter(board, table, rows) {
   const svg = frame(width, height, x, y, cx.unit, cy.unit, named(cx));
   for (const row of points) {
     const [a, b] = chosen.map(c => row.cells[c]), [px, py] = [x.at(a.mean), y.at(b.mean)], [al, ah] = spread(a).map(x.at), [bl, bh] = spread(b).map(y.at);
-    svg.append(mark(row, chosen[1], `${row.label}\n${cy.heading} ${b.text}\n${cx.heading} ${a.text}`,
+    svg.append(mark(row, chosen[1], `${row.label}\n${cy.heading} ${told(b)}\n${cx.heading} ${told(a)}`,
       element("line", { class: "bar", x1: al, x2: ah, y1: py, y2: py }), element("line", { class: "bar", x1: px, x2: px, y1: bl, y2: bh }), symbol(cy.kind, px, py)));
   }
   svg.append(...labels(points.map(row => ({ text: row.label, at: [x.at(row.cells[chosen[0]].mean), y.at(row.cells[chosen[1]].mean)] })), 52, width));
@@ -240,9 +241,9 @@ function grid(heads, rows) {
 
 function behind(board, at, c) {
   const table = DATA.boards[board], row = table.rows[at], column = table.columns[c], cell = row.cells[c];
-  const seeds = cell ? cell.seeds : [], names = new Set(seeds.map(seed => seed[6]));
-  for (const [, , last] of row.runs) if (!cell || DATA.executions[last].status !== "ok") names.add(last);
-  const executions = [...names].map(name => ({ name, ...DATA.executions[name] }));
+  const seeds = cell ? cell.seeds : [], numbers = new Set(seeds.map(seed => seed[5])), ids = new Map(row.runs);
+  for (const [, , last] of row.runs) if (!cell || DATA.executions[last].status !== "ok") numbers.add(last);
+  const executions = [...numbers].map(i => DATA.executions[i]);
   const distinct = key => [...new Set(executions.map(execution => execution[key]))].filter(value => value !== null);
   const commit = execution => (execution.commit || "unknown").slice(0, 12) + (execution.dirty ? " with uncommitted changes" : "");
   const rank = cell && (cell.rank ? `rank ${cell.rank}` : cell.unranked && `not ranked: ${cell.unranked}`);
@@ -250,11 +251,11 @@ function behind(board, at, c) {
   const paper = row.published && list([["source", row.published], ["kind", column.kind], ["rank", "never ranked: what a paper reports, under its own protocol"]]);
   document.getElementById("behind").replaceChildren(...[
     element("h3", { id: "behind-title" }, `${row.label}, ${column.heading} on ${table.data}`),
-    element("p", { class: "value" }, cell ? (cell.text || "no value") + " " + column.shown_unit : row.failures || row.later || "not measured"),
+    element("p", { class: "value" }, cell ? (told(cell) || "no value") + " " + column.shown_unit : row.failures || row.later || "not measured"),
     ...paper ? [paper] : [
     list([["seeds", cell && cell.n], ["standard error of the test set", cell && cell.stderr !== null ? short(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later], ["verdicts", row.verdicts], ["model", row.model], ["settings", row.settings]]),
     seeds.length ? element("h4", {}, "single values") : null,
-    seeds.length ? grid(["seed", "value", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, id, value, stderr, n, impl, execution]) => [seed, value === null ? "none" : +value.toPrecision(7), stderr === null ? "" : short(stderr, ""), n, impl, id, execution])) : null,
+    seeds.length ? grid(["seed", "value", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, value, stderr, n, impl, i]) => [seed, value === null ? "none" : +value.toPrecision(7), stderr === null ? "" : short(stderr, ""), n, DATA.impls[impl], ids.get(seed), DATA.executions[i].execution])) : null,
     failed.length ? element("h4", {}, "runs that did not end well") : null,
     failed.length ? grid(["seed", "status", "tries", "run", "error"], failed.map(([seed, id, last]) => { const e = DATA.executions[last]; return [seed, e.status, e.attempts, id, e.error]; })) : null,
     element("h4", {}, "command"), ...(distinct("command").length ? distinct("command").map(command => element("pre", {}, command)) : [element("p", { class: "quiet" }, "not recorded")]),

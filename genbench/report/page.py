@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,12 @@ from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of, curves_of
 from genbench.report.pictures import ABOUT, pictures
 from genbench.report.protocol import RULES, Machines, protocol, seeds
-from genbench.report.text import failed, interval, mean, seeds_beside
+from genbench.report.text import failed, seeds_beside
 from genbench.report.tidy import Runs
 from genbench.run import Record
 
 HERE = Path(__file__).parent
 AXIS = 40  # rows that a chart has at most
-
-Environments = dict[tuple[tuple[str, Any], ...], int]  # what records say of a machine, each once -> its number
 
 
 def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) -> str:
@@ -33,7 +32,7 @@ def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) ->
     and by the script as text nodes.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    functions = (mean, interval, failed, seeds_beside, seeds, protocol)
+    functions = (failed, seeds_beside, seeds, protocol)
     environment.filters.update({function.__name__: function for function in functions})
     style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
     return environment.from_string(_read("page.html")).render(
@@ -65,31 +64,42 @@ def _suites(boards: Sequence[Board], machines: Machines) -> list[dict[str, Any]]
 # ------------------------------------------------------------------------------------- what is behind the cells
 
 
+class Numbers(dict[Any, int]):
+    """The number of each different thing: what many cells name is told once, and named by its number."""
+
+    def __missing__(self, thing: Any) -> int:
+        self[thing] = len(self)
+        return self[thing]
+
+
+@dataclass
+class Behind:
+    """What there is behind cells, and the numbers of what they name."""
+
+    runs: Runs
+    curves: Curves
+    executions: Numbers = field(default_factory=Numbers)
+    impls: Numbers = field(default_factory=Numbers)
+
+
 def _data(boards: Sequence[Board], runs: Runs) -> dict[str, Any]:
-    """Return what the script needs: boards, the executions they name, and the different environments of those."""
-    curves = curves_of(runs)
-    tables = [_board(board, curves, runs) for board in boards]
-    environments: Environments = {}
-    executions = {record.execution: _execution(record, environments) for record in _named(boards, runs)}
-    return {"boards": tables, "executions": executions, "environments": [dict(said) for said in environments]}
+    """Return what the script needs: boards, and the executions, ways to measure and environments that they name."""
+    behind, environments = Behind(runs, curves_of(runs)), Numbers()
+    tables = [_board(board, behind) for board in boards]
+    records = {record.execution: record for executions in runs.values() for record in executions}
+    executions = [_execution(records[name], environments) for name in behind.executions]
+    told = {"executions": executions, "impls": [*behind.impls], "environments": [dict(said) for said in environments]}
+    return {"boards": tables, **told}
 
 
-def _named(boards: Sequence[Board], runs: Runs) -> Iterable[Record]:
-    """Yield the executions that a cell names, and the newest of each run."""
-    cells = (cell for board in boards for row in board.rows for cell in row.cells.values())
-    named = {seed.execution for cell in cells for seed in cell.seeds}
-    for executions in runs.values():
-        yield from (record for record in executions if record is executions[-1] or record.execution in named)
-
-
-def _execution(record: Record, environments: Environments) -> dict[str, Any]:
-    environment = environments.setdefault(tuple(sorted(record.environment.items())), len(environments))
-    said = {key: getattr(record, key) for key in ("status", "attempts", "error", "command")}
+def _execution(record: Record, environments: Numbers) -> dict[str, Any]:
+    said = {key: getattr(record, key) for key in ("execution", "status", "attempts", "error", "command")}
     code = {key: record.code.get(key) for key in ("commit", "dirty")}
+    environment = environments[tuple(sorted(record.environment.items()))]
     return {**said, **code, "seconds": record.timings.get("total"), "environment": environment}
 
 
-def _board(board: Board, curves: Curves, runs: Runs) -> dict[str, Any]:
+def _board(board: Board, behind: Behind) -> dict[str, Any]:
     places = {id(row): at for at, row in enumerate(board.rows)}
     return {
         "suite": board.suite,
@@ -97,7 +107,7 @@ def _board(board: Board, curves: Curves, runs: Runs) -> dict[str, Any]:
         "columns": [_column(column) for column in board.columns],
         "axis": [(places[id(mark.row)], board.columns.index(mark.column)) for mark in marks_of(board, AXIS)],
         "against": _against(board),
-        "rows": [_row(board, row, curves, runs) for row in board.rows],
+        "rows": [_row(board, row, behind) for row in board.rows],
     }
 
 
@@ -123,19 +133,21 @@ def _column(column: Column) -> dict[str, Any]:
     return {key: getattr(column, key) for key in keys}
 
 
-def _row(board: Board, row: Row, curves: Curves, runs: Runs) -> dict[str, Any]:
-    last = {seed: runs[board.suite, run][-1].execution for seed, run in row.ids.items()}
-    points = [(point.step, point.validation, point.loss) for point in curve_of(board, row, curves)]
-    cells = [_cell(row.cells.get(column), column) for column in board.columns]
+def _row(board: Board, row: Row, behind: Behind) -> dict[str, Any]:
+    last = {seed: behind.runs[board.suite, run][-1].execution for seed, run in row.ids.items()}
+    points = [(point.step, point.validation, point.loss) for point in curve_of(board, row, behind.curves)]
     said = {
         key: getattr(row, key)
         for key in ("name", "label", "published", "model", "settings", "failures", "later", "verdicts", "hue")
     }
-    return {**said, "runs": [(seed, row.ids[seed], last[seed]) for seed in last], "curve": points, "cells": cells}
+    ends = [(seed, row.ids[seed], behind.executions[name]) for seed, name in last.items()]
+    cells = [_cell(row.cells.get(column), behind) for column in board.columns]
+    return {**said, "runs": ends, "curve": points, "cells": cells}
 
 
-def _cell(cell: Cell | None, column: Column) -> dict[str, Any] | None:
+def _cell(cell: Cell | None, behind: Behind) -> dict[str, Any] | None:
     if cell is None:
         return None
-    text = f"{mean(cell, column.unit)} {interval(cell, column.unit)}".strip()
-    return {**vars(cell), "text": text}
+    impls, executions = behind.impls, behind.executions
+    seeds = [(s.seed, s.value, s.stderr, s.n, impls[s.impl], executions[s.execution]) for s in cell.seeds]
+    return {**vars(cell), "seeds": seeds}

@@ -87,12 +87,13 @@ def hardware(environment: dict[str, Any]) -> str:
 
 def measured_on(records: Iterable[Record]) -> Machines:
     """Return by suite and version the sentence that names the machines on which its records were made."""
-    machines: dict[tuple[str, int], set[str]] = defaultdict(set)
+    environments: dict[tuple[str, int], set[tuple[Any, ...]]] = defaultdict(set)
     for record in records:
-        machines[record.run.suite, record.run.version].add(hardware(record.environment))
-    return {suite: _measured_on(sorted(texts - {""})) for suite, texts in machines.items()}
+        environments[record.run.suite, record.run.version].add(tuple(record.environment.items()))
+    return {suite: _measured_on(map(dict, several)) for suite, several in environments.items()}
 
 
-def _measured_on(machines: list[str]) -> str:
+def _measured_on(environments: Iterable[dict[str, Any]]) -> str:
+    machines = sorted({hardware(environment) for environment in environments} - {""})
     said = f"Measured on {'; '.join(machines) or 'hardware that is not recorded'}."
     return f"{said} Speeds from different machines are not comparable." if len(machines) > 1 else said

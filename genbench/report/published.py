@@ -39,8 +39,9 @@ def _cells(board: Board, paper: Published) -> dict[Column, Cell]:
     cells = {}
     for name, values in paper.values.items():
         if board.data in values:
-            column = replace(like.get(name) or Column(name, paper.kind, "", None), kind=paper.kind)
-            cells[column] = Cell(0, values[board.data], None, None, None, None, None, "published", ())
+            column = like.get(name, Column(name, paper.kind, "", None))._replace(kind=paper.kind)
+            value = values[board.data]
+            cells[column] = Cell(0, value, None, f"{value:g}", "", None, None, None, None, "published", ())
     return cells
 
 

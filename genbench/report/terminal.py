@@ -14,8 +14,8 @@ from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
 from genbench.report.protocol import hardware, protocol, seeds, suite_files
 from genbench.report.published import with_published
-from genbench.report.text import interval, mean, notes, number
-from genbench.report.tidy import lines, metrics_of, newest, settings
+from genbench.report.text import notes, number
+from genbench.report.tidy import by_run, lines, metrics_of, newest, settings
 from genbench.run import Record
 
 BOARDS, ROWS, NAME = 20, 20, 30  # boards, rows of a board, and letters of a name, that are printed
@@ -25,7 +25,7 @@ def leaderboard(records: Iterable[Record], console: Console) -> None:
     """Print a table for each suite and data set, with as many columns as fit."""
     records = list(records)
     suites = suite_files(records)
-    tables = boards(lines(records), metrics_of(records, suites.values()))
+    tables = boards(lines(by_run(records)), metrics_of(records, suites.values()))
     print_boards([with_published(board, suites.get((board.suite, board.version))) for board in tables], console)
 
 
@@ -86,7 +86,7 @@ def plain(board: Board, row: Row, column: Column) -> str:
     if cell is None:
         return said or "-"
     rank = f"#{cell.rank}" if cell.rank and column != board.columns[0] else ""
-    parts = (mean(cell, column.unit), interval(cell, column.unit), f"({said})" if said else "", rank)
+    parts = (cell.mean_text, cell.interval_text, f"({said})" if said else "", rank)
     return " ".join(part for part in parts if part) or "no value"
 
 

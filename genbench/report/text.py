@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
-from genbench.report.board import Board, Cell, Column, Row
+from genbench.report.board import Board, Column, Row
 
 SCALES = {"bytes": ((2**40, " TiB"), (2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB"), (1, " B"))}
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -43,28 +42,11 @@ def number(value: float, unit: str = "", spread: float | None = None) -> str:
     return fixed(value, digits(value, spread)) if value % 1 or spread else fixed(value, 0)
 
 
-def mean(cell: Cell, unit: str) -> str:
-    """Return the mean with the digits that its interval supports; nothing where there is no value.
-
-    What a paper reports, of no seed, has the digits that it reports.
-    """
-    return _said(cell.n, cell.mean, cell.half, cell.p20, cell.p80, unit)[0]
-
-
-def interval(cell: Cell, unit: str) -> str:
-    """Return ``± half`` over seeds, ``(p20-p80)`` of a timing's repetitions, or nothing."""
-    return _said(cell.n, cell.mean, cell.half, cell.p20, cell.p80, unit)[1]
-
-
-@functools.cache  # every form of the report says it
-def _said(
-    n: int, mean: float | None, half: float | None, p20: float | None, p80: float | None, unit: str
-) -> tuple[str, str]:
-    """Return a cell's mean and what stands beside it."""
+def shown(mean: float | None, half: float | None, p20: float | None, p80: float | None, unit: str) -> tuple[str, str]:
+    """Return a mean with the digits that its interval supports, and the interval: ``± half`` over seeds, or
+    ``(p20-p80)`` of a timing's repetitions. Nothing for what there is not."""
     if mean is None:
         return "", ""
-    if not n:
-        return f"{mean:g}", ""
     if half is not None:
         return number(mean, unit, half), _half(mean, half, unit)
     if p20 is not None and p80 is not None:

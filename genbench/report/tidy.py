@@ -61,17 +61,17 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     """Return `lines` as a frame whose columns are the fields of `Line`."""
     import pandas as pd
 
-    return pd.DataFrame(lines(records), columns=Line._fields, dtype=object).astype(NUMBERS)
+    return pd.DataFrame(lines(by_run(records)), columns=Line._fields, dtype=object).astype(NUMBERS)
 
 
-def lines(records: Iterable[Record]) -> list[Line]:
+def lines(runs: Runs) -> list[Line]:
     """Return one line per (run, measurement), and one per failure.
 
     A run may have been executed several times, for other metrics or on another day. Each measurement is taken
     from the newest `ok` execution that holds it, never from the best. A run whose newest execution failed has a
     line that says so, with no measurement and no value.
     """
-    return [line for executions in by_run(records).values() for line in _lines(executions)]
+    return [line for executions in runs.values() for line in _lines(executions)]
 
 
 def as_csv(lines: Iterable[Line]) -> str:
@@ -137,7 +137,7 @@ def _origin(record: Record) -> tuple[Any, ...]:
 def metrics_of(records: Iterable[Record], suites: Iterable[Suite] = ()) -> dict[str, tuple[str, ...]]:
     """Return by suite the metrics asked for, in the order of the files in `suites`, then in which its runs ask."""
     found: dict[str, dict[str, None]] = {}
-    said = [(suite.suite, suite.metrics) for suite in suites] + [(r.run.suite, r.run.metrics) for r in records]
-    for suite, metrics in said:
+    said = [*((suite.suite, suite.metrics) for suite in suites), *((r.run.suite, r.run.metrics) for r in records)]
+    for suite, metrics in dict.fromkeys(said):
         found.setdefault(suite, {}).update(dict.fromkeys(metrics))
     return {suite: tuple(metrics) for suite, metrics in found.items()}
