@@ -59,7 +59,7 @@ def write(
     plots |= galleries(tables, runs, folder / ".work", out / "plots")
     written = {
         "LEADERBOARD.md": markdown(tables, machines, plots).encode(),
-        "leaderboard.html": page(tables, machines, runs, folder / ".work").encode(),
+        "leaderboard.html": page(tables, machines, runs, folder / ".work"),
         "leaderboard.csv": as_csv([*told, *published_lines(tables)]).encode(),
         **{f"plots/{name}": content for name, content in plots.items()},
     }

@@ -23,9 +23,10 @@ from genbench.run import Record
 
 HERE = Path(__file__).parent
 AXIS = 40  # rows that a chart has at most
+DATA = '<script type="application/json" id="data">'  # the data follow it; records cannot write it, for they are escaped
 
 
-def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) -> str:
+def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) -> bytes:
     """Return the page for `boards`; `runs` hold what is behind each cell, `work` the pictures that metrics drew.
 
     The text of records reaches the page only through escaping: by the template, as JSON without angle brackets,
@@ -35,21 +36,22 @@ def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) ->
     functions = (failed, seeds_beside, seeds, protocol)
     environment.filters.update({function.__name__: function for function in functions})
     style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
-    return environment.from_string(_read("page.html")).render(
+    html = environment.from_string(_read("page.html")).render(
         suites=_suites(boards, machines), boards=boards, rules=RULES, count=len(runs), style=style, script=script,
-        pictures=pictures(boards, runs, work), about=ABOUT, data=_embedded(_data(boards, runs)),
-        data_sets=len({board.data for board in boards}),
+        pictures=pictures(boards, runs, work), about=ABOUT, data_sets=len({board.data for board in boards}),
     )  # fmt: skip
+    before, tag, after = html.partition(DATA)
+    return b"".join((before.encode(), tag.encode(), _embedded(_data(boards, runs)), after.encode()))
 
 
 def _read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _embedded(data: Any) -> Markup:
+def _embedded(data: Any) -> bytes:
     """Return `data` as JSON that cannot end the script element it stands in."""
-    text = to_json(data, inf_nan_mode="null").decode()  # half the time of json
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    text = to_json(data, inf_nan_mode="null")  # half the time of json
+    return text.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
 
 
 def _suites(boards: Sequence[Board], machines: Machines) -> list[dict[str, Any]]:
