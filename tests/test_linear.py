@@ -14,8 +14,8 @@ from genbench.nets import linear as module
 from genbench.nets.linear import Linear, large, linear, plain
 from genbench.nets.mlp import mlp
 
-B, I, O = 128, 160, 192  # noqa: E741
-assert B * I * O >= module.LARGE
+B, I, O = 128, 208, 192  # noqa: E741
+assert B * I * O >= 2 * module.LARGE
 
 needs_onednn = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN, or says it otherwise"

@@ -62,28 +62,35 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
 
     x (B, I), weight (O, I) -> (B, O).
     """
-    y: Tensor
     if large(x, weight.shape[0]):
-        W = weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
-        y = torch.ops.mkldnn._linear_pointwise(x, W, bias, "relu" if relu else "none", [], "")
-        return y
+        return onednn(x, dense(weight), bias, "relu" if relu else "none")
     y = nn.functional.linear(x, weight, bias)
     return y.relu_() if relu else y
 
 
 def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient g W of x W^T by x, g (B, O), weight (O, I) -> (B, I), by the faster library."""
-    return product(g, weight.t()) if large(g, weight.shape[1]) else torch.mm(g, weight)
+    return onednn(g, dense(weight).t()) if large(g, weight.shape[1]) else torch.mm(g, weight)
 
 
 def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
     """Return the gradient g^T x of x W^T by W, g (B, O), x (B, I) -> (O, I), by the faster library.
 
-    oneDNN takes a copy of g turned about, on one thread however many there are.
+    oneDNN takes a copy of g turned about, on one thread however many there are: on several it wins from 2 `LARGE`.
     """
-    if torch.get_num_threads() == 1 and large(g, x.shape[1]):
-        return product(g.t(), x.t())
-    return torch.mm(g.t(), x)
+    wins = large(g, x.shape[1] if torch.get_num_threads() == 1 else x.shape[1] // 2)
+    return onednn(g.t(), dense(x).t()) if wins else torch.mm(g.t(), x)
+
+
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    """Return x W^T + bias, and what `then` makes of it, by oneDNN; weight is `dense`."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "")
+    return y
+
+
+def dense(weight: Tensor) -> Tensor:
+    """Return `weight`, copied unless its rows, or its columns, lie one after another."""
+    return weight if weight.is_contiguous() or weight.t().is_contiguous() else weight.contiguous()
 
 
 class Product(torch.autograd.Function):
