@@ -1,7 +1,8 @@
 """Training speed of two libraries at equal architecture, by turns: same data, optimizer and process.
 
 Every round times the two in turn, so that what else the machine does falls on both alike; the ratio of a round is taken
-within it. Rounds are short and many, for the median of the ratios then moves least from one measurement to the next.
+within it. Rounds are short and many, and both are made anew a few times, for where their weights come to lie in memory
+decides some hundredths of the ratio: the median then moves least from one measurement to the next.
 What is timed is each library's own way to its loss, and the same step around it: on one thread, as genbench trains by
 default, a run a core; and on two.
 """
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from genbench.environment import environment, installed
 from genbench.provenance import code_version
 
-THREADS, ROUNDS, STEPS, WARM_UP = (1, 2), 105, 4, 20
+THREADS, MADE, ROUNDS, STEPS, WARM_UP = (1, 2), 5, 21, 4, 20
 
 
 class Trained(NamedTuple):
@@ -68,11 +69,13 @@ def measured(pair: Pair, x: Tensor, threads: int, rounds: int = ROUNDS) -> dict[
     """Return parameters, samples/s in every round, and quartiles of the ratio ours / theirs within a round."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    both = {"ours": pair.ours(), "theirs": pair.theirs()}
-    steps = {name: step_of(made) for name, made in both.items()}
-    for step in steps.values():
-        rate(step, x, WARM_UP)
-    raw = [{name: rate(step, x) for name, step in steps.items()} for _ in range(rounds)]
+    raw = []
+    for _ in range(MADE):
+        both = {"ours": pair.ours(), "theirs": pair.theirs()}
+        steps = {name: step_of(made) for name, made in both.items()}
+        for step in steps.values():
+            rate(step, x, WARM_UP)
+        raw += [{name: rate(step, x) for name, step in steps.items()} for _ in range(rounds)]
     return {
         "library": pair.library,
         "threads": threads,
@@ -97,7 +100,7 @@ def compare(
 ) -> None:
     """Print the table of all `pairs` on x (B, *shape), and write the record with every round to `file`."""
     versions = {name: installed(name) for name in libraries}
-    print(f"torch {torch.__version__}, {versions}, {ROUNDS} rounds of {STEPS} steps, batch {len(x)}")
+    print(f"torch {torch.__version__}, {versions}, {MADE} times {ROUNDS} rounds of {STEPS} steps, batch {len(x)}")
     print("                                            parameters             samples/s")
     print("                                threads       ours    theirs     ours   theirs  ratio  middle half")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in pairs}
@@ -106,7 +109,7 @@ def compare(
             found[name].append(measured(pair, x, threads))
             print(line(name, found[name][-1]), flush=True)
     if file:
-        protocol = {"batch": len(x), "rounds": ROUNDS, "steps": STEPS, "optimizer": "adam, fused", "dtype": "float32"}
+        protocol = {"batch": len(x), "made": MADE, "rounds": ROUNDS, "steps": STEPS, "optimizer": "adam, fused", "dtype": "float32"}
         record = {
             "what": "training samples/s at equal architecture, by turns; ratio: quartiles of ours / theirs in a round",
             "settings": {**protocol, **settings},
