@@ -109,7 +109,8 @@ def compare(
             found[name].append(measured(pair, x, threads))
             print(line(name, found[name][-1]), flush=True)
     if file:
-        protocol = {"batch": len(x), "made": MADE, "rounds": ROUNDS, "steps": STEPS, "optimizer": "adam, fused", "dtype": "float32"}
+        rounds = {"made": MADE, "rounds": ROUNDS, "steps": STEPS}
+        protocol = {"batch": len(x), **rounds, "optimizer": "adam, fused", "dtype": "float32"}
         record = {
             "what": "training samples/s at equal architecture, by turns; ratio: quartiles of ours / theirs in a round",
             "settings": {**protocol, **settings},
