@@ -118,7 +118,7 @@ PAIRS = {
     ),
     "Glow": Pair(
         "normflows",
-        lambda: ours(Glow(SPACE, depth=8, hidden=HIDDEN)),
+        lambda: ours(Glow(SPACE, depth=8, hidden=HIDDEN, start="rotation")),
         lambda: of_normflows(glow_layers()),
     ),
     "NSF, couplings": Pair(

@@ -12,7 +12,7 @@ from genbench.dataset import Space
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.coupling import AffineCoupling
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.lu import LULinear
+from genbench.models.flows.lu import LULinear, Start
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.reshaping import Flatten, divisible, multi_scale
 from genbench.nets.activations import Activation
@@ -24,16 +24,16 @@ __all__ = ["Glow"]
 Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
 
 
-def step_of_flow(shape: Shape, net: Net) -> list[Bijection]:
+def step_of_flow(shape: Shape, net: Net, start: Start) -> list[Bijection]:
     """Return ActNorm, invertible 1x1 convolution, affine coupling (figure 2a)."""
     C, split = shape[0], (shape[0] + 1) // 2
     coupling = AffineCoupling(net(split, 2 * (C - split)), C, split, scale="sigmoid")
-    return [ActNorm(shape), LULinear(shape, start="identity"), coupling]
+    return [ActNorm(shape), LULinear(shape, start=start), coupling]
 
 
-def steps_of_flow(shape: Shape, n: int, net: Net) -> list[Bijection]:
+def steps_of_flow(shape: Shape, n: int, net: Net, start: Start) -> list[Bijection]:
     """Return n steps in a row."""
-    return [bijection for _ in range(n) for bijection in step_of_flow(shape, net)]
+    return [bijection for _ in range(n) for bijection in step_of_flow(shape, net, start)]
 
 
 class Glow(Flow):
@@ -44,6 +44,7 @@ class Glow(Flow):
         hidden: widths of a coupling's perceptron (vectors).
         levels, channels: L, and the width of a coupling's convolutions (images).
         network: "mlp" takes an image as a vector.
+        start: of the matrices of the convolutions; the paper's are rotations drawn at random (section 3.2).
         **options: as `Flow` takes them.
 
     Raises:
@@ -59,6 +60,7 @@ class Glow(Flow):
         levels: int = 2,
         channels: int = 64,
         network: Literal["auto", "mlp"] = "auto",
+        start: Start = "identity",
         activation: Activation = "relu",
         dropout: float = 0.0,
         **options: Any,
@@ -66,9 +68,9 @@ class Glow(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(convnet, channels=channels, activation=activation, dropout=dropout, zero=True)
-            steps = partial(steps_of_flow, n=depth, net=net)
+            steps = partial(steps_of_flow, n=depth, net=net, start=start)
             bijections = multi_scale(divisible(space.shape, levels=levels), levels, steps)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
-            bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), depth, net)]
+            bijections = [Flatten(space.shape), *steps_of_flow((space.dims,), depth, net, start)]
         super().__init__(space, bijections, **options)

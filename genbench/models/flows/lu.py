@@ -13,6 +13,8 @@ from torch.nn.functional import linear
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.closed import Step
 
+Start = Literal["rotation", "identity"]  # of a matrix
+
 
 def columns(x: Tensor) -> Tensor:
     """Return the channels of every position as a column, x (B, C, ...) -> (C, B ...)."""
@@ -59,32 +61,36 @@ class Factored(torch.autograd.Function):
 
 
 class Turned(torch.autograd.Function):
-    """x (B, C), (), P or None, packed, sign -> W x and its log-determinant, with their gradient in closed form."""
+    """x (B, C), (), rows or None, packed, sign -> W x and its log-determinant, with their gradient in closed form."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, options: tuple[()], P: Tensor | None, packed: Tensor, sign: Tensor
+        ctx: Any, x: Tensor, options: tuple[()], rows: Tensor | None, packed: Tensor, sign: Tensor
     ) -> tuple[Tensor, Tensor]:
         L, U = factors(packed, sign)
-        W = permuted(P, lu(L, U))
-        ctx.save_for_backward(x, P, packed, sign, L, U, W)
+        W = permuted(lu(L, U), rows)
+        ctx.save_for_backward(x, rows, packed, sign, L, U, W)
         return torch.mm(x, W.t()), packed.diagonal().sum()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (g, glogdet), (x, P, packed, sign, L, U, W) = cotangents, ctx.saved_tensors
+        (g, glogdet), (x, rows, packed, sign, L, U, W) = cotangents, ctx.saved_tensors
         if torch.is_grad_enabled():
             L, U = factors(packed, sign)
-            W = permuted(P, lu(L, U))
-        by_W = g.t() @ x
-        found = by_packed(by_W if P is None else P.t() @ by_W, L, U)
+            W = permuted(lu(L, U), rows)
+        found = by_packed(restored(g.t() @ x, rows), L, U)
         found.diagonal().add_(glogdet)
         return g @ W, None, None, found, None
 
 
-def permuted(P: Tensor | None, W: Tensor) -> Tensor:
-    """Return P W; None for the identity."""
-    return W if P is None else P @ W
+def permuted(W: Tensor, rows: Tensor | None) -> Tensor:
+    """Return P W, the `rows` of W in turn; None for the identity."""
+    return W if rows is None else W.index_select(0, rows)
+
+
+def restored(W: Tensor, rows: Tensor | None) -> Tensor:
+    """Return P^T W, of which W is `permuted`."""
+    return W if rows is None else W.index_copy(0, rows, W)
 
 
 class LULinear(Bijection):
@@ -94,27 +100,27 @@ class LULinear(Bijection):
     (C, C), as LAPACK packs them: nothing is stored, nor stepped by an optimizer, that is always zero.
     """
 
-    P: Tensor
+    rows: Tensor | None  # of (1 + L)(U + diag(sign e^s)), as P takes them
     sign: Tensor
 
-    def __init__(self, shape: Shape, *, start: Literal["rotation", "identity"] = "rotation") -> None:
+    def __init__(self, shape: Shape, *, start: Start = "rotation") -> None:
         super().__init__()
-        self.positions, self.permutes = math.prod(shape[1:]), start == "rotation"  # else P is the identity
+        self.positions = math.prod(shape[1:])
         W = torch.linalg.qr(torch.randn(shape[0], shape[0]))[0] if start == "rotation" else torch.eye(shape[0])
         P, L, U = torch.linalg.lu(W)
-        self.register_buffer("P", P)
+        self.register_buffer("rows", P.argmax(1) if start == "rotation" else None)  # else P is the identity
         self.register_buffer("sign", U.diagonal().sign())
         self.packed = nn.Parameter(L.tril(-1) + U.triu().diagonal_scatter(U.diagonal().abs().log()))
 
     def weight(self) -> Tensor:
         """Return W (C, C)."""
         W: Tensor = Factored.apply(self.packed, self.sign) if eager() else lu(*factors(self.packed, self.sign))
-        return permuted(self.P if self.permutes else None, W)
+        return permuted(W, self.rows)
 
     def step(self, x: Tensor) -> Step | None:
         if x.ndim != 2 or not eager() or torch.is_autocast_enabled(x.device.type):
             return None
-        return Step(Turned, (), (self.P if self.permutes else None, self.packed, self.sign))
+        return Step(Turned, (), (self.rows, self.packed, self.sign))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if step := self.step(x):
@@ -125,5 +131,5 @@ class LULinear(Bijection):
 
     def inverse(self, y: Tensor) -> Tensor:
         L, U = factors(self.packed, self.sign)
-        x = torch.linalg.solve_triangular(L, self.P.T @ columns(y), upper=False, unitriangular=True)
+        x = torch.linalg.solve_triangular(L, restored(columns(y), self.rows), upper=False, unitriangular=True)
         return from_columns(torch.linalg.solve_triangular(U, x, upper=True), y)
