@@ -739,6 +739,16 @@ def test_a_gallery_is_kept_while_it_is_of_the_pictures_asked_for(tmp_path):
     assert not path.exists(), "it showed a row that is no more"
 
 
+@pytest.mark.parametrize("colours", [16, 400])
+def test_a_gallery_of_photographs_keeps_their_colours(tmp_path, colours):
+    pixels = np.random.default_rng(0).integers(0, 256, (colours, 3), dtype=np.uint8)[np.arange(400) % colours]
+    Image.fromarray(pixels.reshape(20, 20, 3)).resize((400, 400), Image.Resampling.NEAREST).save(tmp_path / "a.png")
+    name = Work(tmp_path / ".work").put((tmp_path / "a.png").read_bytes(), ".png")
+    write(row_of([1.0, 1.1], files={"samples.png": name}), tmp_path, tmp_path)
+    shown = Image.open(tmp_path / "plots" / "flows-v1-moons.samples.png").convert("RGB").getcolors(1 << 20)
+    assert (len(shown) > 256) == (colours > 256)
+
+
 def test_curves_are_thinned_and_keep_their_ends(tmp_path):
     data = json.loads(written(suite_records(), tmp_path).scripts[0])
     curve = data["boards"][0]["rows"][0]["curve"]

@@ -71,10 +71,10 @@ def styled(draw: Draw, board: Board) -> Figure | None:
         return draw(board)
 
 
-def rendered(figure: Figure, svg: bool = False, shades: int = SHADES, about: str = "") -> dict[str, bytes]:
+def rendered(figure: Figure, svg: bool = False, shades: int | None = SHADES, about: str = "") -> dict[str, bytes]:
     """Return the figure as "png" on white and, if asked for, as "svg"; the same bytes for the same figure.
 
-    A PNG has `shades` colours, which makes it a third as large, and says `about` in its text "Source".
+    A PNG has `shades` colours, which makes it a third as large (None: all), and says `about` in its text "Source".
     """
     said, files = PngInfo(), {form: io.BytesIO() for form in (("png", "svg") if svg else ("png",))}
     if about:
@@ -86,8 +86,9 @@ def rendered(figure: Figure, svg: bool = False, shades: int = SHADES, about: str
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
-    few = picture.quantize(shades, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    few.save(files["png"], "png", pnginfo=said)
+    if shades:
+        picture = picture.quantize(shades, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture.save(files["png"], "png", pnginfo=said)
     return {form: file.getvalue() for form, file in files.items()}
 
 

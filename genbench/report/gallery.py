@@ -21,7 +21,7 @@ from genbench.report.pictures import drawn
 from genbench.report.tidy import Runs
 
 NAME = "samples.png"  # model left, data right
-SHADES = 16
+SHADES = 16  # of pictures that have few themselves
 BEST, FAMILIES = 3, 6  # rows that are shown: the best, or where there are several families the best of each
 
 
@@ -68,7 +68,8 @@ def gallery(board: Board, chosen: Sequence[tuple[Row, str]], work: Path) -> byte
     shown = [(row.name, model) for (row, _), (model, _) in zip(chosen, halves, strict=True)]
     data = next((data for _, data in halves if data), None)
     figure = panels(title(board), [*shown, *([("data", data)] if data else [])])
-    return rendered(figure, shades=SHADES, about=source(board, chosen))["png"]
+    colourful = any(picture.convert("RGB").getcolors() is None for _, picture in shown)  # more than 256 colours
+    return rendered(figure, shades=None if colourful else SHADES, about=source(board, chosen))["png"]
 
 
 def split(whole: Image.Image) -> tuple[Image.Image, Image.Image | None]:
