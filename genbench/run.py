@@ -273,7 +273,7 @@ class Run(Settings):
 # -------------------------------------------------------------------------------------------------- suites
 
 Kind = Literal["exact", "bound", "estimate"]
-Better = Literal["lower", "higher"] | None  # the end of a scale that is
+Better = Literal["lower", "higher"] | None  # None: neither is
 
 
 def _listed(value: Any) -> Any:

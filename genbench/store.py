@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ class Store:
     """The records under `folder`, and `work`, its folder for what is not published.
 
     Attributes:
-        damaged: (file, why) of every file that the last reading skipped. Nothing is ever deleted.
+        damaged: (file, why) of every file, or folder, that the last reading skipped. Nothing is ever deleted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,17 +70,30 @@ class Store:
         """Return the names of the suites that have records."""
         return {suite for suite, _, _ in self._places()}
 
-    def _places(self, suites: Iterable[str] | None = None, runs: Iterable[str] | None = None) -> Iterator[Place]:
-        """Yield where every record of `suites` and `runs` is; other files may stand beside them, as in ``peers/``."""
-        for suite in _listed(self.folder) if suites is None else suites:
-            for run in _listed(self.folder, suite) if runs is None else runs:
-                files = (file for file in _listed(self.folder, suite, run) if file.endswith(".json"))
-                yield from ((suite, run, file.removesuffix(".json")) for file in files)
+    def _places(self, suites: Collection[str] | None = None, run: str | None = None) -> Iterator[Place]:
+        """Yield where every record is, of `suites` and of `run`; other files may stand beside, as in ``peers/``."""
+        for suite in self._listed() if suites is None else suites:
+            for id in self._listed(suite) if run is None else [run]:
+                files = (file for file in self._listed(suite, id) if file.endswith(".json"))
+                yield from ((suite, id, file.removesuffix(".json")) for file in files)
+
+    def _listed(self, *path: str) -> list[str]:
+        """Return what is in a folder and not hidden, nothing where there is none; `damaged` names one that cannot be
+        read."""
+        folder = os.path.join(self.folder, *path)
+        try:
+            return [name for name in os.listdir(folder) if not name.startswith(".")]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self.damaged.append((Path(folder), error.strerror or str(error)))
+            return []
 
     def records(self, suites: str | Iterable[str] | None = None) -> list[Record]:
         """Return the records of `suites` (default: all), oldest first; what cannot be read is put in `damaged`."""
         self.damaged = []
-        return self._read(self._places({suites} if isinstance(suites, str) else suites))
+        chosen = None if suites is None else {suites} if isinstance(suites, str) else set(suites)
+        return self._read(self._places(chosen))
 
     def _read(self, places: Iterable[Place]) -> list[Record]:
         read = (self._record(place) for place in places)
@@ -102,18 +115,9 @@ class Store:
 
     def of(self, run: Run) -> list[Record]:
         """Return the records of `run`, oldest first."""
-        return self._read(self._places([run.suite], [run.id]))
+        return self._read(self._places([run.suite], run.id))
 
     def held(self, run: Run) -> set[str]:
         """Return the metrics that ok records of `run` hold, under the name it has now: a row may be renamed."""
         good = (record.run for record in self.of(run) if record.status == "ok")
         return {metric for held in good if held.name == run.name for metric in held.metrics}
-
-
-def _listed(*path: str | Path) -> list[str]:
-    """Return what is in the folder at `path` and not hidden; nothing where there is no folder."""
-    try:
-        names = os.listdir(os.path.join(*path))
-    except OSError:
-        return []
-    return [name for name in names if not name.startswith(".")]

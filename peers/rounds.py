@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from genbench.environment import environment, installed
 from genbench.provenance import code_version
 
-THREADS, MADE, ROUNDS, STEPS, WARM_UP = (1, 2), 5, 21, 4, 20
+THREADS, MAKINGS, ROUNDS, STEPS, WARM_UP = (1, 2), 5, 21, 4, 20
 
 
 class Trained(NamedTuple):
@@ -70,7 +70,7 @@ def measured(pair: Pair, x: Tensor, threads: int, rounds: int = ROUNDS) -> dict[
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     raw = []
-    for _ in range(MADE):
+    for _ in range(MAKINGS):
         both = {"ours": pair.ours(), "theirs": pair.theirs()}
         steps = {name: step_of(made) for name, made in both.items()}
         for step in steps.values():
@@ -100,7 +100,7 @@ def compare(
 ) -> None:
     """Print the table of all `pairs` on x (B, *shape), and write the record with every round to `file`."""
     versions = {name: installed(name) for name in libraries}
-    print(f"torch {torch.__version__}, {versions}, {MADE} times {ROUNDS} rounds of {STEPS} steps, batch {len(x)}")
+    print(f"torch {torch.__version__}, {versions}, {MAKINGS} times {ROUNDS} rounds of {STEPS} steps, batch {len(x)}")
     print("                                            parameters             samples/s")
     print("                                threads       ours    theirs     ours   theirs  ratio  middle half")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in pairs}
@@ -109,7 +109,7 @@ def compare(
             found[name].append(measured(pair, x, threads))
             print(line(name, found[name][-1]), flush=True)
     if file:
-        rounds = {"made": MADE, "rounds": ROUNDS, "steps": STEPS}
+        rounds = {"made": MAKINGS, "rounds": ROUNDS, "steps": STEPS}
         protocol = {"batch": len(x), **rounds, "optimizer": "adam, fused", "dtype": "float32"}
         record = {
             "what": "training samples/s at equal architecture, by turns; ratio: quartiles of ours / theirs in a round",

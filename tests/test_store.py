@@ -32,6 +32,26 @@ def test_what_is_written_is_read_and_sorted_by_time(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.new")), "no temporary file is left"
 
 
+def test_suites_asked_for_twice_are_read_once_and_no_other(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(record("1-a-x"))
+    store.write(record("2-a-y", run=RUN.model_copy(update={"suite": "other"})))
+    (tmp_path / "s" / ".hidden").mkdir()
+    (tmp_path / "s" / ".hidden" / "3-a-z.json").write_text("{}")
+    assert [r.execution for r in store.records(["s", "s"])] == ["1-a-x"]
+    assert store.suites() == {"s", "other"}
+    assert store.damaged == []
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(record("1-a-x"))
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "s" / "notes.txt").write_text("no folder")
+    assert [r.execution for r in store.records()] == ["1-a-x"]
+    assert [path for path, _ in store.damaged] == [tmp_path / "loop"]
+
+
 def test_merging_two_machines_is_copying(tmp_path: Path) -> None:
     a, b = Store(tmp_path / "a"), Store(tmp_path / "b")
     a.write(record("1-a-x"))
