@@ -20,7 +20,7 @@ from genbench.environment import deciding_code, environment, host
 from genbench.evaluation import Evaluation
 from genbench.model import Model
 from genbench.run import Record, Run, Status, find
-from genbench.train import Progress, reseed, train, unpacked
+from genbench.train import Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.work import Work
 
 
@@ -105,6 +105,7 @@ def built(run: Run, dataset: Dataset, device: torch.device) -> Model:
     """Return the untrained model of `run`, its weights drawn from the seed alone."""
     reseed(run.seed, "weights")
     model: Model = find("models", run.model)(dataset.space, **run.options)
+    make_parameters_dense(model)  # here too: a model that is loaded computes with the strides of one that was trained
     return model.to(device)
 
 

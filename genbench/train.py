@@ -121,6 +121,7 @@ class Game:
     turns: list[tuple[Player, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
+        make_parameters_dense(self.model)
         turns = self.model.players(functools.partial(make_optimizer, self.run.optimizer))
         self.turns = [turn if isinstance(turn, tuple) else (turn,) for turn in turns]
 
@@ -146,15 +147,15 @@ class Game:
 
     def _move(self, players: list[Player], i: int, x: Tensor) -> list[Tensor]:
         """All gradients are taken before anyone moves: a tuple of players is simultaneous."""
-        losses = []
+        losses, gradients = [], []
         for player in players:
             with self._precision(x.device):
                 loss = player.loss(x)
-            gradients = torch.autograd.grad(loss, player.parameters, allow_unused=True)
-            for parameter, gradient in zip(player.parameters, gradients, strict=True):
-                parameter.grad = gradient
+            gradients.append(gradients_of(loss, player.parameters))
             losses.append(loss.detach())
-        for player in players:
+        for player, theirs in zip(players, gradients, strict=True):
+            for parameter, gradient in zip(player.parameters, theirs, strict=True):
+                parameter.grad = gradient
             self._descend(player, i)
         return losses
 
@@ -176,6 +177,30 @@ class Game:
         if self.run.precision == "bfloat16":
             return torch.autocast(device.type, torch.bfloat16)
         return nullcontext()
+
+
+def gradients_of(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor | None]:
+    """Return the gradient of `loss` () in each of `parameters`, laid out in memory as it is; None where it has none.
+
+    `backward` lays a gradient out as its parameter and gives each its own memory, which fused optimizers and clipping
+    in place rely on; `torch.autograd.grad` returns transposed, expanded and shared tensors as they come.
+    """
+    loss.backward(inputs=parameters)
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return gradients
+
+
+@torch.no_grad()
+def make_parameters_dense(model: nn.Module) -> None:
+    """Copy parameters with gaps in memory, as ``nn.Parameter(x[:, :-1])``, into memory of their own.
+
+    A gradient cannot be laid out as they are, and fused optimizers take both for the same.
+    """
+    for parameter in model.parameters():
+        if torch.empty_like(parameter, device="meta").stride() != parameter.stride():
+            parameter.data = parameter.data.contiguous()
 
 
 # ---------------------------------------------------------------------------------------- averaged weights

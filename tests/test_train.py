@@ -100,6 +100,51 @@ def test_past_its_deadline_it_stops_and_can_go_on(tmp_path: Path) -> None:
     assert torch.equal(again.theta, whole.theta)
 
 
+class Quadratic(Model):
+    """sum over i of |w - i|^2 / 2, w laid out in memory by `layout`, and its gradient by `spoil`."""
+
+    def __init__(self, space: Space, layout: str, spoil: str) -> None:
+        super().__init__(space)
+        values, self.spoil = torch.zeros(3, 4), spoil
+        self.w = nn.Parameter(
+            {
+                "dense": lambda: values,
+                "transposed": lambda: values.T.contiguous().T,
+                "with gaps": lambda: torch.zeros(3, 6)[:, 1:5],
+                "expanded": lambda: torch.zeros(3, 1).expand(3, 4),
+            }[layout]()
+        )
+        self.v = nn.Parameter(torch.zeros(3, 4))
+
+    def loss(self, x: Tensor) -> Tensor:
+        w = {"none": lambda w: w, "transposed": lambda w: w.mT.contiguous().mT, "permuted": lambda w: w.T.clone().T}
+        target = torch.arange(12.0).view(3, 4)
+        both = w.get(self.spoil, lambda w: w)(self.w) + self.v  # the gradients in w and v are one tensor
+        fit = 0.5 * (both - target).square().sum()
+        return fit + (self.w.sum() if self.spoil == "expanded" else 0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "rmsprop", "sgd"])
+@pytest.mark.parametrize("layout", ["dense", "transposed", "with gaps", "expanded"])
+@pytest.mark.parametrize("spoil", ["none", "transposed", "permuted", "expanded"])
+def test_a_step_does_not_depend_on_how_tensors_lie_in_memory(name: str, layout: str, spoil: str) -> None:
+    """Steps with clipping, against torch's unfused optimizer on contiguous copies and gradients written out."""
+    settings = Optimizer(name=name, lr=0.05, clip=1.0)
+    model = Quadratic(DATA.space, layout, spoil)
+    game = Game(model, run(steps=3, optimizer=settings.model_dump()))
+    plain = [nn.Parameter(torch.zeros(3, 4)) for _ in range(2)]
+    optimizer = make_optimizer(settings, plain)
+    for group in optimizer.param_groups:
+        group["fused"] = False
+    for i in range(3):
+        game.step(i, lambda _: REALS[:7])
+        gradient = (plain[0] + plain[1]).detach() - torch.arange(12.0).view(3, 4)
+        plain[0].grad, plain[1].grad = gradient + (spoil == "expanded"), gradient.clone()
+        nn.utils.clip_grad_norm_(plain, 1.0)
+        optimizer.step()
+    torch.testing.assert_close([model.w.detach(), model.v.detach()], [p.detach() for p in plain])
+
+
 def test_no_steps_leave_the_model_as_built(tmp_path: Path) -> None:
     model = Gaussian(DATA.space)
     assert trained(tmp_path, model, run(steps=0)).curve == []
