@@ -107,7 +107,7 @@ def test_memory_is_what_is_allocated_at_the_fullest() -> None:
         torch.ones(500_000)
         del b
 
-    assert rise(call) == pytest.approx(8_000_000, rel=0.01)
+    assert rise(call, torch.device("cpu")) == pytest.approx(8_000_000, rel=0.01)
 
 
 def test_a_grid_keeps_order_and_values() -> None:

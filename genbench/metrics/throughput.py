@@ -1,70 +1,129 @@
-"""Speed of training, sampling and density, and memory of a training step: taken alone on the machine."""
+"""Speed of training, sampling and density, and memory of a training step: taken alone on the machine.
+
+The rate of a call is points over seconds of wall time, the median over repetitions. What is timed is bounded: a
+quantity takes some seconds at most, and one call if that takes longer, however slow or loaded the machine is.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.train import Game, batches
+from genbench.model import Model
+from genbench.run import Run
+from genbench.train import Average, Game, batches, reseed
 
 __all__ = ["throughput"]
 
-REPEATS, SECONDS, PATIENCE = 5, 0.05, 1.0  # repetitions; seconds that one lasts at least; that all should not exceed
+SECONDS = 0.05  # that a repetition lasts at least
+REPEATS, FEWEST = 5, 3  # repetitions, and how many are enough after PATIENCE seconds
+PATIENCE, LIMIT = 1.0, 5.0  # seconds after which FEWEST are enough; after which any number is
+GOLDEN = (math.sqrt(5) - 1) / 2
+IMPL = "throughput 2"
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return samples/s of training, sampling and density (medians, every repetition kept) and peak memory.
+    """Return samples/s of training, sampling and density, medians with every repetition, and peak memory.
 
-    Training is the run's own step on a copy of the model: loss, gradient, optimizer, at the run's batch size;
-    samples are drawn and densities computed as many at a time as a training batch holds. Memory is what a
-    training step has allocated at its fullest, weights and optimizer state included.
+    - train_throughput: points of a training batch over the seconds of a complete step: every batch of it gathered,
+      every loss and gradient, optimizers and averaged weights. A step of a GAN counts its points once, however many
+      batches the critic takes. Steps are spread evenly over the run, so that stages count by their shares of it.
+    - sample_throughput, density_throughput: as many points at a time as a training batch has.
+    - train_memory: bytes allocated at the fullest moment of a step, weights, averaged weights and the optimizer's
+      state included.
+
+    n is the number of repetitions: 5, 3 if they take over a second, fewer if the time limit of 5 seconds has passed.
     """
     run, device, size = evaluation.run, evaluation.device, evaluation.run.batch
-    model = copy.deepcopy(evaluation.model)
     x = evaluation.dataset.test[:size].to(device)
     found = {}
-    if model.generative:
-        found["sample_throughput"] = speed(lambda: evaluation.model.sample(size), size, device)
-    if evaluation.model.likelihood is not None:
-        found["density_throughput"] = speed(lambda: evaluation.model.log_prob(x), len(x), device)
-    if run.steps and (game := Game(model.train(), run)).players:
-        batch = batches(evaluation.dataset, size, run.seed, device)
-        found["train_throughput"] = speed(lambda: game.step(0, batch), size * game.batches, device, grad=True)
-        found["train_memory"] = memory(lambda: game.step(0, batch), game, device)
+    with torch.no_grad():
+        if evaluation.model.generative:
+            found["sample_throughput"] = speed(lambda: evaluation.model.sample(size), size, device)
+        if evaluation.model.likelihood is not None:
+            found["density_throughput"] = speed(lambda: evaluation.model.log_prob(x), len(x), device)
+    if run.steps and (training := Training(copy.deepcopy(evaluation.model), evaluation.dataset, run, device)).players:
+        found["train_throughput"] = speed(training.step, size, device)
+        found["train_memory"] = memory(training, device)
     return found
 
 
-def speed(call: Callable[[], Any], points: int, device: torch.device, *, grad: bool = False) -> Measurement:
-    """Return the median points/s of `call`, after warm-up, over repetitions long enough to time."""
-    with torch.set_grad_enabled(grad):
-        calls = 1
-        while (took := seconds(call, calls, device)) < SECONDS:  # warms up, too
-            calls = max(2 * calls, round(calls * SECONDS / took))
-        repeats = max(3, min(REPEATS, round(PATIENCE / took)))
-        rates = tuple(points * calls / seconds(call, calls, device) for _ in range(repeats))
-    value = statistics.median(rates)
-    return Measurement(value=value, unit="samples/s", better="higher", n=repeats, impl="throughput 1", raw=rates)
+@dataclass
+class Training:
+    """Complete training steps of `model`, as the training loop takes them, at any place in the run."""
+
+    model: Model
+    dataset: Dataset
+    run: Run
+    device: torch.device
+    steps_done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.game = Game(self.model.train(), self.run)
+        self.average = Average(self.model, self.run.optimizer.ema)
+        self.batch = batches(self.dataset, self.run.batch, self.run.seed, self.device)
+        self.players = self.game.players
+
+    def step(self) -> None:
+        """Take the next of the steps at run.steps * (k GOLDEN mod 1), which cover the run evenly however many."""
+        self.step_at(int(self.steps_done * GOLDEN % 1 * self.run.steps))
+        self.steps_done += 1
+
+    def step_at(self, i: int) -> None:
+        """Take step `i` of the run."""
+        reseed(self.run.seed, i)
+        self.game.step(i, self.batch)
+        self.average.update(i)
+
+    def bytes_held(self) -> int:
+        """Return the bytes of weights, averaged weights, buffers and optimizer state."""
+        states = [state for player in self.players for state in player.optimizer.state.values()]
+        tensors = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+        tensors += [*self.model.parameters(), *self.model.buffers(), *self.average.mean]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def seconds(call: Callable[[], Any], calls: int, device: torch.device) -> float:
-    """Return the seconds that `calls` calls take, the device's work included."""
-    _wait(device)
+# ---------------------------------------------------------------------------------------------------------- speed
+
+
+def speed(call: Callable[[], Any], points: int, device: torch.device) -> Measurement:
+    """Return the median points/s of `call`, which handles `points`, over repetitions after one that warms up."""
     began = time.perf_counter()
-    for _ in range(calls):
-        call()
+    rate(call, points, device)
+    rates = [rate(call, points, device)]
+    while len(rates) < REPEATS:
+        elapsed = time.perf_counter() - began
+        if elapsed > LIMIT or (elapsed > PATIENCE and len(rates) >= FEWEST):
+            break
+        rates.append(rate(call, points, device))
+    value = statistics.median(rates)
+    return Measurement(value=value, unit="samples/s", better="higher", n=len(rates), impl=IMPL, raw=tuple(rates))
+
+
+def rate(call: Callable[[], Any], points: int, device: torch.device) -> float:
+    """Return points/s of as many calls as it takes until `SECONDS` are over, the device's work included."""
     _wait(device)
-    return time.perf_counter() - began
+    began, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - began < SECONDS:
+        call()
+        calls += 1
+    _wait(device)
+    return points * calls / (time.perf_counter() - began)
 
 
 def _wait(device: torch.device) -> None:
@@ -72,26 +131,30 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def memory(step: Callable[[], Any], game: Game, device: torch.device) -> Measurement:
-    """Return the most bytes allocated during `step`, on the device, by its allocator's own count."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        most = torch.cuda.max_memory_allocated(device)
-    else:
-        most = standing(game) + rise(step)
-    return Measurement(value=most, unit="bytes", better="lower", impl="throughput 1")
+# --------------------------------------------------------------------------------------------------------- memory
 
 
-def standing(game: Game) -> int:
-    """Return the bytes of weights, buffers and optimizer state."""
-    states = [state for player in game.players for state in player.optimizer.state.values()]
-    tensors = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
-    tensors += [*game.model.parameters(), *game.model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def memory(training: Training, device: torch.device) -> Measurement:
+    """Return the most bytes that a step has allocated, by its allocator's own count, of the stages of the run."""
+    last, most = training.run.steps - 1, 0
+    for start in {min(math.ceil(player.start * training.run.steps), last) for player in training.players}:
+        step = partial(training.step_at, start)
+        step()  # makes the optimizer's state, if no step of this stage has been taken yet
+        most = max(most, rise(step, device))
+    return Measurement(value=training.bytes_held() + most, unit="bytes", better="lower", impl=IMPL)
 
 
-def rise(call: Callable[[], Any]) -> int:
+def rise(call: Callable[[], Any], device: torch.device) -> int:
+    """Return how far the bytes allocated on `device` rise during `call`."""
+    if device.type != "cuda":
+        return cpu_rise(call)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def cpu_rise(call: Callable[[], Any]) -> int:
     """Return how far the bytes allocated on the CPU rise during `call`, from the profiler's trace."""
     with tempfile.TemporaryDirectory() as folder, _hushed():
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -1,0 +1,164 @@
+"""Throughput is points over wall time of complete steps, in bounded time on any machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from genbench.dataset import Dataset, Space
+from genbench.evaluation import Evaluation
+from genbench.metrics import throughput as module
+from genbench.metrics.throughput import SECONDS, Training, memory, speed, throughput
+from genbench.models.flows.linear import Linear
+from genbench.models.gans.gan import GAN
+from genbench.models.vaes.vqvae import FlatVQVAE
+from genbench.run import Run
+
+CPU = torch.device("cpu")
+X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+PLANE = Dataset(Space((2,)), X, X, X)
+
+
+class Clock:
+    """A clock that only calls move."""
+
+    def __init__(self) -> None:
+        self.now, self.calls = 0.0, 0
+
+    def call(self, seconds: Callable[[int], float]) -> Callable[[], None]:
+        """Return a call whose number i takes `seconds(i)`."""
+
+        def timed() -> None:
+            self.now += seconds(self.calls)
+            self.calls += 1
+
+        return timed
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def run(**changes: object) -> Run:
+    base = {"suite": "s", "name": "n", "model": "m", "data": "d", "steps": 100, "batch": 16}
+    return Run(**base | {"optimizer": {"ema": 0.5}} | changes)
+
+
+# ------------------------------------------------------------------------------------------------- points over time
+
+
+@pytest.mark.parametrize("duration", [1e-5, 0.004, 0.3])
+def test_the_rate_is_points_over_the_time_of_a_call(clock: Clock, duration: float) -> None:
+    found = speed(clock.call(lambda _: duration), 128, CPU)
+    assert found.value == pytest.approx(128 / duration)
+    assert found.raw == pytest.approx([128 / duration] * found.n)
+    assert (found.unit, found.better, found.impl) == ("samples/s", "higher", "throughput 2")
+
+
+def test_the_rate_of_a_call_that_sleeps() -> None:
+    found = speed(lambda: time.sleep(0.02), 10, CPU)
+    assert 10 / 0.04 < found.value <= 10 / 0.02
+
+
+def test_repetitions_are_counted_and_the_median_is_of_them(clock: Clock) -> None:
+    durations = [1.0, 0.1, 0.2, 0.4, 0.8]  # the first warms up; the others last over a second, so three are enough
+    found = speed(clock.call(lambda i: durations[i]), 1, CPU)
+    assert found.raw == pytest.approx((10.0, 5.0, 2.5))
+    assert (found.n, found.value, clock.calls) == (3, pytest.approx(5.0), 4)
+    assert speed(clock.call(lambda _: 0.01), 1, CPU).n == 5
+
+
+@pytest.mark.parametrize(("duration", "repetitions"), [(1.4, 3), (3.0, 1), (1000.0, 1)])
+def test_a_slow_call_is_timed_at_least_once_and_the_rest_is_bounded(
+    clock: Clock, duration: float, repetitions: int
+) -> None:
+    found = speed(clock.call(lambda _: duration), 7, CPU)
+    assert (found.n, found.value) == (repetitions, pytest.approx(7 / duration))
+    assert clock.now <= max(module.LIMIT + duration, 2 * duration)
+
+
+def test_a_machine_that_slows_down_a_thousandfold_does_not_take_a_thousand_times_as_long(clock: Clock) -> None:
+    """One call of 10 us at first, and then each of 10 ms."""
+    found = speed(clock.call(lambda i: 1e-5 if i < 5 else 1e-2), 1, CPU)
+    assert clock.now < 7 * SECONDS
+    assert found.value == pytest.approx(100)
+
+
+# ------------------------------------------------------------------------------------------------- complete steps
+
+
+def timed_gan(clock: Clock, repeats: int) -> GAN:
+    """Return a GAN whose critic's loss takes .01 s, and the generator's .02 s."""
+    torch.manual_seed(0)
+    model = GAN(PLANE.space, hidden=(4,), critic_steps=repeats)
+    for name, seconds in (("critic_loss", 0.01), ("generator_loss", 0.02)):
+        loss = getattr(model, name)
+
+        def slow(x: Tensor, loss: Callable[[Tensor], Tensor] = loss, seconds: float = seconds) -> Tensor:
+            clock.now += seconds
+            return loss(x)
+
+        setattr(model, name, slow)
+    return model
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+def test_a_step_of_a_gan_counts_its_points_once(clock: Clock, repeats: int) -> None:
+    training = Training(timed_gan(clock, repeats), PLANE, run(), CPU)
+    assert speed(training.step, 16, CPU).value == pytest.approx(16 / (0.01 * repeats + 0.02))
+
+
+def test_the_metric_counts_points_of_a_training_batch(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: Training) -> None:
+        clock.now += 0.5
+
+    monkeypatch.setattr(Training, "step", step)
+    monkeypatch.setattr(Linear, "sample", lambda self, n: setattr(clock, "now", clock.now + 0.25))
+    monkeypatch.setattr(Linear, "log_prob", lambda self, x: setattr(clock, "now", clock.now + 0.125))
+    monkeypatch.setattr(module, "memory", lambda *_: None)
+    found = throughput.measure(Evaluation(Linear(PLANE.space), PLANE, run()))
+    values = {name: m.value for name, m in found.items() if m is not None}
+    assert values == {"train_throughput": 32, "sample_throughput": 64, "density_throughput": 128}
+
+
+def test_a_step_gathers_its_batches_and_moves_weights_and_their_averages() -> None:
+    torch.manual_seed(0)
+    training, gathered = Training(GAN(PLANE.space, hidden=(4,), critic_steps=3), PLANE, run(), CPU), []
+    batch = training.batch
+    training.batch = lambda i: gathered.append(i) or batch(i)
+    before = [p.clone() for p in training.model.parameters()], [m.clone() for m in training.average.mean]
+    training.step()
+    assert gathered == [0, 1, 2, 0]
+    for old, new in zip(before, (training.model.parameters(), training.average.mean), strict=True):
+        assert not all(map(torch.equal, old, new))
+
+
+def test_steps_cover_the_stages_of_a_run_by_their_shares() -> None:
+    """A model of codes learns them for .6 of the run, and then the prior over them."""
+    space = Space((1, 4, 4), 5)
+    x = torch.randint(5, (32, 1, 4, 4)).byte()
+    model = FlatVQVAE(space, codes=4, dim=2, width=8, depth=1, heads=1)
+    training, taken = Training(model, Dataset(space, x, x, x), run(steps=50), CPU), list[int]()
+    training.step_at = taken.append
+    for _ in range(30):
+        training.step()
+    assert sum(i < 0.6 * 50 for i in taken) == pytest.approx(18, abs=1)
+    assert (min(taken), max(taken)) == (0, pytest.approx(49, abs=3))
+    assert sum(i < 0.6 * 50 for i in taken[:3]) in (1, 2)
+
+
+def test_memory_counts_averaged_weights_and_the_stage_that_needs_most() -> None:
+    def bytes_of(**optimizer: object) -> float:
+        torch.manual_seed(0)
+        training = Training(Linear(PLANE.space), PLANE, run(optimizer=optimizer), CPU)
+        return memory(training, CPU).value
+
+    weights = 4 * sum(p.numel() for p in Linear(PLANE.space).parameters())
+    assert bytes_of(ema=0.5) - bytes_of() == pytest.approx(weights, abs=0.5 * weights)
