@@ -193,7 +193,7 @@ def test_measured_bound_takes_each_draw_once() -> None:
     model = RealNVP(space, network="mlp", hidden=(8,), couplings=2).eval()
     k = points(space, 256)  # so many that draws are taken in parts
     evaluation = Evaluation(model, Dataset(space, k, k, k), run=None)
-    log_p, draws = bound(evaluation, 70)
+    log_p, draws = bound(evaluation, 70, k)
     assert draws == 70
     with torch.no_grad():
         expected = model.log_weights(k, 70).double().logsumexp(0) - math.log(70)

@@ -411,7 +411,7 @@ def test_k_changes_nothing_for_a_model_without_latents() -> None:
     model = Linear(Space((3,)))
     x = torch.randn(10, 3)
     evaluation = Evaluation(model, Dataset(model.space, x, x, x), RUN)
-    log_p, k = bound(evaluation, 50)
+    log_p, k = bound(evaluation, 50, x)
     assert k is None
     torch.testing.assert_close(log_p, evaluation.log_prob)
     assert measure(evaluation, 50) == likelihood.measure(evaluation)

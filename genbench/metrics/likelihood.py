@@ -2,7 +2,8 @@
 
 `likelihood` takes the model's own log p(x); `likelihood:L100` and the like the importance weighted bound of that many
 draws (Importance Weighted Autoencoders, 2016, eq. 8), which is never looser in expectation: of the latents, or of the
-noise that makes integers real.
+noise that makes integers real. `likelihood:L1000_first200` is L_1000 of the first 200 test points: those that `ais`
+takes, to be compared with it point for point.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.run import Kind
 
-__all__ = ["L16", "L100", "L1000", "L5000", "likelihood"]
+__all__ = ["L16", "L100", "L1000", "L5000", "L1000_first200", "likelihood"]
 
+FIRST = 200  # test points of an expensive bound
 AT_ONCE = 8192  # weights computed at a time
 
 
@@ -33,7 +35,7 @@ def mean(values: Tensor, kind: Kind, unit: str, impl: str) -> Measurement:
     return Measurement(value=value, unit=unit, better="lower", kind=kind, n=len(values), stderr=stderr, impl=impl)
 
 
-def measure(evaluation: Evaluation, k: int | None = None) -> dict[str, Measurement]:
+def measure(evaluation: Evaluation, k: int | None = None, points: int | None = None) -> dict[str, Measurement]:
     """Return the mean negative log-likelihood of a test point; nothing for a model without a likelihood.
 
     - nats: of a whole point.
@@ -41,29 +43,32 @@ def measure(evaluation: Evaluation, k: int | None = None) -> dict[str, Measureme
     - excess_nats: E[log p*(x) - log p(x)], point by point, where the true density p* is known. It estimates
       KL(p*, p), which is never negative, with a standard error that vanishes as p nears p*.
 
-    With `k`, log p(x) is L_k by k draws, and `impl` says so; for a model without latents nothing changes.
+    With `k`, log p(x) is L_k by k draws, and `impl` says so; for a model without latents nothing changes. With
+    `points` all are of the first so many test points.
     """
     kind, space, truth = evaluation.model.likelihood, evaluation.dataset.space, evaluation.dataset.log_prob
     if kind is None:
         return {}
-    log_p, draws = (evaluation.log_prob, None) if k is None else bound(evaluation, k)
-    said = partial(mean, kind=kind, impl="likelihood 1" if draws is None else f"likelihood 1, L_{draws}")
+    x = evaluation.dataset.test[:points]
+    log_p, draws = (evaluation.log_prob[:points], None) if k is None else bound(evaluation, k, x)
+    impl = "likelihood 1" + (f", L_{draws}" if draws else "") + (f", first {points} points" if points else "")
+    said = partial(mean, kind=kind, impl=impl)
     found = {"nats": said(-log_p, unit="nats")}
     if space.levels is not None:
         found["bpd"] = said(-log_p / math.log(2) / space.dims, unit="bits/dim")
     if truth is not None:
-        found["excess_nats"] = said(truth(evaluation.dataset.test).double() - log_p, unit="nats")
+        found["excess_nats"] = said(truth(x).double() - log_p, unit="nats")
     return found
 
 
-def bound(evaluation: Evaluation, k: int) -> tuple[Tensor, int | None]:
-    """Return L_k of every test point, (N,) float64 nats, and k; log p(x) and None for a model without latents."""
+def bound(evaluation: Evaluation, k: int, x: Tensor) -> tuple[Tensor, int | None]:
+    """Return L_k of x (N, *shape), (N,) float64 nats, and k; log p(x) and None for a model without latents."""
     found, rows = [], 0
     with torch.no_grad():
-        for x in evaluation.batches(evaluation.dataset.test, 256):
+        for batch in evaluation.batches(x, 256):
             parts, rows = list[Tensor](), 0
             while rows < k:
-                log_w = evaluation.model.log_weights(x, min(k - rows, max(2, AT_ONCE // len(x))), rows).double()
+                log_w = evaluation.model.log_weights(batch, min(k - rows, max(2, AT_ONCE // len(batch))), rows).double()
                 parts.append(log_w.logsumexp(0))
                 if len(log_w) == 1 < k - rows:  # log p(x) itself
                     break
@@ -74,3 +79,4 @@ def bound(evaluation: Evaluation, k: int) -> tuple[Tensor, int | None]:
 
 likelihood = Metric(measure)
 L16, L100, L1000, L5000 = (Metric(partial(measure, k=k)) for k in (16, 100, 1000, 5000))
+L1000_first200 = Metric(partial(measure, k=1000, points=FIRST))
