@@ -186,6 +186,8 @@ class Driver:
 
     def _keep(self, record: Record) -> None:
         """Write `record`, then let go of its run."""
+        for note in record.notes:
+            self.progress.say(note)
         self.store.write(record.model_copy(update={"code": self.code, "command": self.command}))
         self.claims.pop(record.id).release()
         self.progress.finish(record)

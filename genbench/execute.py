@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from genbench.cluster import connect, die_with_parent, disconnect, nodes
 from genbench.resources import Node, this_machine, unmet, with_cores, with_twice_the_memory
 from genbench.run import Record, Run, Status
+from genbench.work import StorageError
 
 Perform = Callable[[Run], Record]
 Records = Generator[Record, None, None]
@@ -50,6 +51,8 @@ def in_process(perform: Perform, runs: Iterable[Run], *, alone: bool = False) ->
 def _guarded(perform: Perform, run: Run) -> Record:
     try:
         return perform(run)
+    except StorageError:
+        raise
     except Exception as error:
         return failed(run, "error", f"{type(error).__name__}: {error}")
 

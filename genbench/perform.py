@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,9 +20,10 @@ from genbench.dataset import Dataset
 from genbench.environment import deciding_code, environment, host
 from genbench.evaluation import Evaluation
 from genbench.model import Model
+from genbench.notices import collecting
 from genbench.run import Record, Run, Status, find
-from genbench.train import Progress, make_parameters_dense, reseed, train, unpacked
-from genbench.work import Work
+from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
+from genbench.work import StorageError, Work
 
 
 def execution() -> str:
@@ -33,23 +35,34 @@ def perform(run: Run, *, work: str, checkpoint_every: float = 30.0) -> Record:
     """Return the record of `run`: trained, or taken from `work` if it is trained there already, and measured.
 
     Nothing that goes wrong in a run escapes: it becomes the record's status, with one line of what it was, and
-    its traceback in ``<work>/<run.id>/error.txt``.
+    its traceback in ``<work>/<run.id>/error.txt``. Only a work folder that cannot be read or written is no result of
+    the run and gives no record.
 
     Args:
         work: path or fsspec URL of checkpoints, trained models and pictures.
         checkpoint_every: seconds between two checkpoints.
+
+    Raises:
+        StorageError: a file in `work` cannot be read or written.
     """
     began, folder = time.monotonic(), Work(work)
     so_far: dict[str, Any] = {"timings": {}}
     status: Status = "ok"
-    try:
-        _perform(run, folder, checkpoint_every, so_far)
-    except Exception as error:
-        status = _status(error)
-        so_far["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        folder.save(f"{run.id}/error.txt", traceback.format_exc().encode())
+    with collecting() as notes:
+        try:
+            _perform(run, folder, checkpoint_every, so_far)
+        except StorageError:
+            raise
+        except Exception as error:
+            status = _status(error)
+            so_far["error"] = _line(error)
+            folder.save(f"{run.id}/error.txt", traceback.format_exc().encode())
     so_far["timings"]["total"] = time.monotonic() - began
-    return Record(run=run, execution=execution(), status=status, **so_far)
+    return Record(run=run, execution=execution(), status=status, notes=tuple(notes), **so_far)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def _status(error: Exception) -> Status:
@@ -118,16 +131,36 @@ def trained(
     """
     name, model = f"{run.id}/model.pt", built(run, dataset, device)
     code = f"{deciding_code(run, type(model))}-{dataset.sha256[:16]}"
-    kept = unpacked(work.load(name), code)
-    if kept is not None:
-        model.load_state_dict(kept["model"])
-        return model.eval(), Progress(**kept["progress"])
-    progress = train(model, dataset, run, work, code=code, checkpoint_every=checkpoint_every, deadline=deadline)
+    packed = work.load(name)
+    try:
+        if (progress := _loaded(packed, code, model)) is not None:
+            return model.eval(), progress
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever another program wrote, a user's own load_state_dict included
+        work.set_aside(name, _line(error))
+        model = built(run, dataset, device)
+    training = partial(train, dataset=dataset, run=run, work=work, code=code, checkpoint_every=checkpoint_every)
+    try:
+        progress = training(model, deadline=deadline)
+    except ForeignCheckpoint as error:
+        work.set_aside(f"{run.id}/checkpoint.pt", str(error))
+        model = built(run, dataset, device)
+        progress = training(model, deadline=deadline)
     reseed(run.seed, "finish")
     model.finish(dataset.train.to(device))
     work.save(name, _packed(code, model, progress))
     work.remove(f"{run.id}/checkpoint.pt")
     return model.eval(), progress
+
+
+def _loaded(packed: bytes | None, code: str, model: Model) -> Progress | None:
+    """Put a trained model into `model` and return how its training went; None if there is none of the same code."""
+    state = unpacked(packed, code)
+    if state is None:
+        return None
+    model.load_state_dict(state["model"])
+    return Progress(**state["progress"])
 
 
 def _packed(code: str, model: Model, progress: Progress) -> bytes:

@@ -568,6 +568,7 @@ class Record(Frozen):
     status: Status
     attempts: PositiveInt = 1
     error: str | None = None
+    notes: tuple[str, ...] = ()  # what was repaired on the way, as a damaged checkpoint
     measurements: dict[str, Measurement] = {}
     files: dict[str, str] = {}  # what was drawn: name -> path under results/.work, by hash
     data_sha256: str | None = None

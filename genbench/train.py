@@ -30,6 +30,10 @@ class Diverged(ArithmeticError):
     """The loss is no longer a number."""
 
 
+class ForeignCheckpoint(ValueError):
+    """A checkpoint that does not fit the run; loading it may have changed the model, which has to be built again."""
+
+
 def seed_of(*key: int | str) -> int:
     """Return 63 bits that depend on `key` alone."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
@@ -272,6 +276,7 @@ def train(
 
     Raises:
         Diverged: the loss is not finite.
+        ForeignCheckpoint: the checkpoint is of another model, optimizer or run.
         TimeoutError: `deadline` (time.monotonic) has passed; a checkpoint is left.
     """
     name = f"{run.id}/checkpoint.pt"
@@ -280,7 +285,7 @@ def train(
     batch = batches(dataset, run.batch, run.seed, device)
     moments = steps_of(run.steps)
     checks = {round(run.steps * (k + 1) / run.checks) for k in range(run.checks)}
-    progress = _restore(work.load(name), code, model, game, average)
+    progress = _restored(work.load(name), code, model, game, average)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     pending: list[Tensor] = []
 
@@ -388,16 +393,46 @@ def _packed(code: str, model: Model, game: Game, average: Average, progress: Pro
     return file.getvalue()
 
 
-def _restore(packed: bytes | None, code: str, model: Model, game: Game, average: Average) -> Progress:
-    state = unpacked(packed, code)
-    if state is None:
-        return Progress()
+def _restored(packed: bytes | None, code: str, model: Model, game: Game, average: Average) -> Progress:
+    """Put a checkpoint into model, optimizers and average, and return where it stands; raises ForeignCheckpoint."""
+    try:
+        state = unpacked(packed, code)
+        return Progress() if state is None else _restore(state, model, game, average)
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever another program wrote, a user's own load_state_dict included
+        raise ForeignCheckpoint(f"{type(error).__name__}: {error}") from error
+
+
+def _restore(state: dict[str, Any], model: Model, game: Game, average: Average) -> Progress:
     model.load_state_dict(state["model"])
-    for player, optimizer in zip(game.players, state["optimizers"], strict=True):
-        player.optimizer.load_state_dict(optimizer)
-    average.mean = [mean.to(live.device) for mean, live in zip(state["average"], average.live, strict=False)]
+    for player, saved in zip(game.players, state["optimizers"], strict=True):
+        player.optimizer.load_state_dict(saved)
+        _check_state(player.optimizer)
+    means = [mean.to(live.device) for mean, live in zip(state["average"], average.live, strict=False)]
+    _check_shapes(means, average.mean)
+    average.mean = means
     said = state["progress"]
-    return Progress(**said | {"curve": [Point(**point) for point in said["curve"]]})
+    progress = Progress(**said | {"curve": [Point(**point) for point in said["curve"]]})
+    if progress.selected is not None:
+        weights = model.state_dict()
+        _check_shapes([progress.selected[name] for name in weights], list(weights.values()))
+    if not 0 <= progress.step <= game.run.steps:
+        raise ValueError(f"it is of step {progress.step}, and the run has {game.run.steps}")
+    return progress
+
+
+def _check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError if a moment has another shape than its parameter, which fused kernels take without a look."""
+    for parameter, state in optimizer.state.items():
+        moments = [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
+        _check_shapes(moments, [parameter] * len(moments))
+
+
+def _check_shapes(saved: list[Tensor], expected: list[Tensor]) -> None:
+    shapes, right = ([tuple(x.shape) for x in tensors] for tensors in (saved, expected))
+    if shapes != right:
+        raise ValueError(f"shapes {shapes} are saved where the run has {right}")
 
 
 def unpacked(packed: bytes | None, code: str) -> dict[str, Any] | None:

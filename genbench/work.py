@@ -1,15 +1,54 @@
-"""The work folder: checkpoints, trained models and pictures, on a disk or behind any fsspec URL."""
+"""The work folder: checkpoints, trained models and pictures, on a disk or behind any fsspec URL.
+
+Every file can be verified. A picture is named by the SHA-256 of its content. Any other file ends with a line of text,
+``genbench sha256 <64 digits>``: the SHA-256 of its name and content, so that a flipped bit and a file copied from
+elsewhere are both noticed. Readers of zip archives skip what follows the archive, so ``torch.load("model.pt")`` opens a
+trained model as it is.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+
+from genbench.notices import notify
+from genbench.run import UsageError
+
+TRAILER = re.compile(rb"\ngenbench sha256 ([0-9a-f]{64})\n\Z")
+PICTURE = re.compile(r"files/([0-9a-f]{32})(\.[^/]*)?")
+NO_FILE = (errno.EISDIR, errno.ELOOP, errno.EINVAL)  # a folder, a link to itself, a pipe or device
+
+
+class StorageError(OSError):
+    """A file or folder that cannot be read or written; one line names it and gives the system's reason."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@contextmanager
+def storage(path: str | Path, action: str) -> Iterator[None]:
+    """Turn any OSError inside into a StorageError that names `path` and `action`, "read" or "written"."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(error.errno, f"{path} cannot be {action}: {error.strerror or error}") from error
 
 
 class Work:
-    """Files by name under `url`, a path or an fsspec URL. A file is there whole or not at all."""
+    """Files by name under `url`, a path or an fsspec URL. A file is written whole or not at all.
+
+    Damaged files are renamed to NAME.damaged, with a line on stderr, and count as missing.
+    """
 
     def __init__(self, url: str | Path) -> None:
         import fsspec  # here, for it takes long and the command line imports this module
@@ -20,51 +59,129 @@ class Work:
         self._local = isinstance(self._files, LocalFileSystem)
 
     def _path(self, name: str) -> str:
+        """Return the path of `name`; raises UsageError for one that could lead out of the work folder."""
+        if not is_inside(name):
+            raise UsageError(f"{name!r} is refused: it does not name a file inside the work folder {self.url}")
         return str(PurePosixPath(self._root, name))
 
     def save(self, name: str, content: bytes) -> None:
-        """Write `content` as `name`, replacing what was there."""
-        path = self._path(name)
-        self._files.makedirs(os.path.dirname(path), exist_ok=True)
-        if not self._local:  # object stores put whole objects
-            self._files.pipe_file(path, content)
-            return
-        write_whole(Path(path), content)
+        """Write `content` as `name` in place of an older file; raises StorageError."""
+        self._write(name, content + _trailer(name, content))
 
     def put(self, content: bytes, suffix: str) -> str:
-        """Write `content` under its SHA-256 and return the name it got."""
+        """Write `content` under its SHA-256 and return the name it got; raises StorageError."""
         name = f"files/{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
-        if not self._files.exists(self._path(name)):
-            self.save(name, content)
+        if self.load(name) is None:
+            self._write(name, content)
         return name
 
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._path(name)
+        with storage(path, "written"):
+            self._files.makedirs(os.path.dirname(path), exist_ok=True)
+            if not self._local:  # object stores put whole objects
+                self._files.pipe_file(path, content)
+                return
+        if os.path.isdir(path):
+            self.set_aside(name, "it is a folder")
+        write_whole(Path(path), content)
+
     def load(self, name: str) -> bytes | None:
-        """Return what stands under `name`, or None."""
-        try:
-            content: bytes = self._files.cat_file(self._path(name))
-        except FileNotFoundError:
-            return None
+        """Return the content of `name`; None if it is missing or damaged. Raises StorageError if it cannot be read."""
+        content, problem = self._verified(name)
+        if problem:
+            self.set_aside(name, problem)
         return content
 
+    def is_damaged(self, name: str) -> bool:
+        """Return whether `name` is damaged, or is missing because it was and has been set aside."""
+        content, problem = self._verified(name)
+        return bool(problem) or (content is None and self._files.exists(f"{self._path(name)}.damaged"))
+
+    def _verified(self, name: str) -> tuple[bytes | None, str | None]:
+        """Return the content of `name`, if it is as it was written, and otherwise what is wrong with it."""
+        path = self._path(name)
+        try:
+            content: bytes = read_whole(path) if self._local else self._files.cat_file(path)
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            if error.errno in NO_FILE:
+                return None, f"it is not a regular file ({error.strerror})"
+            raise StorageError(error.errno, f"{path} cannot be read: {error.strerror or error}") from error
+        if picture := PICTURE.fullmatch(name):
+            good = hashlib.sha256(content).hexdigest().startswith(picture[1])
+            return (content, None) if good else (None, "its SHA-256 is not that of its name")
+        trailer = TRAILER.search(content)
+        if trailer is None:
+            return None, "it does not end with a checksum: it was cut short, or another program or version wrote it"
+        content = content[: trailer.start()]
+        if _trailer(name, content) != trailer[0]:
+            return None, "its SHA-256 is not the one it was written with"
+        return content, None
+
+    def set_aside(self, name: str, problem: str) -> None:
+        """Rename `name` to NAME.damaged, or NAME.damaged-2 and so on, and say so; raises StorageError."""
+        path, target, number = self._path(name), f"{self._path(name)}.damaged", 1
+        exists = os.path.lexists if self._local else self._files.exists
+        with storage(path, "renamed"):
+            while exists(target):
+                number += 1
+                target = f"{self._path(name)}.damaged-{number}"
+            os.rename(path, target) if self._local else self._files.mv(path, target, recursive=True)
+        notify(f"{path} is damaged: {problem}; it was renamed to {PurePosixPath(target).name} and is made again")
+
     def remove(self, name: str) -> None:
-        """Remove `name` if it is there."""
-        if self._files.exists(self._path(name)):
-            self._files.rm_file(self._path(name))
+        """Remove `name` if it exists; raises StorageError."""
+        with storage(path := self._path(name), "removed"), suppress(FileNotFoundError):
+            self._files.rm_file(path)
+
+
+def is_inside(name: str) -> bool:
+    """Return whether `name`, a relative path with slashes, stays inside the folder it is joined to."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and not re.search(r"[\0\\:\ud800-\udfff]", name)
+
+
+def _trailer(name: str, content: bytes) -> bytes:
+    digest = hashlib.sha256(name.encode(errors="surrogatepass") + b"\0")
+    digest.update(content)
+    return b"\ngenbench sha256 %s\n" % digest.hexdigest().encode()
+
+
+def read_whole(path: str | Path) -> bytes:
+    """Return the content of a regular file; raises OSError for any other kind, of which a pipe would block."""
+    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "it is a folder, pipe or device", path)
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment the old or the new one is there, never a part."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a file so that after a crash at any moment either the old or the new one exists, never a part.
+
+    Raises:
+        StorageError: it cannot be written; the old file is as it was.
+    """
+    new = path.with_name(f".{secrets.token_hex(8)}.new")
+    with storage(path, "written"):
+        try:
+            with new.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except BaseException:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
