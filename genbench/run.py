@@ -1,142 +1,53 @@
 """What a run is, what a suite is, what a record is: plain data, no torch.
 
 A `Suite` is a file under suites/. It expands into `Run`s, each of which says all that decides one trained
-model. Performing a run gives a `Record`. `find` is the whole registry.
+model. Performing a run gives a `Record`.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
+import builtins
 import functools
 import hashlib
-import importlib
-import importlib.metadata
 import inspect
 import json
-import re
+import os
+import stat
 import typing
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
+    PydanticUserError,
+    Strict,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
 
+from genbench.errors import UsageError as UsageError
+from genbench.errors import naming as naming
+from genbench.errors import nearest as nearest
+from genbench.file_names import label, one_paragraph, suite_name
+from genbench.registry import docs_of as docs_of
+from genbench.registry import find as find
+from genbench.registry import names as names
+from genbench.strict_yaml import read_yaml
+
 T = TypeVar("T", bound=BaseModel)
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class UsageError(ValueError):
-    """Something the user wrote is wrong; the message is one line that says what and where."""
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or what there is, for an unknown `name`."""
-    valid = sorted(set(valid))
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(valid)}" if valid else ""
-
-
-@contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Put `where` before the message of a UsageError raised inside."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-# ---------------------------------------------------------------------------------------------- the registry
-
-
-def find(kind: str, name: str) -> Any:
-    """Return the instance of `kind` ("models", "datasets", "metrics") that `name` says.
-
-    `name` is ``module:attribute``, or ``module`` alone where the attribute is called like the module. It is
-    looked up in ``genbench.<kind>``, then among the entry points of group ``genbench.<kind>`` (by their full
-    name), then, if it has a colon, as an import path of another package.
-
-    Raises:
-        UsageError: nothing has that name (the nearest name is said), or a package it needs is missing.
-    """
-    module, _, attribute = name.partition(":")
-    attribute = attribute or module.rpartition(".")[2]
-    paths = [f"genbench.{kind}.{module}"] + ([module] if ":" in name else [])
-    for path in paths:
-        try:
-            return getattr(importlib.import_module(path), attribute)
-        except AttributeError:
-            continue
-        except ModuleNotFoundError as error:
-            if not (error.name and f"{path}.".startswith(f"{error.name}.")):
-                raise UsageError(f"{name!r} needs the package {error.name!r}: {_install(error.name)}") from None
-    for entry in importlib.metadata.entry_points(group=f"genbench.{kind}", name=name):
-        return entry.load()
-    raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{nearest(name, names(kind))}")
-
-
-def _install(package: str | None) -> str:
-    """Return how to install `package`: by the extra of this project that lists it, if one does."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        for needed in importlib.metadata.requires("genbench") or ():
-            if found := re.fullmatch(rf"{package}\b.*extra == .(\w+).", needed):
-                return f"pip install 'genbench[{found[1]}]'"
-    return f"pip install {package}"
-
-
-@functools.cache
-def names(kind: str) -> dict[str, str]:
-    """Return every registered name of `kind` with the first line of its docstring; nothing is imported.
-
-    A module offers what its ``__all__`` lists; a module without ``__all__`` is shared by its neighbours and
-    offers nothing.
-    """
-    folder, found = Path(__file__).parent / kind, {}
-    for path in sorted(folder.rglob("*.py")):
-        module = ".".join(path.relative_to(folder).with_suffix("").parts)
-        if "__all__" in (text := path.read_text(encoding="utf-8")):
-            found.update(_offered(module, ast.parse(text)))
-    for entry in importlib.metadata.entry_points(group=f"genbench.{kind}"):
-        found[entry.name] = f"from {entry.value}"
-    return found
-
-
-def _offered(module: str, tree: ast.Module) -> dict[str, str]:
-    docs, about, last = docs_of(tree), first_line(tree), module.rpartition(".")[2]
-    offered: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and "__all__" in map(ast.unparse, node.targets):
-            offered = ast.literal_eval(node.value)
-    return {module if name == last else f"{module}:{name}": docs.get(name) or about for name in offered}
-
-
-def docs_of(tree: ast.Module) -> dict[str, str]:
-    """Return the first line of the docstring of every function and class of a module."""
-    return {node.name: first_line(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-
-
-def first_line(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
-    """Return the first line of a docstring."""
-    return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 # ------------------------------------------------------------------------------------------ data that is checked
@@ -185,45 +96,61 @@ def checked(kind: type[T], data: Any) -> T:
 
 def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         message = "is missing"
     elif first["type"] != "value_error":
-        message = f"{message[:1].lower()}{message[1:]}, got {first['input']!r}"
+        message = "should be a mapping (key: value)" if first["type"] == "model_type" else message
+        message = f"{message[:1].lower()}{message[1:]}, got {_short(first['input'])}"
     return f"{where}: {message}" if where else message
+
+
+def _short(value: Any, longest: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}... ({type(value).__name__})"
+
+
+# Numbers are strict: neither a bool nor text is one. The largest are beyond any use: they refuse slips of the pen.
+Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
+Steps = Annotated[int, Strict(), Field(ge=0, le=1_000_000_000)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=1 << 63)]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+NonNegative = Annotated[float, Strict(), Field(ge=0)]
+Decay = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Amount = Annotated[float, Strict(), Field(ge=0, le=100_000)]
 
 
 class Optimizer(Written):
     """How parameters move: the rule, its rates, and what is done to gradients and weights around it."""
 
     name: Literal["adam", "adamw", "adamax", "rmsprop", "sgd"] = "adam"
-    lr: PositiveFloat = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: NonNegativeFloat = 0.0
+    lr: Positive = 1e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "cosine", "linear", "stages"] = "constant"
-    warmup: NonNegativeInt = 0  # steps in which the rate rises linearly from 0
-    clip: PositiveFloat | None = None  # largest norm of a player's gradient
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged weights that are evaluated; 0: none
+    warmup: Steps = 0  # steps in which the rate rises linearly from 0
+    clip: Positive | None = None  # largest norm of a player's gradient
+    ema: Decay = 0.0  # decay of the averaged weights that are evaluated; 0: none
 
 
 class Resources(Written):
     """What a run occupies while it is performed; never part of what it is."""
 
-    cpus: PositiveFloat = 1.0
-    gpus: NonNegativeFloat = 0.0
-    memory: PositiveInt | None = None  # bytes
-    timeout: PositiveFloat | None = None  # seconds
+    cpus: Annotated[Amount, Field(gt=0)] = 1.0
+    gpus: Amount = 0.0
+    memory: Annotated[int, Strict(), Field(ge=1)] | None = None  # bytes
+    timeout: Annotated[Positive, Field(le=1e9)] | None = None  # seconds
 
 
 class Settings(Written):
     """What may be set at any level of a suite: its defaults, a data entry, a model entry."""
 
-    steps: NonNegativeInt = 1000  # 0: nothing but the closed-form fit of Model.finish
-    batch: PositiveInt = 128
+    steps: Steps = 1000  # 0: nothing but the closed-form fit of Model.finish
+    batch: Count = 128
     optimizer: Optimizer = Optimizer()
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    checks: PositiveInt = 20  # how often the validation split is looked at, evenly over the run
+    checks: Annotated[Count, Field(le=100_000)] = 20  # how often the validation split is looked at, evenly over the run
     selection: Literal["best", "last"] = "best"  # which weights are reported: best at a check, or the last
     options: dict[str, Any] = {}  # of the model
     resources: Resources = Resources()
@@ -232,6 +159,8 @@ class Settings(Written):
     @classmethod
     def _lr_is_short_for_optimizer_lr(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "lr" in data and isinstance(data.get("optimizer", {}), Mapping):
+            if "lr" in data.get("optimizer", {}):
+                raise ValueError("lr and optimizer.lr are the same setting; give one of them")
             data = dict(data)
             data["optimizer"] = {**data.get("optimizer", {}), "lr": data.pop("lr")}
         return data
@@ -280,30 +209,47 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str | int | Mapping) else value
 
 
+def _each_once(values: Any) -> Any:
+    for value, times in Counter(values).items():
+        if times > 1:
+            raise ValueError(f"{value!r} is given twice")
+    return values
+
+
+MAX_SEEDS = 10_000
+MAX_CELLS = 10_000  # rows times data sets of a suite
+MAX_RUNS = 100_000
+Seeds = Annotated[
+    tuple[Seed, ...], BeforeValidator(_listed), AfterValidator(_each_once), Field(min_length=1, max_length=MAX_SEEDS)
+]
+Label = Annotated[str, AfterValidator(label)]
+Paragraph = Annotated[str, BeforeValidator(one_paragraph)]
+
+
 class Defaults(Settings):
     """Settings for the whole suite, and its seeds."""
 
-    seeds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_listed), Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
 
 
 class DataEntry(Settings):
     """A data set of a suite and the settings it needs of its own."""
 
-    data: str
+    data: Label
 
 
 class ModelEntry(Settings):
     """A row of a suite: a model, its settings, the data it takes (default: all) and its settings on each."""
 
     model: str
-    data: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = None
+    data: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
     per_data: dict[str, Settings] = {}
 
 
 class Published(Written):
     """What a paper reports of a model, shown beside the rows that are measured here and never ranked among them."""
 
-    source: Annotated[str, Field(min_length=1)]  # title, year, table
+    source: Annotated[Paragraph, Field(min_length=1, max_length=500)]  # title, year, table
     kind: Kind = "exact"
     values: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]  # measurement -> data -> value
 
@@ -319,24 +265,34 @@ def _model_entry(value: Any) -> Any:
 class Suite(Written):
     """One protocol: every model on every data set with every seed, and what is measured."""
 
-    suite: str
-    version: PositiveInt = 1
-    title: str = ""
-    question: str = ""
+    suite: Annotated[str, AfterValidator(suite_name)]
+    version: Count = 1
+    title: Annotated[Paragraph, Field(max_length=200)] = ""
+    question: Annotated[Paragraph, Field(max_length=1000)] = ""
     defaults: Defaults = Defaults()
     data: Annotated[tuple[Annotated[DataEntry, BeforeValidator(_data_entry)], ...], Field(min_length=1)]
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
-    models: Annotated[dict[str, Annotated[ModelEntry, BeforeValidator(_model_entry)]], Field(min_length=1)]
-    published: dict[str, Published] = {}  # by the name of the row
+    metrics: Annotated[tuple[str, ...], AfterValidator(_each_once), Field(min_length=1)]
+    models: Annotated[dict[Label, Annotated[ModelEntry, BeforeValidator(_model_entry)]], Field(min_length=1)]
+    published: dict[Label, Published] = {}  # by the name of the row
 
     @model_validator(mode="after")
     def _data_that_is_named_is_there(self) -> Self:
         here = [entry.data for entry in self.data]
-        for again in (name for i, name in enumerate(here) if name in here[:i]):
-            raise ValueError(f"data: {again!r} is given twice")
+        spelled: dict[str, str] = {}
+        for i, name in enumerate(here):
+            if (first := spelled.get(name.casefold())) is not None:
+                problem = (
+                    "is given twice" if first == name else f"would share files with {first!r}, which differs in case"
+                )
+                raise ValueError(f"data.{i}: {name!r} {problem}")
+            spelled[name.casefold()] = name
+        valid = set(here)
         for key, value in self._data_named():
-            if value not in here:
+            if value not in valid:
                 raise ValueError(f"{key}: no data {value!r} here{nearest(value, here)}")
+        cells = sum(len(here) if row.data is None else len(row.data) for row in self.models.values())
+        if cells > MAX_CELLS:
+            raise ValueError(f"models: {cells} pairs of row and data are more than {MAX_CELLS}; split the suite")
         return self
 
     def _data_named(self) -> Iterator[tuple[str, str]]:
@@ -371,10 +327,14 @@ class Suite(Written):
             for name, model in self.models.items()
             if model.data is None or data.data in model.data
         ]
-        wanted = [c for c in cells if fnmatch(c[0], only) or fnmatch(f"{c[0]}/{c[2].data}", only)]
-        if not wanted:
+        chosen = [cell for cell in cells if matches(only, cell[0], cell[2].data)]
+        if not chosen:
             raise UsageError(f"--only {only!r} matches no row{nearest(only, self.models)}")
-        runs = [run for cell in wanted for run in self._cell(*cell, seeds or self.defaults.seeds, change or {})]
+        seeds = self.defaults.seeds if seeds is None else seeds
+        if len(chosen) * len(seeds) > MAX_RUNS:
+            raise UsageError(f"{len(chosen) * len(seeds)} runs are more than {MAX_RUNS}; take fewer seeds, or --only")
+        changed = checked(Settings, change or {}).model_dump(exclude_unset=True)
+        runs = [run for cell in chosen for run in self._cell(*cell, seeds, changed)]
         seen: dict[str, Run] = {}
         for run in runs:
             if (twin := seen.setdefault(run.id, run)) is not run:
@@ -395,7 +355,7 @@ class Suite(Written):
             for layer in layers
             if layer
         ]
-        settings = functools.reduce(merged, [*said, checked(Settings, change).model_dump(exclude_unset=True)])
+        settings = functools.reduce(merged, [*said, change])
         with naming(f"data.{data.data}"):
             find("datasets", data.data)
         with naming(f"models.{name}"):
@@ -408,7 +368,13 @@ class Suite(Written):
                 "data": data.data,
                 "metrics": self.metrics,
             }
-            return [checked(Run, settings | row | {"seed": seed}) for seed in seeds]
+            run = checked(Run, settings | row)
+            return [run.model_copy(update={"seed": seed}) for seed in seeds]
+
+
+def matches(only: str, row: str, data: str) -> bool:
+    """Return whether the glob `only` is of `row` or of ``row/data``; a name that looks like a glob matches itself."""
+    return any(name == only or fnmatchcase(name, only) for name in (row, f"{row}/{data}"))
 
 
 def merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
@@ -420,10 +386,10 @@ def merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_of(model: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` coerced to the types in the signature of `model`, less those that equal its defaults.
+    """Return `options` as the types in the signature of `model`, less those that equal its defaults.
 
     Raises:
-        UsageError: an option that `model` does not take, or of the wrong type.
+        UsageError: an option that `model` does not take, one that it needs and does not get, or one of the wrong type.
     """
     parameters, hints, takes_any = keywords_of(model)
     kept: dict[str, Any] = {}
@@ -433,13 +399,28 @@ def options_of(model: Callable[..., Any], options: Mapping[str, Any]) -> dict[st
                 raise UsageError(f"unknown option {key!r}{nearest(key, parameters)}")
             kept[key] = value
             continue
-        try:
-            value = TypeAdapter(hints.get(key, Any)).validate_python(value)
-        except ValidationError as error:
-            raise UsageError(f"option {key!r}: {_first_error(error)}") from None
-        if value != parameters[key].default:
+        with naming(f"option {key!r}"):
+            value = of_type(hints.get(key, Any), value)
+        if (value == parameters[key].default) is not True:  # of tensors it is a tensor
             kept[key] = value
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise UsageError(f"option {key!r} has no default and is missing")
     return kept
+
+
+def of_type(hint: Any, value: Any) -> Any:
+    """Return `value`, read from YAML, as the type `hint`: lists as tuples, integers as floats, and nothing beyond that.
+
+    Raises:
+        UsageError: it is of another type, or YAML has no values of that type.
+    """
+    try:
+        return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise UsageError(_first_error(error)) from None
+    except PydanticUserError:
+        raise UsageError(f"no suite can give values of its type, {hint!r}") from None
 
 
 def keywords_of(model: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
@@ -458,69 +439,65 @@ def keywords_of(model: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
         passed_on = any(p.kind is p.VAR_KEYWORD for p in taken)
         if i and not own and not passed_on:  # nothing above takes what is passed on: it keeps it
             return found, hints, True
-        found, hints = own | found, typing.get_type_hints(make) | hints
+        found, hints = own | found, _hints(make) | hints
         if not passed_on:
             return found, hints, False
     return found, hints, True
 
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is
+def _hints(make: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of the arguments of `make`; a name that cannot be resolved, as one that only type checkers
+    import, is Any."""
+    try:
+        return typing.get_type_hints(make)
+    except NameError:
+        return typing.get_type_hints(make, localns=_Resolvable(make))
 
 
-class _StrictLoader(_SafeLoader):  # type: ignore[misc]
-    """A safe loader that refuses a key given twice, which YAML forbids and PyYAML lets pass."""
+class _Resolvable(dict[str, Any]):
+    """The names that a function sees, and Any for every other one."""
 
+    def __init__(self, make: Callable[..., Any]) -> None:
+        super().__init__(vars(builtins) | getattr(make, "__globals__", {}))
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-        if not isinstance(key, Hashable):
-            raise UsageError(f"line {line}: {key!r} cannot be a key")
-        if key in seen:
-            raise UsageError(f"line {line}: key {key!r} is given twice, first on line {seen[key]}")
-        seen[key] = line
-    mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
-    return mapping
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+    def __missing__(self, name: str) -> Any:
+        return Any
 
 
 def suite_paths() -> dict[str, Path]:
     """Return the suites there are by name: in ./suites, then in the project's own folder."""
-    folders = [ROOT / "suites", Path.cwd() / "suites"]
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    folders = [ROOT / "suites", Path("suites")]
+    return {path.stem: path.absolute() for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def suite_path(name: str) -> Path:
     """Return the file of the suite `name`, which is a name under suites/ or a path.
 
     Raises:
-        UsageError: there is none; the nearest name is said.
+        UsageError: it is neither; the nearest name is given.
     """
-    if name in suite_paths():
-        return suite_paths()[name]
-    if Path(name).is_file():
+    if name in (paths := suite_paths()):
+        return paths[name]
+    if "/" in name or os.sep in name or name.endswith((".yaml", ".yml")) or (name and os.path.lexists(name)):
         return Path(name)
-    raise UsageError(f"unknown suite {name!r}{nearest(name, suite_paths())}")
+    raise UsageError(f"unknown suite {name!r}{nearest(name, paths)}")
 
 
 def read_suite(path: Path) -> Suite:
     """Return the suite in the YAML file `path`.
 
     Raises:
-        UsageError: one line that names the file and the key: unreadable, not YAML, empty, a key unknown, given
-            twice or of the wrong type.
+        UsageError: one line that names the file and the key: not there, not a regular file, unreadable, not YAML,
+            empty, a key unknown, given twice or of the wrong type.
     """
     with naming(str(path)):
         try:
-            data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        except yaml.YAMLError as error:
-            raise UsageError(f"is not YAML: {' '.join(str(error).split())}") from None
-        if not data:
+            if not stat.S_ISREG(mode := path.stat().st_mode):
+                raise UsageError("is a folder, not a suite's file" if stat.S_ISDIR(mode) else "is not a regular file")
+            data = read_yaml(path.read_bytes())
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror or error}") from None
+        if data is None:
             raise UsageError("is empty")
         if not isinstance(data, Mapping):
             raise UsageError(f"is not a mapping of keys, but {type(data).__name__}")

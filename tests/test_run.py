@@ -138,11 +138,11 @@ def test_what_papers_report_is_read_and_is_no_part_of_any_run(tmp_path: Path) ->
     assert without.runs() == found.runs()
 
 
-def test_text_is_coerced_before_hashing(tmp_path: Path) -> None:
-    """PyYAML reads 1e-3 as text; the id must not depend on how a number was spelled."""
+def test_spellings_of_a_number_have_one_id(tmp_path: Path) -> None:
+    """The id does not depend on how a number was written, as long as it is one."""
     ids = {
         tuple(r.id for r in read_suite(suite(tmp_path, GOOD.replace("lr: 1e-3", spelling))).runs())
-        for spelling in ("lr: 1e-3", "lr: 0.001", "lr: '0.001'", "optimizer: {lr: 1.0e-3}")
+        for spelling in ("lr: 1e-3", "lr: 0.001", "lr: .001", "lr: 10E-4", "optimizer: {lr: +1.0e-3}")
     }
     assert len(ids) == 1
 
@@ -168,7 +168,7 @@ def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
         ("steps: 20", "stpes: 20", "defaults: unknown key 'stpes'; did you mean 'steps'?"),
         ("steps: 20", "steps: many", "defaults.steps: input should be a valid integer"),
         ("steps: 20", "steps: -5", "defaults.steps: input should be greater than or equal to 0, got -5"),
-        ("steps: 20", "steps: 20, steps: 30", "line 3: key 'steps' is given twice"),
+        ("steps: 20", "steps: 20, steps: 30", "line 3: defaults.steps: the key is given twice"),
         ("ema: 0.5", "ema: 1.5", "optimizer.ema: input should be less than 1"),
         ("seeds: [0, 1]", "seeds: []", "defaults.seeds"),
         ("per_data: {digits:", "per_data: {digit:", "per_data: no data 'digit' here; did you mean 'digits'?"),
@@ -222,7 +222,7 @@ def test_only_is_a_glob_of_rows_or_cells(tmp_path: Path) -> None:
 
 def test_a_change_reaches_only_the_rows_asked_for(tmp_path: Path) -> None:
     found = read_suite(suite(tmp_path, GOOD))
-    (run,) = found.runs(only="RealNVP", seeds=[7], change={"options": {"couplings": "3"}, "lr": "1e-2"})
+    (run,) = found.runs(only="RealNVP", seeds=[7], change={"options": {"couplings": 3}, "lr": 1e-2})
     assert (run.seed, run.options, run.optimizer.lr) == (7, {"couplings": 3}, 0.01)
 
 
@@ -258,7 +258,7 @@ def test_a_plain_name_never_imports_another_package() -> None:
 
 
 def test_options_passed_on_are_checked_as_those_of_the_class_extended() -> None:
-    assert options_of(IWAE, {"k": "5", "latent": 16, "dropout": "0.5"}) == {"k": 5, "dropout": 0.5}
+    assert options_of(IWAE, {"k": 5, "latent": 16, "dropout": 0.5}) == {"k": 5, "dropout": 0.5}
     with pytest.raises(UsageError, match="unknown option 'latnet'; did you mean 'latent'"):
         options_of(IWAE, {"latnet": 3})
     with pytest.raises(UsageError, match="option 'latent'"):

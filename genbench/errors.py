@@ -1,0 +1,45 @@
+"""What is reported when input is wrong: one line that says what, where, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+LONGEST = 2000  # characters of a message
+LISTED = 40  # names that a message lists
+
+
+class UsageError(ValueError):
+    """Something the user wrote is wrong; the message is one line that says what and where, whatever the input."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """Return `text` with line breaks as spaces and control characters escaped, cut after `longest` characters."""
+    text = re.sub(r"\s*[\r\n]\s*", " ", text[: 2 * longest].strip())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?``, or what there is, for an unknown `name`."""
+    valid = sorted(set(itertools.islice(valid, 5000)))
+    close = difflib.get_close_matches(name[:200], valid, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f" and {len(valid) - LISTED} more" if len(valid) > LISTED else ""
+    return f"; there is {', '.join(valid[:LISTED])}{more}" if valid else ""
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put `where` before the message of a UsageError raised inside."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
