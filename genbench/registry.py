@@ -90,7 +90,7 @@ def importing(name: str, path: str) -> Iterator[None]:
             yield
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
-            if not package or package in sys.modules:
+            if not package or sys.modules.get(package):  # the package is there, a module in it is not
                 raise UsageError(f"{name!r}: {path} cannot be imported: {cause(error)}") from None
             raise UsageError(f"{name!r} needs the package {package!r}: {_install(package)}") from None
         except SystemExit as error:

@@ -347,7 +347,7 @@ class Suite(Written):
         model: ModelEntry,
         data: DataEntry,
         seeds: Sequence[int],
-        change: Mapping[str, Any],
+        change: dict[str, Any],
     ) -> list[Run]:
         layers = [self.defaults, data, model, model.per_data.get(data.data)]
         said = [

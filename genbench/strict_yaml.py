@@ -30,7 +30,7 @@ _CONSTANTS = {
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_YAML_1_1 = yaml.resolver.Resolver()
+_YAML_1_1: Any = yaml.resolver.Resolver()
 _AMBIGUOUS = {
     "bool": "means true or false to some readers of YAML and text to others: write true or false, or put it in quotes",
     "int": "means different integers to different readers of YAML: write plain decimal digits, or put it in quotes",
