@@ -15,8 +15,22 @@ RUNS = "runs"  # the folder of records where none is named; results/ holds those
 
 
 def results(folder: str | Path = RUNS) -> pandas.DataFrame:
-    """Return every measurement under `folder`, one a row, as a tidy pandas DataFrame (see report.tidy)."""
+    """Return every measurement under `folder`, one a row, as a tidy pandas DataFrame (see report.tidy).
+
+    Records that are damaged are skipped, each with a line on stderr.
+
+    Raises:
+        UsageError: `folder` does not exist or cannot be read.
+    """
+    from genbench.notices import notify
     from genbench.report.tidy import tidy
+    from genbench.run import UsageError
     from genbench.store import Store
 
-    return tidy(Store(Path(folder)).records())
+    store = Store(Path(folder))
+    if not store.folder.is_dir():
+        raise UsageError(f"there is no results folder {folder}")
+    records = store.records()
+    for path, problem in store.damaged:
+        notify(f"{path}: skipped, damaged: {problem}")
+    return tidy(records)

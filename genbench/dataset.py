@@ -87,9 +87,10 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of all that is trained on and measured, as hexadecimal digits."""
+        """The SHA-256 of all that is trained on and measured, labels included, as hexadecimal digits."""
         digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test, *([] if self.means is None else [self.means])):
+        means = () if self.means is None else (self.means,)
+        for split in (self.train, self.validation, self.test, *means, *(self.labels or ())):
             digest.update(f"{split.dtype}{tuple(split.shape)}".encode())
             digest.update(split.contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from genbench.run import Record, Run, Suite, UsageError, read_suite
-from genbench.work import write_whole
+from genbench.work import read_whole, storage, write_whole
 
+TIMED = re.compile(r"\d{8}T\d{12}Z-")  # how the name of an execution starts: UTC time to the microsecond
 Place = tuple[str, str, str]  # of a record: suite, run id, execution
 
 
@@ -41,9 +44,20 @@ class Store:
             raise UsageError(f"results folder {self.folder} is not writable: {error.strerror}") from None
 
     def write(self, record: Record) -> Path:
-        """Write `record` whole and return its path."""
+        """Write `record` whole and return its path; no other record is touched.
+
+        The name of an execution starts with its time, and the newest counts. If the clock was set back, so that an
+        older record of the run has a later name, this one is named a microsecond after that.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         folder = self.folder / record.run.suite / record.id
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage(folder, "written to"):
+            folder.mkdir(parents=True, exist_ok=True)
+            latest = max((name for name in os.listdir(folder) if TIMED.match(name)), default="")
+        if record.execution <= latest:
+            record = record.model_copy(update={"execution": _just_after(latest, record.execution)})
         path = folder / f"{record.execution}.json"
         text = json.dumps(record.model_dump(mode="json"), sort_keys=True, allow_nan=False, indent=1)
         write_whole(path, f"{text}\n".encode())
@@ -52,7 +66,8 @@ class Store:
     def keep(self, suite: Suite, text: bytes) -> None:
         """Write `text`, the file of `suite`, beside its records, in place of what was kept of this version."""
         path = self._kept(suite.suite, suite.version)
-        path.parent.mkdir(exist_ok=True)
+        with storage(path.parent, "made"):
+            path.parent.mkdir(exist_ok=True)
         write_whole(path, text)
 
     def kept(self, name: str, version: int) -> Suite | None:
@@ -102,13 +117,12 @@ class Store:
     def _record(self, place: Place) -> Record | None:
         path = f"{os.path.join(self.folder, *place)}.json"  # a pathlib.Path takes as long as the reading
         try:
-            with open(path, "rb", buffering=0) as file:
-                record = Record.model_validate_json(file.read())
-        except (OSError, ValidationError) as error:
-            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            self.damaged.append((Path(path), problem))
+            record = Record.model_validate_json(read_whole(path))
+            in_place = (record.run.suite, record.id, record.execution) == place
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: also numbers that an id cannot be made of
+            self.damaged.append((Path(path), _problem(error)))
             return None
-        if (record.run.suite, record.id, record.execution) != place:
+        if not in_place:
             self.damaged.append((Path(path), "what it holds is of another suite, run or execution than its name says"))
             return None
         return record
@@ -121,3 +135,25 @@ class Store:
         """Return the metrics that ok records of `run` hold, under the name it has now: a row may be renamed."""
         good = (record.run for record in self.of(run) if record.status == "ok")
         return {metric for held in good if held.name == run.name for metric in held.metrics}
+
+
+def _problem(error: Exception) -> str:
+    """Return one line that says what is wrong with a file."""
+    match error:
+        case ValidationError():
+            first = error.errors(include_url=False, include_input=False)[0]
+            text = ".".join([*map(str, first["loc"]), ""])[:80] + f" {first['msg']}"
+        case OSError():
+            text = error.strerror or str(error)
+        case _:
+            text = str(error)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))[:200]
+
+
+def _just_after(latest: str, execution: str) -> str:
+    """Return `execution` with the time of `latest`, a microsecond later; as it is if that is no time."""
+    try:
+        time = datetime.strptime(latest[:21], "%Y%m%dT%H%M%S%f") + timedelta(microseconds=1)
+    except (ValueError, OverflowError):
+        return execution
+    return f"{time:%Y%m%dT%H%M%S%fZ}-{execution.partition('-')[2]}"

@@ -11,6 +11,7 @@ import torch
 from scipy.io import savemat
 from scipy.stats import chisquare, norm
 
+from genbench.dataset import Dataset, Space
 from genbench.datasets import photos as photo_patches
 from genbench.datasets.plane import Noise
 from genbench.run import UsageError, find, names
@@ -330,3 +331,19 @@ def test_a_set_that_is_missing_is_one_line_that_says_what_to_put_where(name, roo
     assert find("datasets", f"vision:{name}").files in message
     assert "GENBENCH_DATA" in message
     assert socket.getdefaulttimeout() == before
+
+
+def test_the_digest_covers_every_split_labels_and_means():
+    def made(changed: int | None = None) -> Dataset:
+        tensors = [torch.full((3, 2), i, dtype=torch.uint8) for i in range(3)]
+        tensors += [torch.full((3,), i) for i in range(3)] + [torch.full((3, 2), 0.5)]
+        if changed is not None:
+            tensors[changed][-1] += 1
+        return Dataset(Space((2,), 8), *tensors[:3], labels=tuple(tensors[3:6]), means=tensors[6])
+
+    digests = [made(i).sha256 for i in (None, *range(7))]
+    assert made().sha256 == digests[0]
+    assert len(set(digests)) == 8
+    x = torch.zeros(4, 2)
+    alike = [Dataset(Space((2,)), x, x, y) for y in (x, x.double(), x.view(2, 4))]
+    assert len({data.sha256 for data in alike}) == 3, "dtype and shape count"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from pydantic import ValidationError
 
+import genbench
 from genbench.run import Measurement, Record, Run, Suite, UsageError
 from genbench.store import Store
-from genbench.work import Work, write_whole
+from genbench.work import StorageError, Work, write_whole
 
 RUN = Run(suite="s", name="n", model="m", data="d", metrics=("likelihood",))
 NATS = Measurement(value=1.5, unit="nats", better="lower", n=10, stderr=0.1, impl="likelihood 1")
@@ -87,12 +92,130 @@ def test_a_damaged_record_is_named_and_skipped_and_stays(tmp_path: Path, damage:
     assert bad.read_bytes() == damage
 
 
-def test_a_record_in_anothers_place_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["s/{id}/2-a-y", "s/0123456789abcdef/1-a-x", "other/{id}/1-a-x"])
+def test_a_record_of_another_execution_run_or_suite_is_damaged(place: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     path = store.write(record("1-a-x"))
-    path.rename(path.with_name("2-a-y.json"))
+    moved = tmp_path / f"{place.format(id=RUN.id)}.json"
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(moved)
     assert store.records() == []
-    assert "than its name says" in store.damaged[0][1]
+    assert store.damaged == [(moved, "what it holds is of another suite, run or execution than its name says")]
+    assert moved.exists()
+
+
+def folder_of_that_name(path: Path) -> None:
+    path.mkdir()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def endless_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.with_name("nothing"))
+
+
+@pytest.mark.parametrize("make", [folder_of_that_name, pipe, link_to_itself, endless_device, link_to_nothing])
+def test_what_is_no_file_is_named_and_skipped(make: Callable[[Path], None], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    bad = store.write(record("1-a-x")).with_name("2-a-y.json")
+    make(bad)
+    assert [r.execution for r in store.records()] == ["1-a-x"]
+    assert [path for path, _ in store.damaged] == [bad]
+
+
+OPTIONS = [
+    "[" * 199 + "]" * 199,  # nested too deeply for the reader
+    "[" * 150 + "]" * 150,
+    "9" * 5000,  # more digits than Python turns into an integer
+    "9" * 4000,
+    "NaN",
+    "-Infinity",
+    "1e999",
+    r'"\ud800"',
+    r'"\u0000"',
+]
+
+
+@pytest.mark.parametrize("value", OPTIONS, ids=range(len(OPTIONS)))
+@pytest.mark.parametrize("key", ['"options": {}', '"value": 1.5', '"timings": {}', '"seed": 0', '"status": "ok"'])
+def test_a_value_that_no_record_has_is_one_line(key: str, value: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(record("1-a-x"))
+    bad = store.write(record("2-a-y"))
+    name, _, old = key.partition(" ")
+    text = bad.read_text()
+    assert key in text
+    bad.write_text(text.replace(key, f'{name} {{"a": {value}}}' if old == "{}" else f"{name} {value}", 1))
+    assert [r.execution for r in store.records()] == ["1-a-x"]
+    ((path, problem),) = store.damaged
+    assert path == bad
+    assert problem.isprintable()
+    assert len(problem) <= 200
+
+
+def test_random_bytes_for_any_of_a_record_are_one_line_or_a_record(tmp_path: Path) -> None:
+    store, random = Store(tmp_path), Random(0)
+    path = store.write(record("1-a-x"))
+    good = path.read_bytes()
+    for _ in range(500):
+        start, length = random.randrange(len(good)), random.choice((0, 1, 2, 40))
+        path.write_bytes(good[:start] + random.randbytes(random.choice((0, 1, 3))) + good[start + length :])
+        assert len(store.records()) + len(store.damaged) == 1
+
+
+def test_the_newest_record_has_the_latest_name_also_when_the_clock_is_set_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    names = ["20260102T000000999999Z-a-1", "20260101T000000000000Z-b-2", "20250101T000000000000Z-c-3"]
+    paths = [store.write(record(name, measurements={}, error=name)) for name in names]
+    assert [r.error for r in store.records()] == names
+    assert [path.stem for path in paths] == [names[0], "20260102T000001000000Z-b-2", "20260102T000001000001Z-c-3"]
+    assert store.damaged == []
+    (paths[0].parent / "99991231T235959999999Z-x-y.json").touch()  # nothing can be later
+    assert store.write(record("20260103T000000000000Z-a-1")).stem == "20260103T000000000000Z-a-1"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("function", ["open", "fsync", "replace", "mkdir", "listdir"])
+def test_an_error_of_the_disk_leaves_every_record(
+    code: int, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    path = store.write(record("1-a-x"))
+    before = path.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if function in ("open", "mkdir") else os, function, fail)
+        with pytest.raises(StorageError, match=f"cannot be written.*{os.strerror(code)}"):
+            store.write(record("2-a-y"))
+    assert path.read_bytes() == before
+    assert [r.execution for r in store.records()] == ["1-a-x"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_results_of_a_folder_that_is_not_there_are_an_error_and_damaged_ones_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=r"there is no results folder .*/nowhere"):
+        genbench.results(tmp_path / "nowhere")
+    store = Store(tmp_path)
+    store.write(record("1-a-x"))
+    bad = store.write(record("2-a-y"))
+    bad.write_text("{")
+    assert genbench.results(tmp_path)["value"].tolist() == [1.5]
+    assert capsys.readouterr().err.startswith(f"genbench: {bad}: skipped, damaged: Invalid JSON")
 
 
 def test_what_is_held_is_what_ok_records_were_asked_for(tmp_path: Path) -> None:
