@@ -8,9 +8,12 @@ import torch
 from scipy.stats import chisquare, multivariate_normal
 from torch import Tensor
 
-from genbench.dataset import Space
+from genbench.dataset import Dataset, Space
+from genbench.evaluation import Evaluation
+from genbench.metrics.likelihood import L16, likelihood
+from genbench.models.mixtures.cells import log_rectangle
 from genbench.models.mixtures.gmm import GMM, Mixture, em, precision_factor, start
-from genbench.run import find
+from genbench.run import Run, find
 
 PLANE = Space((2,))
 DIGIT = Space((1, 2, 2), levels=17)
@@ -167,8 +170,9 @@ def test_by_gradient_every_parameter_moves():
 
 @pytest.mark.parametrize(("K", "D"), [(1, 1), (3, 2), (10, 5)])
 def test_it_has_as_many_parameters_as_numbers_to_choose(K, D):
-    count = sum(p.numel() for p in GMM(Space((D,)), components=K).parameters())
-    assert count == K * (1 + D + D * (D + 1) // 2)
+    for covariance, variances in (("full", D * (D + 1) // 2), ("diagonal", D)):
+        model = GMM(Space((D,)), components=K, covariance=covariance)
+        assert sum(p.numel() for p in model.parameters()) == K * (1 + D + variances)
 
 
 # --------------------------------------------------------------------------------------------- density and samples
@@ -224,21 +228,127 @@ def test_log_prob_does_not_depend_on_batch_mates(space):
 # -------------------------------------------------------------------------------------------------------- integers
 
 
-def test_on_integers_it_is_a_bound_on_a_probability():
-    space = Space((1,), levels=5)
-    k = torch.tensor([0, 1, 1, 2, 2, 2, 4], dtype=torch.uint8).repeat(40)[:, None]
-    model = fitted(k, space, components=3)
-    assert (model.likelihood, GMM(PLANE).likelihood) == ("bound", "exact")
-    draws = torch.arange(5, dtype=torch.uint8)[:, None].repeat(4000, 1)
-    model.train()  # noise drawn anew, point by point
+def everything(space: Space) -> Tensor:
+    """Return every point of a small space, (levels^D, *shape)."""
+    x = torch.cartesian_prod(*[torch.arange(space.levels)] * space.dims).view(-1, *space.shape)
+    return x.to(torch.uint8)
+
+
+EXACT = {
+    "line": (Space((1,), levels=5), {}),
+    "plane": (Space((2,), levels=5), {}),
+    "diagonal": (Space((3,), levels=3), {"covariance": "diagonal"}),
+}
+
+
+@pytest.mark.parametrize(("space", "options"), EXACT.values(), ids=EXACT)
+def test_exact_probabilities_of_integers_sum_to_one_and_are_those_of_samples(space, options):
+    x = everything(space)
+    torch.manual_seed(0)
+    model = fitted(x[torch.randint(len(x), (12,))].repeat(10, 1), space, components=3, floor=2e-3, **options)
+    assert model.likelihood == "exact"
+    p = model.log_prob(x).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-12)
+    place = torch.tensor([space.levels**i for i in range(space.dims)]).flip(0)
+    counts = (model.sample(20_000).long() @ place).bincount(minlength=len(x))
+    often = 20_000 * p > 5
+    assert ((counts - 20_000 * p)[often] / (20_000 * p * (1 - p))[often].sqrt()).abs().max() < 5
+    assert chisquare(counts[often], counts[often].sum() * (p / p[often].sum())[often].detach()).pvalue > 1e-3
+
+
+def test_the_probability_of_a_cell_is_the_mass_of_its_square():
+    """By inclusion and exclusion of scipy's distribution function; and within the noise of the bound's draws."""
+    model, inner = drawn(Space((2,), levels=6)), torch.cartesian_prod(*[torch.arange(1, 5, dtype=torch.uint8)] * 2)
     with torch.no_grad():
-        bound = model.log_prob(draws).view(4000, 5)
-        p = bound.exp().mean(0)  # E p(x) / q(x | k) is the mass of the cube of k
-        edges = torch.arange(6) / 5
-        mu, sd = model.mu[:, 0], (-model.log_scales[:, 0]).exp()
-        cdf = torch.special.ndtr((edges[:, None] - mu) / sd) @ model.mixture.log_pi.exp()
-    torch.testing.assert_close(p, cdf.diff(), atol=5e-3, rtol=0.03)
-    assert (bound.mean(0) <= cdf.diff().log() + 0.02).all()
+        log_p = model.log_prob(inner)
+        bounds = torch.stack([model.bound(inner, draw) for draw in range(400)])
+        (log_pi, mu, _), Sigma = model.mixture, covariances(model.mixture).detach()
+    components = [
+        multivariate_normal(m.numpy(), S.numpy(), abseps=1e-10) for m, S in zip(mu.detach(), Sigma, strict=True)
+    ]
+    for k, value, draws in zip(inner.double() / 6, log_p, bounds.T, strict=True):
+        masses = torch.tensor([c.cdf(k + 1 / 6, lower_limit=k) for c in components], dtype=torch.float64)
+        assert value.exp().item() == pytest.approx((log_pi.exp() @ masses).item(), rel=1e-5)
+        assert draws.mean() < value
+        weights = draws.exp()
+        assert abs(weights.mean() - value.exp()) < 5 * weights.std() / 400**0.5
+
+
+def test_in_many_dimensions_a_bound_is_taken_with_as_many_draws_as_are_asked_for():
+    model, k = drawn(DIGIT), torch.randint(17, (20, 1, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
+    assert model.likelihood == "bound"
+    data = Dataset(DIGIT, k, k, k)
+    run = Run(suite="s", name="n", model="m", data="d")
+    one, sixteen = (metric.measure(Evaluation(model, data, run))["bpd"] for metric in (likelihood, L16))
+    with torch.no_grad():
+        bounds = torch.stack([model.bound(k, draw) for draw in range(16)])
+        torch.testing.assert_close(model.log_weights(k, 5, 3), bounds[3:8])
+    assert (one.kind, one.impl, sixteen.kind, sixteen.impl) == ("bound", "likelihood 1", "bound", "likelihood 1, L_16")
+    nats = math.log(16) - bounds.logsumexp(0).mean().item()
+    assert sixteen.value == pytest.approx(nats / 4 / math.log(2))
+    assert sixteen.value < one.value
+
+
+def test_what_is_exact_needs_no_draws():
+    model, k = drawn(Space((2,), levels=4)), everything(Space((2,), levels=4))
+    evaluation = Evaluation(model, Dataset(model.space, k, k, k), Run(suite="s", name="n", model="m", data="d"))
+    assert L16.measure(evaluation) == likelihood.measure(evaluation)
+    assert (L16.measure(evaluation)["nats"].kind, L16.measure(evaluation)["nats"].impl) == ("exact", "likelihood 1")
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, -4.0, 1e3])
+def test_an_orthant_has_the_share_of_its_angle(gamma):
+    """P(t > 0, w > gamma t) of independent t and w: the angle from the line w = gamma t to the axis of w, over 2 pi."""
+    ends = [torch.tensor([value], dtype=torch.float64) for value in (0.0, 1e9, 0.0, 1e9, gamma)]
+    angle = (math.pi / 2 - math.atan(gamma)) / (2 * math.pi)
+    assert log_rectangle(*ends).exp().item() == pytest.approx(angle, rel=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0, -50.0, 2e4])
+@pytest.mark.parametrize("far", [0.0, 30.0])
+def test_a_rectangle_has_the_mass_of_its_parts(gamma, far):
+    """Also in the tails, at 30 standard deviations, and where one coordinate is nearly a function of the other."""
+    A, B, alpha, beta = far - 0.5, far + 1.0, -far * gamma - 1.0, -far * gamma + 300.0
+    cuts = torch.linspace(A, B, 12, dtype=torch.float64)
+    levels = torch.linspace(alpha, beta, 9, dtype=torch.float64)
+    low, high = torch.cartesian_prod(cuts[:-1], levels[:-1]), torch.cartesian_prod(cuts[1:], levels[1:])
+    slope = torch.full((len(low),), gamma, dtype=torch.float64)
+    parts = log_rectangle(low[:, 0], high[:, 0], low[:, 1], high[:, 1], slope).logsumexp(0)
+    ends = [torch.tensor([value], dtype=torch.float64) for value in (A, B, alpha, beta, gamma)]
+    assert log_rectangle(*ends).item() == pytest.approx(parts.item(), abs=1e-9)
+
+
+def test_gradients_of_the_mass_reach_every_end_and_the_slope():
+    torch.manual_seed(0)
+    A, alpha, gamma = torch.randn(3, 4, dtype=torch.float64)
+    ends = [p.requires_grad_() for p in (A, A + 0.7, alpha, alpha + 0.4, 3 * gamma)]
+    assert torch.autograd.gradcheck(log_rectangle, ends, atol=1e-6)
+
+
+def test_a_diagonal_covariance_by_em_is_scikit_learns_from_the_same_start():
+    from sklearn.mixture import GaussianMixture
+
+    x = points(D=3)
+    torch.manual_seed(3)
+    begin = start(x, 4, 0.0)
+    precisions = begin.U.diagonal(dim1=1, dim2=2).square().numpy()
+    theirs = GaussianMixture(
+        4,
+        covariance_type="diag",
+        tol=0,
+        max_iter=20,
+        reg_covar=0,
+        weights_init=[0.25] * 4,
+        means_init=begin.mu.numpy(),
+        precisions_init=precisions,
+    )
+    with pytest.warns(match="did not converge"):
+        theirs.fit(x.numpy())
+    ours = begin
+    for _ in range(20):
+        ours, _ = em(x, ours, 0.0, "diagonal")
+    torch.testing.assert_close(covariances(ours).diagonal(dim1=1, dim2=2), torch.from_numpy(theirs.covariances_))
+    torch.testing.assert_close(ours.log_prob(x), torch.from_numpy(theirs.score_samples(x.numpy())))
 
 
 def test_samples_of_integers_are_integers_of_the_space_as_often_as_they_are_likely():

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians, each of full covariance: the classical density model.
+"""A mixture of Gaussians, each of full or diagonal covariance: the classical density model.
 
 Maximum Likelihood from Incomplete Data via the EM Algorithm (1977), 4.3: p(x) = sum_k pi_k N(x | mu_k, Sigma_k),
 Sigma_k^-1 = U_k U_k^T with U_k upper triangular, so that log N = sum log diag U - D/2 log 2 pi - |(x - mu) U|^2 / 2.
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from genbench.dataset import Space
 from genbench.model import MakeOptimizer, Model, Player
 from genbench.models.dequantization import Uniform
+from genbench.models.mixtures.cells import cells, log_boxes
 
 __all__ = ["GMM"]
 
 AT_ONCE = 2**16  # numbers of an intermediate result: 512 KiB, which a cache holds
+EXACT_DIMS = 2  # in which cells of integers have probabilities by quadrature
+Covariance = Literal["full", "diagonal"]
 
 
 class Mixture(NamedTuple):
@@ -64,7 +67,7 @@ def start(x: Tensor, components: int, floor: float) -> Mixture:
     )
 
 
-def em(x: Tensor, mixture: Mixture, floor: float) -> tuple[Mixture, float]:
+def em(x: Tensor, mixture: Mixture, floor: float, covariance: Covariance = "full") -> tuple[Mixture, float]:
     """Return the mixture after one step of EM on x (N, D), and the mean log-likelihood in nats of the one before it.
 
     Moments are taken around the old means, a part of x at a time; `floor` is added to each variance.
@@ -82,6 +85,8 @@ def em(x: Tensor, mixture: Mixture, floor: float) -> tuple[Mixture, float]:
         nats += log_p.sum().item()
     delta = first / N[:, None]
     Sigma = second / N[:, None, None] - delta[:, :, None] * delta[:, None] + floor * torch.eye(D).to(x)
+    if covariance == "diagonal":
+        Sigma = Sigma.diagonal(dim1=1, dim2=2).diag_embed()
     return Mixture((N / N.sum()).log(), mixture.mu + delta, precision_factor(Sigma)), nats / len(x)
 
 
@@ -93,12 +98,15 @@ def precision_factor(Sigma: Tensor) -> Tensor:
 
 
 class GMM(Model):
-    """Mixture of Gaussians of full covariance, by expectation maximisation or by gradient.
+    """Mixture of Gaussians, by expectation maximisation or by gradient.
 
-    It is exact on reals; integers get uniform noise, in [0, 1)^D, and it is a bound on them. All is float64.
+    It is exact on reals, and on integers of one or two dimensions or with diagonal covariances: the probability of an
+    integer is the mass of its cell, the edges taking the tails, as samples have it. Otherwise integers get uniform
+    noise, in [0, 1)^D, and it is a bound on them; EM is fitted with such noise in any case. All is float64.
 
     Args:
         components: how many.
+        covariance: of each component, "full" or "diagonal".
         fit: "em" fits in `finish` and lets training, of any number of steps, pass (say steps: 0); "gradient" follows
             the likelihood, from the start that EM has, taken on the first batch.
         floor: what EM adds to each variance, in the units of x; by gradient no standard deviation, given the other
@@ -115,6 +123,7 @@ class GMM(Model):
         space: Space,
         *,
         components: int = 10,
+        covariance: Covariance = "full",
         fit: Literal["em", "gradient"] = "em",
         floor: float = 1e-6,
         tolerance: float = 1e-4,
@@ -123,42 +132,68 @@ class GMM(Model):
         super().__init__(space)
         K, D = components, space.dims
         self.fit, self.floor, self.tolerance, self.iterations = fit, floor, tolerance, iterations
+        self.covariance: Covariance = covariance
+        pairs = D * (D - 1) // 2 if covariance == "full" else 0
         self.logits = nn.Parameter(torch.zeros(K, dtype=torch.float64))
         self.mu = nn.Parameter(torch.randn(K, D, dtype=torch.float64))
         self.log_scales = nn.Parameter(torch.zeros(K, D, dtype=torch.float64))  # log of the diagonal of U
-        self.above = nn.Parameter(torch.zeros(K, D * (D - 1) // 2, dtype=torch.float64))  # the diagonal of U
+        self.above = nn.Parameter(torch.zeros(K, pairs, dtype=torch.float64))  # the diagonal of U
         self.register_buffer("started", torch.tensor(fit == "em"))
+        self.exact = space.levels is None or covariance == "diagonal" or D <= EXACT_DIMS
+        self.likelihood = "exact" if self.exact else "bound"
         if space.levels:
-            self.likelihood = "bound"
             self.dequantization = Uniform(space)
+
+    @property
+    def pairs(self) -> Tensor:
+        """The places above the diagonal of U that are not 0, (2, their number), row by row."""
+        D = self.space.dims
+        return torch.triu_indices(D, D, 1 if self.covariance == "full" else D, device=self.mu.device)
 
     @property
     def mixture(self) -> Mixture:
         """The mixture that the parameters say."""
-        K, D = self.mu.shape
-        i, j = torch.triu_indices(D, D, 1, device=self.mu.device)
+        K, (i, j) = len(self.mu), self.pairs
         U = self.log_scales.clamp(max=-0.5 * math.log(self.floor)).exp().diag_embed()
         return Mixture(self.logits.log_softmax(0), self.mu, U.index_put((torch.arange(K)[:, None], i, j), self.above))
 
     @torch.no_grad()
     def take(self, mixture: Mixture) -> None:
         """Set the parameters to `mixture`."""
-        i, j = torch.triu_indices(self.space.dims, self.space.dims, 1)
+        i, j = self.pairs
         self.logits.copy_(mixture.log_pi)
         self.mu.copy_(mixture.mu)
         self.log_scales.copy_(mixture.U.diagonal(dim1=1, dim2=2).log())
         self.above.copy_(mixture.U[:, i, j])
         self.started.fill_(True)
 
-    def real(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Return x (B, *shape) as reals (B, D) and the log-density of the noise that made them so."""
-        x, log_q = self.dequantization(x) if self.space.levels else (x, 0.0)
+    def real(self, x: Tensor, draw: int = 0) -> tuple[Tensor, Tensor | float]:
+        """Return x (B, *shape) as reals (B, D) and the log-density of their noise, which is draw number `draw`."""
+        x, log_q = self.dequantization(x, draw) if self.space.levels else (x, 0.0)
         return x.flatten(1).double(), log_q
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, x (B, *shape) -> (B,); on integers, the lower bound log p(x + u) - log q(u | x)."""
-        x, log_q = self.real(x)
+        """Return log p(x) in nats, x (B, *shape) -> (B,): of reals the density, of integers the mass or a bound."""
+        if self.space.levels and self.exact:
+            return self.log_mass(x.flatten(1))
+        return self.bound(x)
+
+    def log_mass(self, k: Tensor) -> Tensor:
+        """Return log of the probability of the cells of integers k (B, D), (B,) nats."""
+        log_pi, mu, U = self.mixture
+        low, high = cells(k, self.dequantization.levels)
+        return (log_pi[:, None] + log_boxes(low, high, mu, U, self.covariance == "diagonal")).logsumexp(0)
+
+    def bound(self, x: Tensor, draw: int = 0) -> Tensor:
+        """Return log p(x + u) - log q(u | x), u draw number `draw`, x (B, *shape) -> (B,) nats; of reals log p(x)."""
+        x, log_q = self.real(x, draw)
         return self.mixture.log_prob(x) - log_q
+
+    def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
+        """Return k such bounds with different u, x (B, *shape) -> (k, B) nats; log p(x), (1, B), where it is exact."""
+        if self.exact:
+            return self.log_prob(x).unsqueeze(0)
+        return torch.stack([self.bound(x, first + i) for i in range(k)])
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the responsibilities p(k | x), x (B, *shape) -> (B, K)."""
@@ -192,7 +227,7 @@ class GMM(Model):
         x, last = self.real(x)[0], -math.inf
         mixture = start(x, len(self.mu), self.floor)
         for _ in range(self.iterations):
-            after, nats = em(x, mixture, self.floor)
+            after, nats = em(x, mixture, self.floor, self.covariance)
             if nats - last < self.tolerance:
                 break
             mixture, last = after, nats
