@@ -279,12 +279,13 @@ def loaded(args: argparse.Namespace) -> Evaluation:
 
     from genbench.evaluation import Evaluation
     from genbench.perform import prepared_device, trained
+    from genbench.validation.datasets import load_dataset
     from genbench.work import Work
 
     store = Store(args.results)
     chosen: Run = one(store, args.run)[-1].run
     device = prepared_device(chosen)
-    dataset = find("datasets", chosen.data)()
+    dataset = load_dataset(chosen.data)
     model, _ = trained(chosen, dataset, Work(args.work or store.work), device, 30.0, math.inf)
     return Evaluation(model, dataset, chosen)
 

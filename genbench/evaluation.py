@@ -14,6 +14,8 @@ from genbench.model import Model
 from genbench.moments import Moments
 from genbench.run import Measurement, Run
 from genbench.train import reseed
+from genbench.validation.datasets import true_log_prob
+from genbench.validation.models import check_log_prob, check_log_weights, check_samples
 
 __all__ = ["Evaluation", "Measurement", "Metric"]
 
@@ -46,12 +48,23 @@ class Evaluation:
     def log_prob_of(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (N, *shape) -> (N,) float64 on the CPU."""
         with torch.no_grad():
-            return torch.cat([self.model.log_prob(batch).double().cpu() for batch in self.batches(x)])
+            parts = [check_log_prob(self.model, self.model.log_prob(batch), batch) for batch in self.batches(x)]
+            return torch.cat([part.double().cpu() for part in parts])
+
+    def log_weights_of(self, x: Tensor, k: int, first: int = 0) -> Tensor:
+        """Return the logs (k', B) float64 of weights of x (B, *shape), on the model's device, as the model has them."""
+        return check_log_weights(self.model, self.model.log_weights(x, k, first), x, k).double()
 
     @cached_property
     def log_prob(self) -> Tensor:
         """log p of the test split, (N,) float64, nats."""
         return self.log_prob_of(self.dataset.test)
+
+    @cached_property
+    def true_log_prob(self) -> Tensor | None:
+        """The true log p of the test split, (N,) float64, nats; None where it is not known."""
+        truth = self.dataset.log_prob
+        return None if truth is None else true_log_prob(self.run.data, truth, self.dataset.test)
 
     @property
     def samples(self) -> Tensor:
@@ -68,7 +81,8 @@ class Evaluation:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             while sum(map(len, self._drawn)) < n:
                 reseed(self.run.seed, "samples", len(self._drawn))
-                self._drawn.append(self.model.sample(1000).cpu())
+                drawn = check_samples(self.model, self.model.sample(1000), 1000, self.dataset.space)
+                self._drawn.append(drawn.to(self.dataset.train.dtype))
         return torch.cat(self._drawn)[:n]
 
 

@@ -36,6 +36,11 @@ class Player:
         """What it moves."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """Those of them that are not frozen."""
+        return [p for p in self.parameters if p.requires_grad]
+
 
 class Model(nn.Module, ABC):
     """A model of points of `space`.
@@ -56,11 +61,11 @@ class Model(nn.Module, ABC):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) in the data's own space: integers where `space.levels` is set."""
-        raise NotImplementedError(f"{type(self).__name__} has no samples")
+        raise NotImplementedError(f"{type(self).__name__} has no samples; define sample, or set generative = False")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (B, *shape) -> (B,); of the integers where `space.levels` is set."""
-        raise NotImplementedError(f"{type(self).__name__} has no likelihood")
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood; define log_prob, or set likelihood = None")
 
     def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
         """Return logs (k', B) of independent weights w with E w = p(x), x (B, *shape): k of them, one without latents.

@@ -23,6 +23,8 @@ from genbench.model import Model
 from genbench.notices import collecting
 from genbench.run import Record, Run, Status, find
 from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
+from genbench.validation.datasets import check_density, load_dataset
+from genbench.validation.models import check_model, check_state, materialize, state_of
 from genbench.work import StorageError, Work
 
 
@@ -85,7 +87,7 @@ def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, An
     device = prepared_device(run)
     record["environment"] = environment(device)
     with timed(record, "data"):
-        dataset: Dataset = find("datasets", run.data)()
+        dataset = load_dataset(run.data)
         record["data_sha256"] = dataset.sha256
     with timed(record, "train"):
         model, progress = trained(run, dataset, work, device, checkpoint_every, deadline)
@@ -117,7 +119,10 @@ def prepared_device(run: Run) -> torch.device:
 def built(run: Run, dataset: Dataset, device: torch.device) -> Model:
     """Return the untrained model of `run`, its weights drawn from the seed alone."""
     reseed(run.seed, "weights")
-    model: Model = find("models", run.model)(dataset.space, **run.options)
+    model = check_model(run.model, find("models", run.model)(dataset.space, **run.options))
+    if model.likelihood is not None:
+        check_density(run.data, dataset)
+    materialize(model, dataset.train[: run.batch])
     make_parameters_dense(model)  # here too: a model that is loaded computes with the strides of one that was trained
     return model.to(device)
 
@@ -148,7 +153,9 @@ def trained(
         model = built(run, dataset, device)
         progress = training(model, deadline=deadline)
     reseed(run.seed, "finish")
+    state = state_of(model)
     model.finish(dataset.train.to(device))
+    check_state(model, state)
     work.save(name, _packed(code, model, progress))
     work.remove(f"{run.id}/checkpoint.pt")
     return model.eval(), progress

@@ -560,3 +560,15 @@ class Record(Frozen):
     def id(self) -> str:
         """The id of the run."""
         return self.run.id
+
+    @property
+    def weights(self) -> Literal["best-validation", "last"] | None:
+        """Which weights were measured; None where the curve does not say: no steps, or trained by another execution.
+
+        "best" selects by validation scores. A model without a likelihood has none, and one whose scores were never
+        finite has none to go by: of these, the last weights are taken, as `selected_step` says.
+        """
+        if not self.curve:
+            return None
+        scored = any(point.validation is not None for point in self.curve)
+        return "best-validation" if scored and self.run.selection == "best" else "last"

@@ -20,6 +20,14 @@ from genbench.dataset import Dataset
 from genbench.model import Model, Player
 from genbench.moments import Moments, moment, steps_of
 from genbench.run import Optimizer, Point, Run
+from genbench.validation.models import (
+    check_log_prob,
+    check_loss,
+    check_parameters,
+    check_players,
+    check_state,
+    state_of,
+)
 from genbench.work import Work
 
 Batch = Callable[[int], Tensor]
@@ -126,8 +134,12 @@ class Game:
 
     def __post_init__(self) -> None:
         make_parameters_dense(self.model)
-        turns = self.model.players(functools.partial(make_optimizer, self.run.optimizer))
-        self.turns = [turn if isinstance(turn, tuple) else (turn,) for turn in turns]
+        trains = any(parameter.requires_grad for parameter in self.model.parameters())
+        turns = self.model.players(self._make_optimizer) if trains else []
+        self.turns = [turn if isinstance(turn, tuple) else (turn,) for turn in check_players(self.model, turns)]
+
+    def _make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return make_optimizer(self.run.optimizer, check_parameters(self.model, parameters))
 
     @property
     def players(self) -> list[Player]:
@@ -143,7 +155,7 @@ class Game:
         """Let everyone move once around; return the first loss () of the step, None if nobody moved."""
         first = None
         for turn in self.turns:
-            present = [p for p in turn if p.start <= i / self.run.steps < p.stop]
+            present = [p for p in turn if p.start <= i / self.run.steps < p.stop and p.trainable]
             for k in range(max((p.repeats for p in present), default=0)):
                 losses = self._move([p for p in present if k < p.repeats], i, batch(i * self.batches + k))
                 first = losses[0] if first is None else first
@@ -154,11 +166,11 @@ class Game:
         losses, gradients = [], []
         for player in players:
             with self._precision(x.device):
-                loss = player.loss(x)
-            gradients.append(gradients_of(loss, player.parameters))
+                loss = check_loss(self.model, player.loss, player.loss(x))
+            gradients.append(gradients_of(loss, player.trainable))
             losses.append(loss.detach())
         for player, theirs in zip(players, gradients, strict=True):
-            for parameter, gradient in zip(player.parameters, theirs, strict=True):
+            for parameter, gradient in zip(player.trainable, theirs, strict=True):
                 parameter.grad = gradient
             self._descend(player, i)
         return losses
@@ -287,7 +299,7 @@ def train(
     checks = {round(run.steps * (k + 1) / run.checks) for k in range(run.checks)}
     progress = _restored(work.load(name), code, model, game, average)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    pending: list[Tensor] = []
+    state, pending = state_of(model), list[Tensor]()
 
     def settle() -> None:
         values = torch.stack(pending).double().tolist() if pending else []
@@ -303,6 +315,8 @@ def train(
             keep(model, dataset, run, progress)
         reseed(run.seed, i)
         loss = game.step(i, batch)
+        if i == 0 or i + 1 in checks:
+            check_state(model, state)
         average.update(i)
         pending += [] if loss is None else [loss]
         progress.step = i + 1
@@ -329,7 +343,10 @@ def train(
 
 
 def check(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
-    """Score the validation split in nats and keep the weights if they are to be selected."""
+    """Score the validation split in nats and keep the weights if they are to be selected.
+
+    Of a model without a likelihood, or whose scores were never finite, these are the last.
+    """
     score = validation_score(model, dataset, run)
     progress.curve.append(
         Point(
@@ -340,8 +357,10 @@ def check(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
         )
     )
     progress.losses.clear()
-    if run.selection == "last" or score is None or score < progress.best:
-        progress.best = math.inf if score is None else score
+    better = score is not None and math.isfinite(score) and score < progress.best
+    never = progress.step == run.steps and progress.selected is None
+    if run.selection == "last" or score is None or better or never:
+        progress.best = score if score is not None and better else math.inf
         progress.selected_step = progress.step
         progress.selected = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
@@ -371,8 +390,8 @@ def validation_score(model: Model, dataset: Dataset, run: Run) -> float | None:
     reseed(run.seed, "validation")
     model.eval()
     with torch.no_grad():
-        batches = torch.split(dataset.validation, dataset.space.at_once)
-        log_p = torch.cat([model.log_prob(x.to(device)).double() for x in batches])
+        batches = (x.to(device) for x in torch.split(dataset.validation, dataset.space.at_once))
+        log_p = torch.cat([check_log_prob(model, model.log_prob(x), x).double() for x in batches])
     model.train()
     return -log_p.mean().item()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.latents import Reconstructs
-from genbench.run import find
+from genbench.validation.datasets import load_dataset
 
 __all__ = ["anomalies", "binary", "digits", "ising", "nine"]
 
@@ -44,15 +44,15 @@ def measure(evaluation: Evaluation, said: str, strangers: Callable[[Dataset], Te
 
 def another(name: str, data: Dataset) -> Tensor | None:
     """Return the test split of the data set `name`, unless that is `data` itself or of another space."""
-    other: Dataset = find("datasets", name)()
+    other = load_dataset(name)
     return other.test if other.space == data.space and other.sha256 != data.sha256 else None
 
 
 def held_out(label: int, without: dict[str, str], data: Dataset) -> Tensor | None:
     """Return all points of `label` of the set that `data` is the rest of, if it is; `without`: names, whole to rest."""
     for name, rest in without.items():
-        whole: Dataset = find("datasets", name)()
-        if whole.space == data.space and find("datasets", rest)().sha256 == data.sha256:
+        whole = load_dataset(name)
+        if whole.space == data.space and load_dataset(rest).sha256 == data.sha256:
             assert whole.labels is not None
             return torch.cat((whole.train, whole.validation, whole.test))[torch.cat(whole.labels) == label]
     return None
@@ -71,7 +71,7 @@ def scores(evaluation: Evaluation, batches: tuple[Tensor, ...]) -> Iterator[tupl
         squares = [(model.reconstruct(x).double() - x).square().flatten(1).sum(1) for x in parts]
         yield "reconstruction", torch.cat(squares).round(decimals=8).cpu()  # float32's rounding tells nothing
     if model.likelihood is not None:
-        yield "likelihood", -torch.cat([model.log_prob(x).double() for x in parts]).cpu()
+        yield "likelihood", -torch.cat([evaluation.log_prob_of(x) for x in parts])
 
 
 def auroc(strange: Tensor, score: Tensor) -> Measurement:

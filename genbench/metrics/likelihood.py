@@ -68,7 +68,7 @@ def bound(evaluation: Evaluation, k: int, x: Tensor) -> tuple[Tensor, int | None
         for batch in evaluation.batches(x, 256):
             parts, rows = list[Tensor](), 0
             while rows < k:
-                log_w = evaluation.model.log_weights(batch, min(k - rows, max(2, AT_ONCE // len(batch))), rows).double()
+                log_w = evaluation.log_weights_of(batch, min(k - rows, max(2, AT_ONCE // len(batch))), rows)
                 parts.append(log_w.logsumexp(0))
                 if len(log_w) == 1 < k - rows:  # log p(x) itself
                     break

@@ -1,0 +1,169 @@
+"""What a model and its methods return is checked here, where it is first used, and trusted everywhere else.
+
+What is wrong is an error of one line that names the class, the method, what it returned and what was expected. Values
+that are not finite are errors in samples alone: a likelihood or a loss that is not finite says that a run diverged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from genbench.dataset import Space
+from genbench.model import Model, Player
+from genbench.run import Kind, UsageError
+from genbench.validation.datasets import InvalidData, as_integers, as_reals, describe, dtype_name
+
+
+class InvalidModel(UsageError):
+    """A model, or what one of its methods returned, is not what `Model` promises."""
+
+
+def check_model(name: str, model: object) -> Model:
+    """Return `model`, a Model that says what its likelihood is."""
+    if not isinstance(model, Model):
+        raise InvalidModel(f"model {name}: expected a genbench.model.Model, got {describe(model)}")
+    if model.likelihood not in (None, *get_args(Kind)):
+        kinds = ", ".join(map(repr, get_args(Kind)))
+        raise InvalidModel(f"model {name}: likelihood is {model.likelihood!r}; expected {kinds} or None")
+    return model
+
+
+def check_players(model: nn.Module, given: object) -> list[Player | tuple[Player, ...]]:
+    """Return `given`, what `Model.players` gave: a list of `Player`s and of tuples of them."""
+    phases: list[Any] = given if isinstance(given, list) else [given]
+    players = [player for phase in phases for player in (phase if isinstance(phase, tuple) else (phase,))]
+    if wrong := [player for player in players if not isinstance(player, Player)]:
+        problem = f"{describe(wrong[0])}; expected a list of Player and of tuples of them"
+        raise InvalidModel(f"{type(model).__name__}.players returned {problem}")
+    return phases
+
+
+def check_parameters(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the parameters that a player of `model` moves: some, each of a known shape."""
+    parameters = list(parameters)
+    if not parameters:
+        raise InvalidModel(f"{type(model).__name__}.players makes an optimizer without parameters")
+    return parameters
+
+
+State = dict[str, tuple[int | None, torch.Size]]  # of parameters and buffers, by name: which parameter it is, its shape
+
+
+def state_of(model: nn.Module) -> State:
+    """Return what `check_state` compares with."""
+    parameters = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    return {
+        name: (parameters.get(name), x.shape)
+        for name, x in model.state_dict(keep_vars=True).items()
+        if isinstance(x, Tensor)
+    }
+
+
+def check_state(model: nn.Module, before: State) -> None:
+    """Refuse parameters and buffers that came, went or were replaced since `before`: no optimizer moves them.
+
+    Raises:
+        InvalidModel: one line with their names.
+    """
+    after = state_of(model)
+    if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
+        names = ", ".join(map(repr, changed[:5])) + (", ..." if len(changed) > 5 else "")
+        advice = "make parameters and buffers in __init__ and change them in place"
+        raise InvalidModel(f"{type(model).__name__} added or replaced {names} after it was built; {advice}")
+
+
+def materialize(model: Model, x: Tensor) -> None:
+    """Give lazy parameters and buffers of `model` their shapes by a first loss of x (B, *shape); else do nothing.
+
+    Raises:
+        InvalidModel: some have none after that.
+    """
+    if not lazy_names(model):
+        return
+    model.eval()
+    with torch.no_grad():
+        model.loss(x)
+    model.train()
+    if names := lazy_names(model):
+        problem = f"{', '.join(names)} without a shape after a first loss; give their layers their sizes"
+        raise InvalidModel(f"{type(model).__name__} leaves {problem}")
+
+
+def lazy_names(model: nn.Module) -> list[str]:
+    """Return the names of parameters and buffers that have no shape yet."""
+    return [name for name, x in (*model.named_parameters(), *model.named_buffers()) if is_lazy(x)]
+
+
+def _tensor(model: nn.Module, method: str, value: object, device: torch.device | None) -> Tensor:
+    where = f"{type(model).__name__}.{method}"
+    if not isinstance(value, Tensor):
+        raise InvalidModel(f"{where} returned {describe(value)}; expected a tensor")
+    if device is not None and value.device != device:
+        raise InvalidModel(f"{where} returned a tensor on {value.device}; expected one on {device}, as its input")
+    return value
+
+
+def check_log_prob(model: nn.Module, value: object, x: Tensor) -> Tensor:
+    """Return `value`, the log-likelihood of x (B, *shape): (B,), of floating point and on the device of x.
+
+    It need not be finite: a likelihood that is not is a result, and the run has diverged.
+    """
+    value, expected = _tensor(model, "log_prob", value, x.device), (len(x),)
+    if tuple(value.shape) != expected:
+        problem = f"a tensor of shape {tuple(value.shape)} for {len(x)} points"
+        raise InvalidModel(f"{type(model).__name__}.log_prob returned {problem}; expected {expected}, nats of a point")
+    return _floating(model, "log_prob", value)
+
+
+def check_log_weights(model: nn.Module, value: object, x: Tensor, k: int) -> Tensor:
+    """Return `value`, log-weights (k', B) of x (B, *shape), 1 to k of a point."""
+    value = _tensor(model, "log_weights", value, x.device)
+    if value.ndim != 2 or value.shape[1] != len(x) or not 1 <= len(value) <= k:
+        problem = f"a tensor of shape {tuple(value.shape)} for {k} draws of {len(x)} points"
+        raise InvalidModel(f"{type(model).__name__}.log_weights returned {problem}; expected ({k}, {len(x)})")
+    return _floating(model, "log_weights", value)
+
+
+def _floating(model: nn.Module, method: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        raise InvalidModel(
+            f"{type(model).__name__}.{method} returned {dtype_name(value.dtype)}; expected floating point"
+        )
+    return value
+
+
+def check_loss(model: nn.Module, loss: Callable[[Tensor], Tensor], value: object) -> Tensor:
+    """Return `value`, what `loss` gave: () of floating point, with gradients."""
+    method = name if (name := getattr(loss, "__name__", "")).isidentifier() else "loss"
+    value = _tensor(model, method, value, None)
+    if value.ndim:
+        problem = f"a tensor of shape {tuple(value.shape)}; expected a scalar, shape (): its mean over the batch"
+        raise InvalidModel(f"{type(model).__name__}.{method} returned {problem}")
+    value = _floating(model, method, value)
+    if not value.requires_grad:
+        problem = "a loss without a gradient; it must depend on parameters that are trained, and not be detached"
+        raise InvalidModel(f"{type(model).__name__}.{method} returned {problem}")
+    return value
+
+
+def check_samples(model: nn.Module, value: object, n: int, space: Space) -> Tensor:
+    """Return `value` on the CPU, n samples (n, *shape) of `space`; reals as float32.
+
+    Raises:
+        InvalidModel: another number or shape, values that are not finite or outside the levels, floating point for
+            integers or integers for reals.
+    """
+    value, expected = _tensor(model, "sample", value, None), (n, *space.shape)
+    where = f"{type(model).__name__}.sample"
+    if tuple(value.shape) != expected:
+        raise InvalidModel(f"{where}({n}) returned a tensor of shape {tuple(value.shape)}; expected {expected}")
+    try:
+        value, what = value.detach().cpu(), f"{where} returned a tensor that"
+        return as_reals(what, value) if space.levels is None else as_integers(what, value, space.levels)
+    except InvalidData as error:
+        raise InvalidModel(str(error)) from None
