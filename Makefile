@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 SUITE ?= smoke
-EMBEDDED ?= flows flows-toys flows-photos vaes autoregressive gans digits autoencoders contrastive labelled vaes-ais
+EMBEDDED ?= flows flows-toys flows-photos vaes autoregressive gans gans-critic-first digits autoencoders contrastive labelled vaes-ais
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from genbench.dataset import Dataset, Space
-from genbench.evaluation import Evaluation
-from genbench.metrics.divergences import Grid, alpha, divergences, grid, jensen_shannon, kl, reverse_kl
+from genbench.evaluation import Evaluation, Measurement
+from genbench.metrics.divergences import Grid, alpha, divergences, grid, jensen_shannon, kl, reverse_kl, smooth
 from genbench.metrics.modes import modes
 from genbench.run import Run, find
 from tests.drawn import Drawn
@@ -99,6 +100,7 @@ def test_w1_is_the_best_assignment():
 
 def test_samples_of_the_truth_are_at_nothing_from_it_but_for_chance():
     measurements = divergences.measure(evaluated(PLANE, lambda n: torch.randn(n, 2)))
+    assert {m.kind for m in measurements.values()} == {"estimate"}
     for name in ("kl_data_model", "kl_model_data", "jensen_shannon", "alpha_divergence"):
         assert abs(measurements[name].value) < 4 * measurements[name].stderr + 0.01
     for name in ("total_variation", "w1"):
@@ -129,6 +131,30 @@ def test_a_mode_that_is_missing_costs_the_one_kl_and_points_between_modes_the_ot
     spread = measured(lambda n: 2.2 * torch.randn(n, 2), data)
     assert missing["kl_data_model"] > 4 * missing["kl_model_data"]
     assert spread["kl_model_data"] > 1.5 * spread["kl_data_model"]
+
+
+def test_kl_of_a_mode_that_is_missing_is_an_underestimate_and_says_so():
+    """One mode of eight with a share w: KL(truth, model) = log(1 / 8w) / 8 + 7/8 log(7 / 8 / (1 - w)), in the limit."""
+    share = torch.tensor([1e-7, *[(1 - 1e-7) / 7] * 7], dtype=torch.float64)
+    truth = (torch.full((8,), 1 / 8).double() * (1 / (8 * share)).log()).sum().item()
+
+    generator = torch.Generator().manual_seed(0)
+    mode = torch.multinomial(share, 20_000, replacement=True, generator=generator)
+    noise = torch.randn(20_000, 2, generator=generator, dtype=torch.float64)
+    x = EIGHT.modes.centers[mode].double() + EIGHT.modes.sigma * noise
+    found = smooth(grid(EIGHT), x, partial(Measurement, kind="estimate"))["kl_data_model"]
+    assert truth == pytest.approx(1.64, abs=0.005)
+    assert found.value == pytest.approx(0.95, abs=0.02)
+    assert found.impl.endswith("too low where a mode is missing")
+
+
+def test_w1_between_middles_is_off_by_less_than_a_diagonal_and_to_either_side():
+    """Two point masses, of which one is the truth: the distance between the middles of their cells is no bound."""
+    law = Grid(1, 8, torch.zeros(65).double().index_fill_(0, torch.tensor([0]), 1.0))  # the cell [-1, -.75)^2
+    for true, model, below in ((-0.76, -0.74, False), (-0.99, 0.99, True)):
+        distance, found = (model - true) * math.sqrt(2), law.w1(torch.full((1, 2), model).double())
+        assert (found < distance) is below
+        assert abs(found - distance) < 0.25 * math.sqrt(2)
 
 
 def test_a_sample_that_is_no_number_is_an_error():

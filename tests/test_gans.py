@@ -19,7 +19,7 @@ from genbench.models.gans.gan import GAN
 from genbench.models.gans.objectives import OBJECTIVES
 from genbench.nets.adversaries import Adversaries
 from genbench.perform import perform
-from genbench.run import Run
+from genbench.run import Run, read_suite, suite_path
 from genbench.train import Game, train
 from genbench.work import Work
 
@@ -31,6 +31,7 @@ IMAGES = {
     "colours": Space((3, 32, 32), 256),
     "reals": Space((3, 6, 10)),
 }
+X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 COUNTS_P, COUNTS_Q = torch.tensor([1, 2, 3, 4, 6]), torch.tensor([5, 1, 3, 5, 2])  # of two laws on five points
 P, Q = COUNTS_P.double() / 16, COUNTS_Q.double() / 16
 
@@ -236,6 +237,20 @@ def test_who_moves_when(schedule: str, repeats: int) -> None:
     after(1, model, torch.full((4, 1), 3.0), name="sgd", lr=0.1)
     assert a.item() == pytest.approx(0.5 + repeats * 0.1 * (3 - 1))
     assert b.item() == pytest.approx(1 + 0.1 * (0.5 if schedule == "simultaneous" else a.item()))
+
+
+def test_a_simultaneous_game_is_one_move_of_each_and_nothing_else() -> None:
+    with pytest.raises(ValueError, match="schedule 'simultaneous' takes critic_steps 1, one move of each; got 2"):
+        GAN(PLANE, schedule="simultaneous", critic_steps=2)
+    runs = read_suite(suite_path("gans")).runs(only="*simultaneous*", seeds=[0])
+    assert [run.data for run in runs] == ["toys:eight_gaussians"]
+    for run in runs:
+        ((critic, generator),) = GAN(PLANE, **run.options).players(partial(torch.optim.SGD, lr=0.1))
+        assert (critic.repeats, generator.repeats) == (1, 1)
+    calls = []
+    model = GAN(PLANE, hidden=(4,), schedule="simultaneous")
+    Game(model, Run(suite="s", name="n", model="m", data="d", steps=10)).step(3, lambda i: calls.append(i) or X)
+    assert calls == [3]
 
 
 def test_a_head_start_is_the_critics_alone_and_makes_it_sure() -> None:

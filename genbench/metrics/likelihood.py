@@ -41,7 +41,8 @@ def measure(evaluation: Evaluation, k: int | None = None, points: int | None = N
     - nats: of a whole point.
     - bpd: bits/dim = -log2 p(x) / D, D the true dimensions, where data are integers.
     - excess_nats: E[log p*(x) - log p(x)], point by point, where the true density p* is known. It estimates
-      KL(p*, p), which is never negative, with a standard error that vanishes as p nears p*.
+      KL(p*, p), which is never negative, with a standard error that vanishes as p nears p*; where log p(x) is a bound,
+      what the bound misses is added.
 
     With `k`, log p(x) is L_k by k draws, and `impl` says so; for a model without latents nothing changes. With
     `points` all are of the first so many test points.

@@ -40,12 +40,13 @@ class GAN(Implicit):
         critic_steps: how often the critic moves in a step, each time on a batch of its own; the generator moves once.
         head_start: the share of the run, below 1, in which the critic moves alone: until it is sure (Towards Principled
             Methods for Training Generative Adversarial Networks, 2017, section 2).
-        schedule: the critic first and then the generator, or, in the critic's first move, both from the same weights.
+        schedule: "alternating", the critic and then the generator, or "simultaneous", one move of each from the same
+            weights (The Numerics of GANs, 2017, algorithm 1).
         **options: as `Implicit` takes them.
 
     Raises:
-        ValueError: type_ii, clip or critic_steps that is not positive, a negative penalty, or a head start
-            that is negative or leaves the generator no step.
+        ValueError: type_ii, clip or critic_steps that is not positive, a negative penalty, a head start that is
+            negative or leaves the generator no step, or a simultaneous schedule with several moves of the critic.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class GAN(Implicit):
             )
         if not 0 <= head_start < 1:
             raise ValueError(f"head_start must be from 0 to below 1, got {head_start}")
+        if schedule == "simultaneous" and critic_steps > 1:
+            raise ValueError(f"schedule 'simultaneous' takes critic_steps 1, one move of each; got {critic_steps}")
         super().__init__(space, **options)
         self.objective, self.lure, self.type_ii = OBJECTIVES[objective], lure, type_ii
         self.clip, self.penalty = clip, penalty
