@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from genbench.dataset import Space
 from genbench.models.observations import Observation
 from genbench.models.vaes.decoder import DecoderModel
+from genbench.models.vaes.svi import Optimum, optimize
 
 
 class Draw(NamedTuple):
@@ -122,21 +123,9 @@ class DiagonalGaussian(LatentModel):
         drawn = draw(mu, logvar, k)
         return self.log_likelihood(x, drawn.z).mean(0) - drawn.kl
 
-    def refined(
-        self, x: Tensor, mu: Tensor, logvar: Tensor, steps: int, rate: float, k: int = 1
-    ) -> tuple[Tensor, Tensor]:
-        """Return mu and logvar (B, Z), without gradients, after `steps` of Adam on each point's own ELBO by k draws.
-
-        Stochastic Variational Inference (2013): points do not share what is moved, so batch-mates do not matter.
-        """
-        q = [mu.detach().clone().requires_grad_(), logvar.detach().clone().requires_grad_()]
-        optimizer = torch.optim.Adam(q, lr=rate)
-        with torch.enable_grad():
-            for step in range(steps):
-                optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-                q[0].grad, q[1].grad = torch.autograd.grad(-self.elbo_of(x, q[0], q[1], k).sum(), q)
-                optimizer.step()
-        return q[0].detach(), q[1].detach()
+    def optimized(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
+        """Return the q of highest ELBO for each x (B, *shape), to `tolerance` nats, from mu and logvar (B, Z)."""
+        return optimize(x, self.log_likelihood, mu, logvar, tolerance, max_steps)
 
     def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor:
         """Return a number () whose gradient has the mean of that of the negative ELBO, averaged over x (B, *shape).

@@ -1,0 +1,130 @@
+"""The q of each point is the best of its family: a known posterior, no encoder above it, no neighbour in it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from genbench.dataset import Space
+from genbench.models.vaes.svi import antithetic, ascend, elbo, optimize
+from genbench.models.vaes.unamortised import UnamortisedVAE
+from genbench.models.vaes.vae import VAE
+from tests.test_vaes import SMALL, LinearGaussian, X, built, points
+
+SPACES = {"binary": Space((1, 2, 2), 2), "levels": Space((1, 2, 2), 5), "reals": Space((1, 2, 2))}
+every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+
+
+@pytest.mark.parametrize("start", [0.0, 4.0, -30.0])
+def test_optimal_q_is_the_posterior_where_that_is_gaussian(start: float) -> None:
+    model = LinearGaussian()
+    far = torch.full((5, 2), start).double()
+    best = model.optimized(X, far, torch.zeros_like(far), tolerance=1e-3, max_steps=400)
+    mu, logvar = model.posterior(X)
+    torch.testing.assert_close(best.mu, mu, rtol=0, atol=0.03)
+    torch.testing.assert_close(best.logvar, logvar, rtol=0, atol=0.15)  # 0.006 nats of a dimension
+    assert (best.gain < 1e-3).all()
+    assert (best.steps < 400).all()
+
+
+def test_what_an_optimal_q_lacks_of_the_evidence_is_below_the_tolerance() -> None:
+    model = LinearGaussian()
+    start = torch.zeros(5, 2).double()
+    best = model.optimized(X, start, start, tolerance=0.05, max_steps=400)
+    model.posterior = lambda x: (best.mu, best.logvar)
+    with torch.no_grad():
+        gap = model.truth(X) - model.elbo_of(X, best.mu, best.logvar, 20_000)
+    assert (gap.abs() < 0.05).all()
+
+
+def by_adam(log_p, mu: Tensor, logvar: Tensor, steps: int = 400, rate: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Return the q that a much longer optimization by Adam finds."""
+    q = [mu.clone().requires_grad_(), logvar.clone().requires_grad_()]
+    optimizer = torch.optim.Adam(q, lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        q[0].grad, q[1].grad = torch.autograd.grad(-elbo(log_p, q[0], q[1], antithetic(8, mu.shape, mu)).sum(), q)
+        optimizer.step()
+        schedule.step()
+    return q[0].detach(), q[1].detach()
+
+
+@every_space
+def test_no_encoder_and_no_longer_optimization_is_better(space: Space) -> None:
+    """On the same decoder, by fresh draws: amortized q, and q by many steps of Adam."""
+    vae, x = built((VAE, SMALL), space), points(space, 20)
+    model = UnamortisedVAE(space, **SMALL).double().eval()
+    model.load_state_dict(vae.state_dict(), strict=False)
+    log_p = partial(model.log_likelihood, x)
+    with torch.no_grad():
+        own, amortized = model.posterior(x), vae.posterior(x)
+        eps = antithetic(1000, own[0].shape, own[0])
+        values = [elbo(log_p, *q, eps) for q in (own, amortized)]
+    longer = elbo(log_p, *by_adam(log_p, *own), eps).detach()
+    assert (values[0] > values[1] - 0.05).all()
+    assert (values[0] - values[1]).mean() > 0.01
+    assert (longer - values[0]).mean() < 0.03
+
+
+@every_space
+def test_q_is_a_function_of_the_point_alone(space: Space) -> None:
+    """Whoever else is in the batch, however many, in whatever order, whatever was drawn before."""
+    model, x = built((UnamortisedVAE, SMALL), space), points(space, 7)
+    model.svi_tolerance = 1e-2
+    together = model.posterior(x)
+    torch.randn(3)
+    backwards = [q.flip(0) for q in model.posterior(x.flip(0))]
+    alone = [torch.cat(q) for q in zip(*(model.posterior(one[None]) for one in x), strict=True)]
+    for a, b, c in zip(together, backwards, alone, strict=True):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a, c)
+
+
+def test_training_and_evaluation_have_budgets_of_their_own() -> None:
+    space, calls = SPACES["levels"], list[int]()
+    model, x = built((UnamortisedVAE, {"svi_steps": 3, "svi_max_steps": 50, **SMALL}), space), points(space)
+    likelihood = model.log_likelihood
+
+    def counted(x: Tensor, z: Tensor) -> Tensor:
+        calls.append(len(z))
+        return likelihood(x, z)
+
+    model.log_likelihood = counted
+    model.train().posterior(x)
+    assert calls == [4, 4, 4]
+    calls.clear()
+    model.svi_tolerance = 1e-12
+    model.eval().posterior(x)
+    assert calls.count(4) == 50
+    assert not any(q.requires_grad for q in model.posterior(x))
+
+
+def test_a_round_that_makes_things_worse_is_not_taken() -> None:
+    """From the optimum of a sharp likelihood no round may end below, whatever it passed on its way."""
+
+    def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
+        return -50 * ((z - x) ** 4).sum(-1) + 3 * torch.cos(20 * z).sum(-1)
+
+    x = torch.randn(9, 2).double()
+    start, eps = x.clone(), antithetic(32, x[:1].shape, x, torch.Generator().manual_seed(0))
+    logvar = torch.full_like(start, -6.0)
+    best = optimize(x, log_likelihood, start, logvar, 1e-3, 120)
+    before, after = (elbo(partial(log_likelihood, x), *q, eps) for q in ((start, logvar), (best.mu, best.logvar)))
+    assert (after >= before).all()
+    assert (after > before).any()
+
+
+def test_precisions_stay_positive_whatever_the_curvature() -> None:
+    """At a minimum of log p(x | z) the curvature is negative: S shrinks and stays above 0."""
+    mu, logvar = ascend(lambda z: (3 * z**2).clamp(max=50).sum(-1), torch.zeros(1, 2), torch.zeros(1, 2), 40)
+    assert mu.isfinite().all()
+    assert logvar.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"svi_steps": 0}, {"svi_max_steps": 0}, {"svi_tolerance": 0.0}])
+def test_a_budget_of_nothing_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="svi_steps="):
+        UnamortisedVAE(Space((2,)), **options)
