@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from genbench.dataset import Space
 from genbench.run import Kind
+from genbench.standardization import Standardization
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -85,6 +86,12 @@ class Model(nn.Module, ABC):
         `optimizer` makes, from parameters, the optimizer that the run asks for.
         """
         return [Player(self.loss, optimizer(self.parameters()))]
+
+    def prepare(self, x: Tensor) -> None:
+        """Fit what standardizes real data to the training split x (N, *shape); called once, before training."""
+        for module in self.modules():
+            if isinstance(module, Standardization) and self.space.levels is None:
+                module.fit(x)
 
     def finish(self, x: Tensor) -> None:
         """Fit in closed form what training leaves, from the training split x (N, *shape); nothing by default."""

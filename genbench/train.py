@@ -293,6 +293,7 @@ def train(
     """
     name = f"{run.id}/checkpoint.pt"
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model.prepare(dataset.train)
     game, average = Game(model, run), Average(model, run.optimizer.ema)
     batch = batches(dataset, run.batch, run.seed, device)
     moments = steps_of(run.steps)

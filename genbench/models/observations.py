@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot, softplus
 
 from genbench.dataset import Space
+from genbench.standardization import Standardization
 
 ObservationName = Literal["auto", "bernoulli", "logistic", "categorical", "gaussian"]
 
@@ -27,9 +28,11 @@ class Observation(ABC):
 
     Attributes:
         parameters: how many numbers each dimension takes.
+        standardization: of reals, in whose units theta is; None: theta is in the data's own units.
     """
 
     parameters: int
+    standardization: Standardization | None = None
 
     def __init__(self, space: Space) -> None:
         self.levels = space.levels or 0
@@ -138,33 +141,47 @@ class Categorical(Observation):
 
 
 class Gaussian(Observation):
-    """theta: mu, and log sigma unless `sigma` is fixed."""
+    """theta: mu, and log sigma unless `sigma` is fixed, in standardized units; `sigma` is in the data's own."""
+
+    standardization: Standardization
 
     def __init__(self, space: Space, sigma: float | None = None) -> None:
         super().__init__(space)
+        self.standardization = Standardization(space)
         self.log_sigma = None if sigma is None else math.log(sigma)
         self.parameters = 2 if sigma is None else 1
 
     def _moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu (..., D) and log sigma, (..., D) or () where it is fixed; a learned sigma is at least e^-7."""
+        """Return mu (..., D) and log sigma, (..., D) or (D,) where it is fixed; a learned sigma is at least e^-7."""
         if self.log_sigma is not None:
-            return theta.squeeze(-2), theta.new_full((), self.log_sigma)
+            return theta.squeeze(-2), self.log_sigma - self.scale.log()
         mu, log_sigma = theta.unbind(-2)
         return mu, softplus(log_sigma + 7) - 7
 
+    @property
+    def shift(self) -> Tensor:
+        """What is 0 in standardized units, (D,)."""
+        return self.standardization.shift.flatten()
+
+    @property
+    def scale(self) -> Tensor:
+        """What is 1 in standardized units, (D,)."""
+        return self.standardization.scale.flatten()
+
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
         mu, log_sigma = self._moments(theta)
-        return -0.5 * ((x - mu) * torch.exp(-log_sigma)).square() - (log_sigma + 0.5 * math.log(2 * math.pi))
+        eps = ((x - self.shift) / self.scale - mu) * torch.exp(-log_sigma)
+        return -0.5 * eps.square() - (log_sigma + self.scale.log() + 0.5 * math.log(2 * math.pi))
 
     def sample(self, theta: Tensor) -> Tensor:
         mu, log_sigma = self._moments(theta)
-        return mu + log_sigma.exp() * torch.randn_like(mu)
+        return self.shift + self.scale * (mu + log_sigma.exp() * torch.randn_like(mu))
 
     def mean(self, theta: Tensor) -> Tensor:
-        return self._moments(theta)[0]
+        return self.shift + self.scale * self._moments(theta)[0]
 
     def start(self, x: Tensor) -> Tensor:
-        std, mean = torch.std_mean(x, 0, correction=0)
+        std, mean = torch.std_mean((x - self.shift) / self.scale, 0, correction=0)
         return torch.stack((mean, std.clamp(min=1e-3).log()))[: self.parameters]
 
 

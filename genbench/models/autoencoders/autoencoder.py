@@ -1,8 +1,8 @@
 """Autoencoders: a code z = f(x) and a decoder g that finds x from it; denoising, sparse and contractive ones.
 
 Reducing the Dimensionality of Data with Neural Networks (2006): the error of g(f(x)) is made small, cross-entropy
-where data have two levels and squares otherwise, summed over dimensions; data are centred and scaled by the first
-batch, squares are in those units. There is no likelihood.
+where data have two levels and squares otherwise, summed over dimensions; data are centred and scaled (`Centred`),
+squares are in those units. There is no likelihood.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Coder(Centred):
     def decode(self, z: Tensor) -> Tensor:
         """Return g(z) in the data's own units, z (B, latent) -> (B, *shape) float."""
         y = self.output(z)
-        return y.sigmoid() if self.space.levels == 2 else self.centre + self.scale * y
+        return y.sigmoid() if self.space.levels == 2 else self.standardization.inverse(y)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return g(f(x)), x (B, *shape) -> as x, float, in the data's own units."""

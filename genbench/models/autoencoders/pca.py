@@ -15,7 +15,7 @@ from genbench.run import Kind
 __all__ = ["PCA"]
 
 NOISE = 1 / 12  # the variance of u ~ U[0, 1)
-FLOOR = 1e-12  # of a variance
+FLOOR = 1e-12  # of a variance; of reals, over the largest
 
 
 class PCA(Model):
@@ -63,8 +63,10 @@ class PCA(Model):
     @property
     def variances(self) -> tuple[Tensor, Tensor]:
         """Variances along V, (Z,), and across, (): the eigenvalues, and for integers that of the noise besides."""
-        noise = NOISE if self.space.levels else 0.0
-        return self.eigenvalues.clamp(min=FLOOR) + noise, self.discarded.clamp(min=FLOOR) + noise
+        if self.space.levels:
+            return self.eigenvalues.clamp(min=FLOOR) + NOISE, self.discarded.clamp(min=FLOOR) + NOISE
+        floor = FLOOR * self.eigenvalues.max().clamp(min=torch.finfo(torch.float64).tiny)
+        return self.eigenvalues.clamp(min=floor), self.discarded.clamp(min=floor)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return V^T (x - mu), x (B, *shape) -> (B, Z) float, in the data's own units."""

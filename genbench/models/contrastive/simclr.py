@@ -10,6 +10,7 @@ from genbench.model import Model
 from genbench.models.contrastive.losses import nt_xent
 from genbench.nets.augmentations import Augmentation
 from genbench.nets.coders import Networks
+from genbench.standardization import Standardization
 
 __all__ = ["SimCLR"]
 
@@ -48,13 +49,18 @@ class SimCLR(Model):
         erasing: float = 0.4,
     ) -> None:
         super().__init__(space)
+        self.standardization = None if space.levels else Standardization(space)
         self.tau, self.augmented = tau, Augmentation(shift, rotation, scale, noise, erasing)
         self.f = Networks("convnet", channels=channels).encoder(space, latent)
         self.g = nn.Sequential(nn.ReLU(), nn.Linear(latent, latent), nn.ReLU(), nn.Linear(latent, projection))
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Return x (B, *shape) as float, integers in [0, 1]."""
-        return x.float() / (self.space.levels - 1) if self.space.levels else x
+        """Return x (B, *shape) as float: integers in [0, 1], reals standardized."""
+        if self.standardization is not None:
+            y: Tensor = self.standardization(x)
+            return y
+        assert self.space.levels is not None
+        return x.float() / (self.space.levels - 1)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return h = f(x), x (B, *shape) -> (B, latent)."""

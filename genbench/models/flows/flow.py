@@ -20,6 +20,7 @@ from genbench.models.dequantization import Dequantization, Noise, Uniform
 from genbench.models.flows.bijection import Bijection, Chain
 from genbench.models.flows.densities import BASES, BaseName
 from genbench.models.flows.monotone import MixtureCDF
+from genbench.models.flows.normalization import Standardize
 from genbench.models.flows.variational import Variational
 
 DEQUANTIZATIONS: dict[Dequantization, Callable[[Space], Noise]] = {"uniform": Uniform, "variational": Variational}
@@ -43,7 +44,8 @@ class Logit(Bijection):
 class Flow(Model):
     """A density p(x) = p(z) |det dz/dx|, z = f(x), of real data; a bound on p of integers by dequantisation.
 
-    Integers become reals in [0, 1] by dequantisation, and are taken to the whole line by the logit.
+    Reals are standardized. Integers become reals in [0, 1] by dequantisation, and are taken to the whole line by the
+    logit.
 
     Args:
         bijections: in turn, (B, *space.shape) -> (B, D).
@@ -69,9 +71,9 @@ class Flow(Model):
     ) -> None:
         super().__init__(space)
         self.base = BASES[base]
-        logit = [Logit(alpha)] if space.levels else []
+        first = Logit(alpha) if space.levels else Standardize(space)
         normal = [MixtureCDF(space.shape, marginals)] if marginals else []
-        self.bijection = Chain([*logit, *normal, *bijections])
+        self.bijection = Chain([first, *normal, *bijections])
         if space.levels:
             self.likelihood = "bound"
             self.dequantization = DEQUANTIZATIONS[dequantization](space)

@@ -11,8 +11,10 @@ from genbench_kernels.affine_coupling import channel_sums
 from genbench_kernels.op import eager
 from torch import Tensor, nn
 
+from genbench.dataset import Space
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.closed import Step
+from genbench.standardization import Standardization
 
 
 def over(v: Tensor, x: Tensor) -> Tensor:
@@ -46,6 +48,20 @@ class Affine(torch.autograd.Function):
 def times(positions: int, v: Tensor) -> Tensor:
     """Return `positions` v; v itself, on vectors."""
     return v if positions == 1 else positions * v
+
+
+class Standardize(Bijection):
+    """`Standardization` as a bijection: y = (x - shift) / scale, log-determinant -sum log scale."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.standardization = Standardization(space)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.standardization(x), -self.standardization.log_scale
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return self.standardization.inverse(y)
 
 
 class ActNorm(Bijection):

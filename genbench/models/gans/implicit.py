@@ -11,12 +11,13 @@ from genbench.model import Model
 from genbench.nets.activations import Activation
 from genbench.nets.adversaries import Adversaries, AdversaryName
 from genbench.nets.dcgan import Norm
+from genbench.standardization import Standardization
 
 
 class Implicit(Model):
     """G(z), and a critic v(x).
 
-    Integers 0..K-1 are numbers from -1 to 1 to both, where G's tanh keeps to; reals are taken as they are. A sample of
+    Integers 0..K-1 are numbers from -1 to 1 to both, where G's tanh keeps to; reals are standardized. A sample of
     integers is the level nearest to G(z).
 
     With averaged weights (`optimizer.ema`; the critic's are averaged too, to no harm) it is those that generate, and
@@ -40,6 +41,7 @@ class Implicit(Model):
         norm: Norm = "batch",
     ) -> None:
         super().__init__(space)
+        self.standardization = None if space.levels else Standardization(space)
         networks = Adversaries(network, hidden, critic_hidden, activation, channels, norm)
         self.latent = latent
         self.generator = networks.generator(latent, space.shape)
@@ -58,12 +60,19 @@ class Implicit(Model):
     def scaled(self, x: Tensor) -> Tensor:
         """Return x (B, *shape) in the data's own units as a critic sees it."""
         x = x.to(next(self.critic.parameters()).dtype)
-        return x if self.space.levels is None else x * (2 / (self.space.levels - 1)) - 1
+        if self.standardization is not None:
+            y: Tensor = self.standardization(x)
+            return y
+        assert self.space.levels is not None
+        return x * (2 / (self.space.levels - 1)) - 1
 
     def decode(self, z: Tensor) -> Tensor:
         """Return G(z) in the data's own units, z (B, latent) -> (B, *shape) float."""
         x = self.generate(z)
-        return x if self.space.levels is None else (x + 1) * ((self.space.levels - 1) / 2)
+        if self.standardization is not None:
+            return self.standardization.inverse(x)
+        assert self.space.levels is not None
+        return (x + 1) * ((self.space.levels - 1) / 2)
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape)."""

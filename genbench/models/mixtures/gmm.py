@@ -17,6 +17,7 @@ from genbench.dataset import Space
 from genbench.model import MakeOptimizer, Model, Player
 from genbench.models.dequantization import Uniform
 from genbench.models.mixtures.cells import cells, log_boxes
+from genbench.standardization import Standardization
 
 __all__ = ["GMM"]
 
@@ -100,17 +101,18 @@ def precision_factor(Sigma: Tensor) -> Tensor:
 class GMM(Model):
     """Mixture of Gaussians, by expectation maximisation or by gradient.
 
-    It is exact on reals, and on integers of one or two dimensions or with diagonal covariances: the probability of an
-    integer is the mass of its cell, the edges taking the tails, as samples have it. Otherwise integers get uniform
-    noise, in [0, 1)^D, and it is a bound on them; EM is fitted with such noise in any case. All is float64.
+    It is exact on reals, which are standardized, and on integers of one or two dimensions or with diagonal covariances:
+    the probability of an integer is the mass of its cell, the edges taking the tails, as samples have it. Otherwise
+    integers get uniform noise, in [0, 1)^D, and it is a bound on them; EM is fitted with such noise in any case. All is
+    float64.
 
     Args:
         components: how many.
         covariance: of each component, "full" or "diagonal".
         fit: "em" fits in `finish` and lets training, of any number of steps, pass (say steps: 0); "gradient" follows
             the likelihood, from the start that EM has, taken on the first batch.
-        floor: what EM adds to each variance, in the units of x; by gradient no standard deviation, given the other
-            coordinates, falls under its root.
+        floor: what EM adds to each variance, in standardized units or those of [0, 1)^D; by gradient no standard
+            deviation, given the other coordinates, falls under its root.
         tolerance: EM ends when a step gains less than so many nats a point,
         iterations: or after so many steps.
     """
@@ -143,6 +145,8 @@ class GMM(Model):
         self.likelihood = "exact" if self.exact else "bound"
         if space.levels:
             self.dequantization = Uniform(space)
+        else:
+            self.standardization = Standardization(space).double()
 
     @property
     def pairs(self) -> Tensor:
@@ -168,9 +172,11 @@ class GMM(Model):
         self.started.fill_(True)
 
     def real(self, x: Tensor, draw: int = 0) -> tuple[Tensor, Tensor | float]:
-        """Return x (B, *shape) as reals (B, D) and the log-density of their noise, which is draw number `draw`."""
-        x, log_q = self.dequantization(x, draw) if self.space.levels else (x, 0.0)
-        return x.flatten(1).double(), log_q
+        """Return x (B, *shape) as reals (B, D), noise number `draw` in integers, and what log p(x) has less than theirs."""
+        if self.space.levels:
+            x, log_q = self.dequantization(x, draw)
+            return x.flatten(1).double(), log_q
+        return self.standardization(x.double()).flatten(1), self.standardization.log_scale
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (B, *shape) -> (B,): of reals the density, of integers the mass or a bound."""
@@ -207,8 +213,8 @@ class GMM(Model):
         inverse, size = U.inverse(), max(1, 16 * AT_ONCE // U[0].numel())  # matrices at once: 8 MiB
         away = [part[:, None] @ inverse[i] for i, part in zip(k.split(size), z.split(size), strict=True)]
         x = mu[k] + torch.cat(away)[:, 0]
-        x = x.float().view(n, *self.space.shape)
-        return self.dequantization.inverse(x) if self.space.levels else x
+        x = x.view(n, *self.space.shape)
+        return self.dequantization.inverse(x.float()) if self.space.levels else self.standardization.inverse(x).float()
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the mean negative log-likelihood in nats (), x (B, *shape); the first batch starts the means."""

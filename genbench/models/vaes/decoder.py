@@ -18,7 +18,8 @@ class DecoderModel(Centred):
     -E_q log p(x | z) is called the distortion and the KL the rate (Fixing a Broken ELBO, 2018, eq. 2 and 3).
 
     On the first batch that it is trained on, the decoder's last bias becomes what fits that batch without latents
-    (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean), and inputs are centred and scaled.
+    (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean). Inputs are centred and scaled, and so
+    is what a Gaussian observation model takes from the decoder.
 
     Attributes:
         decoder: z (B, Z) to the parameters of `observation` (B, parameters * D); its last layer has a bias. A subclass
@@ -29,11 +30,11 @@ class DecoderModel(Centred):
     decoder: nn.Sequential
 
     def __init__(self, space: Space, observation: Observation) -> None:
-        super().__init__(space)
+        super().__init__(space, observation.standardization)
         self.observation = observation
 
     def start(self, x: Tensor) -> None:
-        """Take centre, scale and the decoder's last bias from the first batch x (B, *shape)."""
+        """Take the decoder's last bias, and of integers centre and scale, from the first batch x (B, *shape)."""
         super().start(x)
         self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
 

@@ -135,8 +135,9 @@ class DiagonalGaussian(LatentModel):
             grad E_q f = E_q[(f - b) grad log q(z | x) + grad f],    f = log p(x | z),
 
         (Simple statistical gradient-following algorithms, 1992; Neural Variational Inference and Learning, 2014,
-        eq. 4 and 8), b a number or a function of f (B,) that does not depend on these z. The value is the negative
-        ELBO either way.
+        eq. 4 and 8), b a number or a function of f (B,) that does not depend on these z. For reals f is the density of
+        x standardized, so that no baseline has to find the scale of the data. The value is the negative ELBO either
+        way.
         """
         mu, logvar = self.posterior(x)
         drawn = draw(mu, logvar)
@@ -144,6 +145,7 @@ class DiagonalGaussian(LatentModel):
             return (drawn.kl - self.log_likelihood(x, drawn.z)[0]).mean()
         z = drawn.z[0].detach()
         f = self.log_likelihood(x, z)
-        b = baseline(f.detach()) if callable(baseline) else baseline
-        score = (f.detach() - b) * log_normal(z, mu, logvar)
+        signal = f.detach() if self.space.levels else f.detach() + self.standardization.log_scale
+        b = baseline(signal) if callable(baseline) else baseline
+        score = (signal - b) * log_normal(z, mu, logvar)
         return (drawn.kl - f - (score - score.detach())).mean()
