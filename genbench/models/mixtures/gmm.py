@@ -172,7 +172,7 @@ class GMM(Model):
         self.started.fill_(True)
 
     def real(self, x: Tensor, draw: int = 0) -> tuple[Tensor, Tensor | float]:
-        """Return x (B, *shape) as reals (B, D), noise number `draw` in integers, and what log p(x) has less than theirs."""
+        """Return x (B, *shape) as reals (B, D), integers by noise `draw`, and their log-density less log p(x)."""
         if self.space.levels:
             x, log_q = self.dequantization(x, draw)
             return x.flatten(1).double(), log_q
