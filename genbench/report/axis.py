@@ -22,7 +22,7 @@ def marks_of(board: Board, most: int) -> list[Mark]:
     """Return the marks of the `most` best rows on the axis of what orders the board, the best row first.
 
     They are of every kind: exact values, bounds and estimates; and a likelihood by annealing stands on the axis of
-    likelihoods. A row is placed by its first.
+    likelihoods. A row is placed by its first. What is invalid has no mark.
     """
     alike = LIKELIHOODS.get(board.primary or "", (board.primary,))
     columns = [column for column in board.columns if column.measurement in alike]
@@ -30,7 +30,7 @@ def marks_of(board: Board, most: int) -> list[Mark]:
         [
             Mark(row, column, row.cells[column], column.measurement == alike[0])
             for column in columns
-            if column in row.cells and row.cells[column].mean is not None
+            if column in row.cells and row.cells[column].mean is not None and not row.cells[column].invalid
         ]
         for row in board.rows
     ]

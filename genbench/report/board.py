@@ -10,6 +10,7 @@ from typing import NamedTuple
 from genbench.report.tidy import Line
 from genbench.run import Better, Kind
 
+INVALID = "invalid"  # the verdict of a value that cannot be true
 SPEED = ("train_throughput", "sample_throughput")  # the speed that stands for a board; else the first in .../s
 
 
@@ -41,6 +42,7 @@ class Cell:
     Attributes:
         mean_text, interval_text: what is shown of them, see text.shown.
         stderr: of the test set, apart from the seeds.
+        invalid: seeds whose value cannot be true: it is shown, and neither ranked nor drawn.
         p20, p80: of a timing's repetitions, where there is one seed.
         seeds: what each run gave it.
     """
@@ -56,6 +58,12 @@ class Cell:
     rank: int | None
     unranked: str
     seeds: tuple[Line, ...]
+    invalid: int = 0
+
+    @property
+    def invalid_note(self) -> str:
+        """``invalid 1/3`` where a seed's value is."""
+        return f"{INVALID} {self.invalid}/{len(self.seeds)}" if self.invalid else ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """One table; `title` and `question` are those of its suite, "" where its file is not at hand."""
+    """One table; `title` and `question` are those of its suite, "" where its file is not at hand.
+
+    `key` is fit for a file's name and an anchor, and no other board of a report has it: see keys.unique_keys.
+    """
 
     suite: str
     version: int
     data: str
+    key: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     title: str = ""
@@ -132,9 +144,3 @@ class Board:
         rates = [column for column in self.columns if column.unit.endswith("/s")]
         preferred = [column for name in SPEED for column in rates if column.measurement == name]
         return next(iter([*preferred, *rates]), None)
-
-    @property
-    def key(self) -> str:
-        """``suite-version-data``, fit for a file's name and an anchor."""
-        text = f"{self.suite}-v{self.version}-{self.data}"
-        return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

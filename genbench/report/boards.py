@@ -9,6 +9,7 @@ from typing import Any
 
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.cells import Fold, Key, Place, cells, failures, later, rows, verdicts
+from genbench.report.keys import unique_keys
 from genbench.report.text import shown
 from genbench.report.tidy import Line
 
@@ -35,7 +36,8 @@ def boards(lines: Iterable[Line], metrics: Mapping[str, Sequence[str]]) -> list[
         tables[key[:3]].append(_row(label, mine, found[key], hues[key[0], label]))
         impls[key[:3]] |= {column: fold.impl for column, fold in found[key].items()}
     columns = {place: _ordered(impls[place], metrics.get(place[0], ())) for place in sorted(tables)}
-    return [_board(place, tables[place], columns[place]) for place in columns]
+    keys = unique_keys(columns)
+    return [_board(place, keys[place], tables[place], columns[place]) for place in columns]
 
 
 def _hues(rows: Iterable[Key]) -> dict[tuple[str, str], int]:
@@ -46,8 +48,8 @@ def _hues(rows: Iterable[Key]) -> dict[tuple[str, str], int]:
     return {(suite, label): hue for suite, labels in found.items() for label, hue in labels.items()}
 
 
-def _board(place: Place, rows: list[Row], columns: list[Column]) -> Board:
-    return Board(*place, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
+def _board(place: Place, key: str, rows: list[Row], columns: list[Column]) -> Board:
+    return Board(*place, key, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
 
 
 def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int) -> Row:
@@ -71,7 +73,7 @@ def _cell(fold: Fold) -> Cell:
     p20, p80 = (valued[0].p20, valued[0].p80) if fold.n == 1 else (None, None)
     texts = shown(fold.mean, fold.half, p20, p80, fold.column.unit)
     spreads = (fold.stderr, p20, p80)
-    return Cell(fold.n, fold.mean, fold.half, *texts, *spreads, fold.rank, fold.unranked, tuple(fold.lines))
+    return Cell(fold.n, fold.mean, fold.half, *texts, *spreads, fold.rank, fold.unranked, tuple(fold.lines), fold.invalid)
 
 
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:
@@ -97,10 +99,11 @@ def _primary(columns: Sequence[Column]) -> str | None:
 
 
 def _place(row: Row, columns: Sequence[Column]) -> tuple[Any, ...]:
-    """Return where a row stands: by the first column it is in; there the unranked after the ranked, then by value."""
+    """Return where a row stands: by the first column it is in; there the ranked, the unranked, and those with failures or
+    invalid values; then by value."""
     for i, column in enumerate(columns):
         cell = row.cells.get(column)
         if cell and cell.mean is not None:
             sign = -1 if column.better == "higher" else 1
-            return (i, row.failures != "", cell.rank or math.inf, sign * cell.mean, row.name)
+            return (i, row.failures != "" or cell.invalid > 0, cell.rank or math.inf, sign * cell.mean, row.name)
     return (len(columns), row.failures != "", math.inf, 0.0, row.name)

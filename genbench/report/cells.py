@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from genbench.report.board import Column
+from genbench.report.board import INVALID, Column
 from genbench.report.intervals import Sample, half_width, ranks
 from genbench.report.tidy import Line
 
@@ -34,6 +34,7 @@ class Fold:
         std: with n - 1 in the denominator; None where n < 2, as `half`, of the t-interval at 95 %.
         stderr: of the test set: root mean square over seeds.
         failed: whether a run of the row did.
+        invalid: seeds whose value cannot be true.
         unranked: why it has no rank, or "".
     """
 
@@ -47,6 +48,7 @@ class Fold:
     std: float | None
     stderr: float | None
     failed: bool
+    invalid: int
     half: float | None = None
     rank: int | None = None
     unranked: str = ""
@@ -135,7 +137,6 @@ def _folded(column: Column, lines: list[Line], failed: bool) -> Fold:
     lines = sorted(lines, key=lambda line: line.seed)
     last = max(lines, key=lambda line: line.execution)
     values = [line.value for line in lines if line.value is not None]
-    squares = [line.stderr**2 for line in lines if line.stderr is not None]
     mean, std = _moments(values)
     return Fold(
         lines=lines,
@@ -146,8 +147,9 @@ def _folded(column: Column, lines: list[Line], failed: bool) -> Fold:
         n=len(values),
         mean=mean,
         std=std,
-        stderr=math.sqrt(math.fsum(squares) / len(squares)) if squares else None,
+        stderr=_root_mean_square([line.stderr for line in lines if line.stderr is not None]),
         failed=failed,
+        invalid=sum(line.verdict == INVALID for line in lines),
     )
 
 
@@ -155,9 +157,34 @@ def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Return mean and standard deviation, None where there is none; exactly x and 0 of values that are all x."""
     if not values:
         return None, None
-    mean = values[0] + math.fsum(value - values[0] for value in values) / len(values)
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    return mean, math.sqrt(squares / (len(values) - 1)) if len(values) > 1 else None
+    power, scaled = _scaled(values)
+    mean = scaled[0] + math.fsum(value - scaled[0] for value in scaled) / len(scaled)
+    mean = min(max(mean, min(scaled)), max(scaled))  # rounding may not lead outside: the largest float would overflow
+    squares = math.fsum((value - mean) ** 2 for value in scaled)
+    std = _times_power(math.sqrt(squares / (len(scaled) - 1)), power) if len(scaled) > 1 else None
+    return _times_power(mean, power), std
+
+
+def _root_mean_square(values: Sequence[float]) -> float | None:
+    """Return sqrt(mean(x^2)), None of no values."""
+    if not values:
+        return None
+    power, scaled = _scaled(values)
+    return _times_power(math.sqrt(math.fsum(value**2 for value in scaled) / len(scaled)), power)
+
+
+def _scaled(values: Sequence[float]) -> tuple[int, list[float]]:
+    """Return k and x / 2^k, all within [-1, 1]: no bit of a sum or square changes but those that would overflow."""
+    power = max(math.frexp(value)[1] for value in values)
+    return power, [math.ldexp(value, -power) for value in values]
+
+
+def _times_power(value: float, power: int) -> float:
+    """Return x 2^k, infinite where no float is as large."""
+    try:
+        return math.ldexp(value, power)
+    except OverflowError:
+        return math.inf
 
 
 def _by(line: Line) -> str:
@@ -166,8 +193,9 @@ def _by(line: Line) -> str:
 
 def _complete(folds: Sequence[Fold]) -> None:
     """Give the cells of a column their intervals, and ranks or the first reason for which there is none."""
-    now = max(folds, key=lambda fold: fold.execution).impl
-    usual = _usual(folds)
+    valid = [fold for fold in folds if not fold.invalid] or folds
+    now = max(valid, key=lambda fold: fold.execution).impl
+    usual = _usual(valid)
     for fold in folds:
         fold.unranked = _unranked(fold, now, usual)
     several = [fold for fold in folds if fold.n > 1]
@@ -193,6 +221,8 @@ def _unranked(fold: Fold, now: str, usual: set[int]) -> str:
         return "has no better or worse"
     if not fold.n:
         return "has no value"
+    if fold.invalid:
+        return f"{INVALID}: the value of a seed cannot be true"
     if fold.failed:
         return "incomplete: a run failed"
     if not usual <= {line.seed for line in fold.lines if line.value is not None}:

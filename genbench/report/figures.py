@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 import matplotlib
 import numpy as np
@@ -21,13 +21,14 @@ from PIL.PngImagePlugin import PngInfo
 from genbench.report.axis import LIKELIHOODS, Mark, fid_of, marks_of
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of
-from genbench.report.marks import COLOURS, INK, annotate, colour, kinds_of, legend, palette, shape, shortened, width
+from genbench.report.lettering import fitted, fonts, keyed, lettered, width
+from genbench.report.marks import COLOURS, INK, annotate, colour, kinds_of, legend, palette, shape
 
 STYLE: dict[Any, Any] = {
     **{
         "svg.fonttype": "none",
         "svg.hashsalt": "genbench",
-        "font.family": "DejaVu Sans",
+        "font.family": fonts(),
         "font.size": 9,
         "text.parse_math": False,
     },
@@ -36,6 +37,8 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 6.5  # inches
 ROWS = 20  # rows a plot has at most: the first of the board
+HUGE = 1e100  # beyond it matplotlib's own arithmetic overflows: such values stand in tables only
+AXIS = 80  # letters of an axis label
 SHADES = 128  # colours of a PNG
 DPI = 140  # of a PNG
 
@@ -114,17 +117,18 @@ def _axes(
 
 
 def _label(column: Column) -> str:
-    return f"{column.heading}, {column.unit}" if column.shown_unit else column.heading
+    return lettered(f"{column.heading}, {column.unit}" if column.shown_unit else column.heading)[:AXIS]
 
 
 def _axis_label(column: Column) -> str:
     """Return the label of an axis that several kinds share."""
     arrow = {"lower": " ↓", "higher": " ↑", None: ""}[column.better]
-    return f"{column.shown_unit or column.measurement.replace('_', ' ')}{arrow}"
+    return f"{lettered(column.shown_unit or column.measurement.replace('_', ' '))[:AXIS]}{arrow}"
 
 
 def title(board: Board) -> str:
-    return f"{board.suite} v{board.version}, {board.data}"
+    """Return what stands above the plots of a board."""
+    return fitted(f"{board.suite} v{board.version}, {board.data}", 10, 72 * WIDTH - 15)
 
 
 # ------------------------------------------------------------------------------------------- what orders the rows
@@ -132,18 +136,18 @@ def title(board: Board) -> str:
 
 def intervals(board: Board) -> Figure | None:
     """Return the rows on one axis: each seed a tick, the mean and its 95 % interval a bar, the best on top."""
-    marks, size = marks_of(board, ROWS), 9
+    marks, size = _drawable(board), 9
     if not marks:
         return None
     rows = list(dict.fromkeys(id(mark.row) for mark in marks))
     heights = {row: y for y, row in enumerate(rows)}
-    names = {id(mark.row): shortened(_name(mark.row), size, 190) for mark in marks}
+    names = {id(mark.row): fitted(_name(mark.row), size, 190) for mark in marks}
     left = 0.25 + max(width(name, size) for name in names.values()) / 72
     figure, axes, families = _axes(board, marks, 0.24 * len(rows), left)
     spots = [(mark, heights[id(mark.row)] + _aside(mark, marks), colour(mark.row, families)) for mark in marks]
     bars = [(y, *_ends(mark.cell), paint) for mark, y, paint in spots]
     axes.hlines(*zip(*bars, strict=True), lw=1.6)
-    ticks = [(seed.value, y, paint) for mark, y, paint in spots for seed in mark.cell.seeds if seed.value is not None]
+    ticks = [(seed.value, y, paint) for mark, y, paint in spots for seed in mark.cell.seeds if _fits(seed.value)]
     if ticks:
         x, y, c = zip(*ticks, strict=True)
         axes.scatter(x, y, s=49, c=c, marker="|", alpha=0.6)
@@ -177,8 +181,18 @@ def _aside(mark: Mark, marks: Sequence[Mark]) -> float:
 
 
 def _ends(cell: Cell) -> tuple[float, float]:
-    mean, half = cell.mean or 0.0, cell.half or 0.0
+    mean, half = cell.mean or 0.0, cell.half if cell.half and _fits(cell.half) else 0.0
     return mean - half, mean + half
+
+
+def _fits(value: float | None) -> TypeGuard[float]:
+    """Whether there is a value and an axis can show it."""
+    return value is not None and abs(value) < HUGE
+
+
+def _drawable(board: Board) -> list[Mark]:
+    """Return the marks of the best rows whose values an axis can show."""
+    return [mark for mark in marks_of(board, ROWS) if _fits(mark.cell.mean)]
 
 
 # --------------------------------------------------------------------------------------------- one against another
@@ -197,14 +211,15 @@ def quality(board: Board) -> Figure | None:
     figure, axes = _against(board, points, upright=False)
     _scaled(axes.yaxis, [y.mean or 0.0 for _, _, y in points])
     floor = fid.measurement.replace("fid", "fid_floor", 1)
-    floors = [c.mean for row in board.rows for column, c in row.cells.items() if column.measurement == floor and c.mean]
+    cells = [cell for row in board.rows for column, cell in row.cells.items() if column.measurement == floor]
+    floors = [cell.mean for cell in cells if cell.mean and _fits(cell.mean) and not cell.invalid]
     if floors:
         level = sum(floors) / len(floors)
         axes.axhline(level, ls=":", lw=1, color=INK)
         axes.text(0.995, level, "new data", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
     axes.set_xlabel(_axis_label(marks[0].column), loc="right")
     net = fid.measurement.partition("[")[2].removesuffix("]")
-    axes.set_ylabel(f"FID{f', features of {net}' if net else ''} ↓")
+    axes.set_ylabel(f"FID{f', features of {lettered(net)[:AXIS]}' if net else ''} ↓")
     annotate(axes, [(x.mean or 0.0, y.mean or 0.0) for _, x, y in points], [mark.row.label for mark in marks])
     return figure
 
@@ -227,8 +242,9 @@ def speed(board: Board) -> Figure | None:
 
 def _with(board: Board, column: Column | None) -> list[Mark]:
     """Return the first mark of each row that has a value in `column`, too."""
-    first = {mark.row.name: mark for mark in reversed(marks_of(board, ROWS))}
-    valued = {row.name for row in board.measured if column in row.cells and row.cells[column].mean is not None}
+    first = {mark.row.name: mark for mark in reversed(_drawable(board))}
+    cells = {row.name: row.cells[column] for row in board.measured if column in row.cells} if column else {}
+    valued = {name for name, cell in cells.items() if _fits(cell.mean) and not cell.invalid}
     return [mark for name, mark in reversed(first.items()) if name in valued and not mark.row.published]
 
 
@@ -253,8 +269,9 @@ def _scaled(axis: Axis, values: Sequence[float]) -> None:
 
 def _spread(cell: Cell) -> Any:
     if cell.mean is not None and cell.half is None and cell.p20 is not None and cell.p80 is not None:
-        return [[max(0.0, cell.mean - cell.p20)], [max(0.0, cell.p80 - cell.mean)]]
-    return cell.half
+        spread = [[max(0.0, cell.mean - cell.p20)], [max(0.0, cell.p80 - cell.mean)]]
+        return spread if _fits(sum(map(sum, spread))) else None
+    return cell.half if _fits(cell.half) else None
 
 
 # ------------------------------------------------------------------------------------------------------- learning
@@ -269,9 +286,9 @@ def learning(board: Board, curves: Curves) -> Figure | None:
     figure, axes, _ = _axes(board)
     shown: list[float] = []
     for row, points in drawn:
-        values = [(p.step, p.validation if validated else p.loss) for p in points]
-        kept = {step: value for step, value in values if value is not None}
-        axes.plot(list(kept), list(kept.values()), color=COLOURS[row.hue % len(COLOURS)], lw=1.3, label=row.name)
+        values = [(float(min(p.step, HUGE)), p.validation if validated else p.loss) for p in points]
+        kept = {step: value for step, value in values if _fits(value) and _fits(step)}
+        axes.plot(list(kept), list(kept.values()), color=COLOURS[row.hue % len(COLOURS)], lw=1.3, label=keyed(row.name, 8, 150))
         shown += kept.values()
     axes.set_ylim(*_middle(shown))
     axes.set_xlabel("step")
@@ -300,7 +317,15 @@ def panels(title: str, pictures: Sequence[tuple[str, Image.Image]]) -> Figure:
         for i, (name, picture) in enumerate(pictures):
             axes = figure.add_axes(((0.1 + i * side) / WIDTH, 0, (side - 0.1) / WIDTH, (side - 0.1) / (side + 0.4)))
             pixels = round((side - 0.1) * DPI)
-            axes.imshow(picture.convert("RGB").resize((pixels, pixels)), interpolation="nearest")
-            axes.set_title(shortened(name, 8, 72 * side - 10), fontsize=8)
+            axes.imshow(_squared(picture.convert("RGB"), pixels), interpolation="nearest")
+            axes.set_title(fitted(name, 8, 72 * side - 10), fontsize=8)
             axes.set_axis_off()
     return figure
+
+
+def _squared(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture scaled to fit a white square, in its own proportions."""
+    wide, high = (max(1, round(side * edge / max(picture.size))) for edge in picture.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(picture.resize((wide, high)), ((side - wide) // 2, (side - high) // 2))
+    return square

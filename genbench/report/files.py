@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import os
+import secrets
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -18,8 +20,7 @@ from genbench.report.protocol import measured_on, suite_files
 from genbench.report.published import published_lines, with_published
 from genbench.report.terminal import print_boards
 from genbench.report.tidy import as_csv, by_run, lines, metrics_of
-from genbench.run import Record
-from genbench.work import write_whole
+from genbench.run import Record, UsageError
 
 
 def write(
@@ -51,28 +52,55 @@ def write(
         with_published(board, files.get((board.suite, board.version)))
         for board in boards(told, metrics_of(records, files.values()))
     ]
-    if console:
-        print_boards([table for table in tables if suites is None or table.suite in suites], console)
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)
     plots = dict(figures(newest, curves_of(runs), most, svg))
     machines = measured_on(records)
-    plots |= galleries(tables, runs, folder / ".work", out / "plots")
+    plots |= galleries(tables, runs, folder / ".work", plots_folder(out))
     written = {
         "LEADERBOARD.md": markdown(tables, machines, plots).encode(),
         "leaderboard.html": page(tables, machines, runs, folder / ".work"),
         "leaderboard.csv": as_csv([*told, *published_lines(tables)]).encode(),
         **{f"plots/{name}": content for name, content in plots.items()},
     }
-    (out / "plots").mkdir(parents=True, exist_ok=True)
+    plots_folder(out).mkdir(parents=True, exist_ok=True)
+    write_together({out / name: content for name, content in written.items()})
     _tidied(out / "plots", plots)
-    for name, content in written.items():
-        write_whole(out / name, content)
+    if console:
+        print_boards([table for table in tables if suites is None or table.suite in suites], console)
     return [out / name for name in written]
+
+
+def plots_folder(out: Path) -> Path:
+    """Return the folder of plots in `out`; raises UsageError where something else than a folder is in its place."""
+    for path in (out, out / "plots"):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file, where the report needs a folder; move it or choose another --out")
+    if (out / "plots").is_symlink():
+        raise UsageError(f"{out / 'plots'} is a symbolic link, and the report writes to no other folder; remove it")
+    return out / "plots"
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write all files, or where one cannot be written (the disk is full) none: those that are there stay as they are."""
+    new = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.new") for path in contents}
+    try:
+        for path, content in contents.items():
+            if path.is_dir() and not path.is_symlink():
+                raise UsageError(f"{path} is a folder, where the report writes a file; move it or choose another --out")
+            with new[path].open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            os.replace(new[path], path)
+    finally:
+        for path in new.values():
+            path.unlink(missing_ok=True)
 
 
 def _tidied(folder: Path, kept: Container[str]) -> None:
     """Remove plots of an earlier report that are not among `kept`: nothing shows them any more."""
     for path in folder.glob("*-v*.*.*"):
         _, kind, form = path.name.rsplit(".", 2)
-        if kind in KINDS and form in ("png", "svg") and path.name not in kept:
+        if kind in KINDS and form in ("png", "svg") and path.name not in kept and not path.is_dir():
             path.unlink()

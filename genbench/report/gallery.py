@@ -6,7 +6,6 @@ it was made, and is kept while it is to show the same.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ from genbench.report.axis import family
 from genbench.report.board import Board, Row
 from genbench.report.figures import panels, rendered, title
 from genbench.report.marks import palette
-from genbench.report.pictures import drawn
+from genbench.report.pictures import drawn, opened
 from genbench.report.tidy import Runs
 
 NAME = "samples.png"  # model left, data right
+GAP = 12  # pixels between them, white: as metrics.samples draws them
 SHADES = 16  # of pictures that have few themselves
 BEST, FAMILIES = 3, 6  # rows that are shown: the best, or where there are several families the best of each
 
@@ -35,8 +35,12 @@ def galleries(boards: Sequence[Board], runs: Runs, work: Path, out: Path) -> Ite
 
 
 def best(board: Board, runs: Runs) -> list[tuple[Row, str]]:
-    """Return the rows that are shown, each with the name of its picture: of the first seed that has one."""
-    found = [(row, name) for row in board.measured if (name := picture(board, row, runs))]
+    """Return the rows that are shown, each with the name of its picture: of the first seed that has one.
+
+    None of them has an invalid value: it would be the best.
+    """
+    rows = [row for row in board.measured if not any(cell.invalid for cell in row.cells.values())]
+    found = [(row, name) for row in rows if (name := picture(board, row, runs))]
     if not palette(board):
         return found[:BEST]
     firsts: dict[str, tuple[Row, str]] = {}
@@ -61,10 +65,10 @@ def source(board: Board, chosen: Sequence[tuple[Row, str]]) -> str:
 
 def gallery(board: Board, chosen: Sequence[tuple[Row, str]], work: Path) -> bytes | None:
     """Return the gallery as a PNG; None where there is no picture, or one is not at hand."""
-    contents = [drawn(work, name) for _, name in chosen]
-    if not contents or None in contents:
+    wholes = [opened(content) if (content := drawn(work, name)) else None for _, name in chosen]
+    if not wholes or None in wholes:
         return None
-    halves = [split(Image.open(io.BytesIO(content))) for content in contents if content]
+    halves = [split(whole) for whole in wholes if whole]
     shown = [(row.name, model) for (row, _), (model, _) in zip(chosen, halves, strict=True)]
     data = next((data for _, data in halves if data), None)
     figure = panels(title(board), [*shown, *([("data", data)] if data else [])])
@@ -73,20 +77,23 @@ def gallery(board: Board, chosen: Sequence[tuple[Row, str]], work: Path) -> byte
 
 
 def split(whole: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return the two square panels of a picture, the second None where it has but one."""
+    """Return the two panels of a picture, the second None where it has but one.
+
+    Panels are squares, or what lies on both sides of a white gap in the middle.
+    """
     wide, high = whole.size
-    if wide < 2 * high:
+    side = (wide - GAP) // 2
+    middle = whole.convert("L").crop((side, 0, wide - side, high)).getextrema() if side > 0 else (0, 0)
+    side = side if middle == (255, 255) else high
+    if wide < 2 * side or side == wide:
         return whole, None
-    return whole.crop((0, 0, high, high)), whole.crop((wide - high, 0, wide, high))
+    return whole.crop((0, 0, side, high)), whole.crop((wide - side, 0, wide, high))
 
 
 def kept(path: Path, made_of: str) -> bytes | None:
-    """Return the gallery at `path` if it was made of the pictures named, in that order."""
-    if not made_of or not path.is_file():
+    """Return the gallery at `path` if it was made of the pictures named, in that order, and is undamaged."""
+    if not made_of or path.is_symlink() or not path.is_file():
         return None
     content = path.read_bytes()
-    try:
-        said = getattr(Image.open(io.BytesIO(content)), "text", {})
-    except OSError:
-        return None
-    return content if said.get("Source") == made_of else None
+    picture = opened(content)
+    return content if picture and getattr(picture, "text", {}).get("Source") == made_of else None

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from genbench.report.axis import Mark, family
 from genbench.report.board import Board, Column, Row
+from genbench.report.lettering import fitted, keyed, width
 
 COLOURS = ("#3b6fb6", "#d1702b", "#2f8f6b", "#b5486b", "#7a5fb0", "#8a7326", "#4f9bb8", "#6b6f76")
 FAMILIES = {
@@ -93,23 +91,10 @@ def legend(figure: Figure, families: dict[str, str], kinds: dict[str, str], top:
 
 
 def _key(shape: str, paint: str, text: str) -> Line2D:
-    return Line2D([], [], ls="", marker=shape, color=paint, ms=5, label=text)
+    return Line2D([], [], ls="", marker=shape, color=paint, ms=5, label=keyed(text, 8, 430))
 
 
 # ---------------------------------------------------------------------------------------------------------- names
-
-
-@functools.cache
-def width(text: str, size: float) -> float:
-    """Return how wide `text` is in points, in letters of `size` points."""
-    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0])
-
-
-def shortened(text: str, size: float, room: float) -> str:
-    """Return `text`, its end cut off where it is wider than `room` points."""
-    while width(text, size) > room:
-        text = text.rstrip("…")[:-1] + "…"
-    return text
 
 
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, the preferred first
@@ -130,6 +115,7 @@ def annotate(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[
 
     The bars are what collections `axes` have.
     """
+    names = [fitted(name, size, 180) for name in names]
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()  # limits are computed when asked for
     scale = 72 / axes.figure.dpi
     at = axes.transData.transform(points) * scale

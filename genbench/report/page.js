@@ -1,5 +1,10 @@
 "use strict";
-const DATA = JSON.parse(document.getElementById("data").textContent);
+const RAW = document.getElementById("data").textContent;
+/* Control characters, and marks that reorder or hide text, are spelled out, as the tables above have them. */
+const ODD = /[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu, SHORT = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+const code = (c, n = c.codePointAt(0)) => n < 256 ? "\\x" + n.toString(16).padStart(2, "0") : n < 65536 ? "\\u" + n.toString(16).padStart(4, "0") : "\\U" + n.toString(16).padStart(8, "0");
+const spelled = text => text.replace(ODD, c => SHORT[c] || code(c));
+const DATA = JSON.parse(RAW, /\\[bfnrt]|\\u00[01]/.test(RAW) || RAW.search(ODD) >= 0 ? (key, value) => typeof value === "string" ? spelled(value) : value : undefined);
 const all = (query, from = document) => [...from.querySelectorAll(query)];
 const form = document.querySelector(".filters"), dialog = document.querySelector("dialog"), tip = document.getElementById("tip");
 
@@ -18,7 +23,7 @@ const state = new URLSearchParams(location.hash.slice(1));
 
 function restore() {
   const models = new Set(DATA.boards.flatMap(board => board.rows.map(row => row.model).filter(Boolean)));
-  form.model.append(...[...models].sort().map(model => element("option", {}, model)));
+  form.model.append(...[...models].sort().map(model => element("option", { value: model }, model)));
   for (const name of ["suite", "data", "model", "q"]) form[name].value = state.get(name) || "";
   for (const [key, value] of state) if (key.startsWith("sort.")) {
     const [column, direction] = value.split(",");
@@ -101,8 +106,8 @@ function ticks(low, high, log, count = 6) {
   }
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(x => x * power).find(x => x >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
+  const found = [], first = Math.ceil(low / step);
+  for (let i = 0; i <= 2 * count && (first + i) * step <= high; i++) found.push((first + i) * step);  // counts up where first + 1 is first
   return found;
 }
 
@@ -112,8 +117,11 @@ function short(x, unit) {
   return String(+x.toPrecision(4));
 }
 
+/* Not Math.min(...values): thousands of rows are more arguments than a call may have. */
+const least = values => values.reduce((a, b) => Math.min(a, b)), most = values => values.reduce((a, b) => Math.max(a, b));
+
 function axis(values, from, to, log) {
-  let low = Math.min(...values), high = Math.max(...values);
+  let low = least(values), high = most(values);
   if (log) { const room = Math.max((high / low) ** 0.06, 1.05); low /= room; high *= room; }
   else { const room = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1; low -= room; high += room; }
   const warp = log ? Math.log : x => x;
@@ -173,9 +181,9 @@ function scatter(board, table, rows) {
   if (table.columns.length < 2) return null;
   board.axes = board.axes || [...table.against];
   const chosen = board.axes, [cx, cy] = chosen.map(at => table.columns[at]);
-  const points = rows.filter(row => chosen.every(c => row.cells[c] && row.cells[c].mean !== null));
+  const points = rows.filter(row => chosen.every(c => row.cells[c] && row.cells[c].mean !== null && !row.cells[c].invalid));
   const values = c => points.flatMap(row => [row.cells[c].mean, ...spread(row.cells[c])]);
-  const log = c => { const v = values(c); return Math.min(...v) > 0 && (Math.max(...v) / Math.min(...v) > 8 || table.columns[c].unit.endsWith("/s")); };
+  const log = c => { const v = values(c); return least(v) > 0 && (most(v) / least(v) > 8 || table.columns[c].unit.endsWith("/s")); };
   const pick = i => {
     const select = element("select", { "aria-label": i ? "vertical axis" : "horizontal axis" }, ...table.columns.map((column, c) => element("option", { value: c, ...(c === chosen[i] ? { selected: "" } : {}) }, column.heading)));
     select.addEventListener("change", () => { chosen[i] = +select.value; draw(board); });
@@ -241,7 +249,7 @@ function grid(heads, rows) {
 
 function behind(board, at, c) {
   const table = DATA.boards[board], row = table.rows[at], column = table.columns[c], cell = row.cells[c];
-  const seeds = cell ? cell.seeds : [], numbers = new Set(seeds.map(seed => seed[5])), ids = new Map(row.runs);
+  const seeds = cell ? cell.seeds : [], numbers = new Set(seeds.map(seed => seed[6])), ids = new Map(row.runs);
   for (const [, , last] of row.runs) if (!cell || DATA.executions[last].status !== "ok") numbers.add(last);
   const executions = [...numbers].map(i => DATA.executions[i]);
   const distinct = key => [...new Set(executions.map(execution => execution[key]))].filter(value => value !== null);
@@ -255,7 +263,7 @@ function behind(board, at, c) {
     ...paper ? [paper] : [
     list([["seeds", cell && cell.n], ["standard error of the test set", cell && cell.stderr !== null ? short(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later], ["verdicts", row.verdicts], ["model", row.model], ["settings", row.settings]]),
     seeds.length ? element("h4", {}, "single values") : null,
-    seeds.length ? grid(["seed", "value", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, value, stderr, n, impl, i]) => [seed, value === null ? "none" : +value.toPrecision(7), stderr === null ? "" : short(stderr, ""), n, DATA.impls[impl], ids.get(seed), DATA.executions[i].execution])) : null,
+    seeds.length ? grid(["seed", "value", "verdict", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, value, stderr, n, verdict, impl, i]) => [seed, value === null ? "none" : +value.toPrecision(7), verdict, stderr === null ? "" : short(stderr, ""), n, DATA.impls[impl], ids.get(seed), DATA.executions[i].execution])) : null,
     failed.length ? element("h4", {}, "runs that did not end well") : null,
     failed.length ? grid(["seed", "status", "tries", "run", "error"], failed.map(([seed, id, last]) => { const e = DATA.executions[last]; return [seed, e.status, e.attempts, id, e.error]; })) : null,
     element("h4", {}, "command"), ...(distinct("command").length ? distinct("command").map(command => element("pre", {}, command)) : [element("p", { class: "quiet" }, "not recorded")]),

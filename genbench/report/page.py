@@ -12,13 +12,14 @@ from jinja2 import Environment
 from markupsafe import Markup
 from pydantic_core import to_json
 
+from genbench.console import printable
 from genbench.report.axis import fid_of, marks_of
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of, curves_of
 from genbench.report.pictures import ABOUT, pictures
 from genbench.report.protocol import RULES, Machines, protocol, seeds
-from genbench.report.text import failed, seeds_beside
-from genbench.report.tidy import Runs
+from genbench.report.text import beside, failed
+from genbench.report.tidy import Runs, code_of
 from genbench.run import Record
 
 HERE = Path(__file__).parent
@@ -32,8 +33,8 @@ def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) ->
     The text of records reaches the page only through escaping: by the template, as JSON without angle brackets,
     and by the script as text nodes.
     """
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    functions = (failed, seeds_beside, seeds, protocol)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_spelled)
+    functions = (beside, failed, seeds, protocol)
     environment.filters.update({function.__name__: function for function in functions})
     style, script = (Markup(_read(name)) for name in ("page.css", "page.js"))
     html = environment.from_string(_read("page.html")).render(
@@ -42,6 +43,10 @@ def page(boards: Sequence[Board], machines: Machines, runs: Runs, work: Path) ->
     )  # fmt: skip
     before, tag, after = html.partition(DATA)
     return b"".join((before.encode(), tag.encode(), _embedded(_data(boards, runs)), after.encode()))
+
+
+def _spelled(value: Any) -> Any:
+    return printable(value) if type(value) is str else value
 
 
 def _read(name: str) -> str:
@@ -76,7 +81,7 @@ class Numbers(dict[Any, int]):
 
 @dataclass
 class Behind:
-    """What there is behind cells, and the numbers of what they name."""
+    """What there is behind cells, and the numbers of what they name; an execution is named with its suite and run."""
 
     runs: Runs
     curves: Curves
@@ -88,7 +93,7 @@ def _data(boards: Sequence[Board], runs: Runs) -> dict[str, Any]:
     """Return what the script needs: boards, and the executions, ways to measure and environments that they name."""
     behind, environments = Behind(runs, curves_of(runs)), Numbers()
     tables = [_board(board, behind) for board in boards]
-    records = {record.execution: record for executions in runs.values() for record in executions}
+    records = {(*run, record.execution): record for run, executions in runs.items() for record in executions}
     executions = [_execution(records[name], environments) for name in behind.executions]
     told = {"executions": executions, "impls": [*behind.impls], "environments": [dict(said) for said in environments]}
     return {"boards": tables, **told}
@@ -96,8 +101,8 @@ def _data(boards: Sequence[Board], runs: Runs) -> dict[str, Any]:
 
 def _execution(record: Record, environments: Numbers) -> dict[str, Any]:
     said = {key: getattr(record, key) for key in ("execution", "status", "attempts", "error", "command")}
-    code = {key: record.code.get(key) for key in ("commit", "dirty")}
-    environment = environments[tuple(sorted(record.environment.items()))]
+    code = dict(zip(("commit", "dirty"), code_of(record), strict=True))
+    environment = environments[tuple(sorted((printable(key), value) for key, value in record.environment.items()))]
     return {**said, **code, "seconds": record.timings.get("total"), "environment": environment}
 
 
@@ -136,13 +141,13 @@ def _column(column: Column) -> dict[str, Any]:
 
 
 def _row(board: Board, row: Row, behind: Behind) -> dict[str, Any]:
-    last = {seed: behind.runs[board.suite, run][-1].execution for seed, run in row.ids.items()}
+    last = {seed: (board.suite, run, behind.runs[board.suite, run][-1].execution) for seed, run in row.ids.items()}
     points = [(point.step, point.validation, point.loss) for point in curve_of(board, row, behind.curves)]
     said = {
         key: getattr(row, key)
         for key in ("name", "label", "published", "model", "settings", "failures", "later", "verdicts", "hue")
     }
-    ends = [(seed, row.ids[seed], behind.executions[name]) for seed, name in last.items()]
+    ends = [(_exact(seed), row.ids[seed], behind.executions[name]) for seed, name in last.items()]
     cells = [_cell(row.cells.get(column), behind) for column in board.columns]
     return {**said, "runs": ends, "curve": points, "cells": cells}
 
@@ -151,5 +156,13 @@ def _cell(cell: Cell | None, behind: Behind) -> dict[str, Any] | None:
     if cell is None:
         return None
     impls, executions = behind.impls, behind.executions
-    seeds = [(s.seed, s.value, s.stderr, s.n, impls[s.impl], executions[s.execution]) for s in cell.seeds]
+    seeds = [
+        (_exact(s.seed), s.value, s.stderr, s.n, s.verdict, impls[s.impl], executions[s.suite, s.id, s.execution])
+        for s in cell.seeds
+    ]
     return {**vars(cell), "seeds": seeds}
+
+
+def _exact(seed: int) -> int | str:
+    """Return a seed as the script can hold it: as text where its numbers would round it."""
+    return seed if seed < 2**53 else str(seed)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import base64
+import functools
+import hashlib
 import io
+import math
+import re
+import struct
+import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from genbench.console import printable
 from genbench.report.board import Board, Row
 from genbench.report.tidy import Runs
 
@@ -22,6 +30,9 @@ ABOUT = {  # what is not plain from a picture itself
     "labelled.png": "model left, data right",
 }
 BYTES, SIDE = 300_000, 800  # a larger file is drawn again with this longest side, in pixels
+LARGEST, PIXELS = 1 << 26, 1 << 25  # bytes and pixels beyond which a file is none that a metric drew
+HASH = re.compile("[0-9a-f]{32}")
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def pictures(boards: Sequence[Board], runs: Runs, work: Path) -> dict[str, list[dict[str, str]]]:
@@ -47,12 +58,46 @@ def _drawn(board: Board, row: Row, runs: Runs, work: Path, left: int) -> list[di
 
 
 def drawn(work: Path, path: str) -> bytes | None:
-    """Return the PNG at `path` under `work`; None if it is not there or is something else."""
-    file = (work / path).resolve()
-    if not file.is_relative_to(work.resolve()) or not file.is_file():
+    """Return the PNG at `path` under `work`; None where there is none. One that is damaged is named on stderr."""
+    try:
+        file = (work / path).resolve()
+        if not file.is_relative_to(work.resolve()) or not file.is_file():
+            return None
+        content = file.read_bytes() if file.stat().st_size <= LARGEST else b""
+    except (OSError, ValueError, RuntimeError):  # a name too long or with a NUL in it, a loop of links, no permission
         return None
-    content = file.read_bytes()
-    return content if content.startswith(b"\x89PNG\r\n") else None
+    if (problem := _problem(content, file.stem)) is not None:
+        _name_damaged(file, problem)
+        return None
+    return content
+
+
+def _problem(content: bytes, stem: str) -> str | None:
+    """Return what is wrong with a picture whose file is called `stem`, by its contents' hash if it is in the work
+    folder."""
+    if not content:
+        return f"it is empty or larger than {LARGEST >> 20} MiB"
+    if HASH.fullmatch(stem) and hashlib.sha256(content).hexdigest()[:32] != stem:
+        return "its contents are not those that its name says"
+    return None if opened(content) else "it is no PNG of a size that can be shown"
+
+
+def opened(content: bytes) -> Image.Image | None:
+    """Return the picture in a PNG file, decoded; None if it is damaged, too large, or another format."""
+    size = struct.unpack(">II", content[16:24]) if content.startswith(b"\x89PNG\r\n\x1a\n") and content[23:] else (0, 0)
+    if not 0 < math.prod(size) <= PIXELS:
+        return None
+    try:
+        picture = Image.open(io.BytesIO(content), formats=["PNG"])
+        picture.load()
+    except DAMAGE:
+        return None
+    return picture
+
+
+@functools.cache  # once a report: several rows may show one file
+def _name_damaged(file: Path, problem: str) -> None:
+    print(f"genbench: {printable(str(file))}: not shown, damaged: {problem}", file=sys.stderr)
 
 
 def _uri(work: Path, path: str) -> str | None:

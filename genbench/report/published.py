@@ -30,7 +30,11 @@ def with_published(board: Board, suite: Suite | None) -> Board:
         row = _row(name, said[name], cells)
         worse = (i for i, other in enumerate(rows) if _place(other, columns) > _place(row, columns))
         rows.insert(next(worse, len(rows)), row)
-    return replace(board, columns=tuple(columns), rows=tuple(rows), title=suite.title, question=suite.question)
+    return replace(board, columns=tuple(columns), rows=tuple(rows), title=_line(suite.title), question=_line(suite.question))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _cells(board: Board, paper: Published) -> dict[Column, Cell]:
@@ -58,11 +62,11 @@ def _ordered(measured: Sequence[Column], said: Sequence[Column]) -> list[Column]
 
 
 def _place(row: Row, columns: Sequence[Column]) -> tuple[int, bool, float]:
-    """Return the first column in which a row has a value, whether it has failures, and the value, the best first."""
+    """Return the first column in which a row has a value, whether it has failures or the value is invalid, and the value, the best first."""
     for i, column in enumerate(columns):
         cell = row.cells.get(column)
         if cell and cell.mean is not None:
-            return i, row.failures != "", cell.mean * (-1 if column.better == "higher" else 1)
+            return i, row.failures != "" or cell.invalid > 0, cell.mean * (-1 if column.better == "higher" else 1)
     return len(columns), row.failures != "", math.inf
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from genbench.console import printable
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
 from genbench.report.protocol import hardware, protocol, seeds, suite_files
 from genbench.report.published import with_published
-from genbench.report.text import notes, number
-from genbench.report.tidy import by_run, lines, metrics_of, newest, settings
+from genbench.report.text import fixed, notes, number
+from genbench.report.tidy import by_run, code_of, lines, metrics_of, newest, settings
 from genbench.run import Record
 
 BOARDS, ROWS, NAME = 20, 20, 30  # boards, rows of a board, and letters of a name, that are printed
+HIDDEN = 40  # columns without room that are named
 
 
 def leaderboard(records: Iterable[Record], console: Console) -> None:
@@ -44,18 +47,19 @@ def _print(board: Board, console: Console) -> None:
     columns = fitting(board, console.width)
     table = Table(
         box=box.SIMPLE_HEAD if console.is_terminal else None,
-        title=Text(f"{board.suite} v{board.version} / {board.data}"),
+        title=Text(printable(f"{board.suite} v{board.version} / {board.data}")),
         title_justify="left",
     )
     table.add_column("#", justify="right")
     table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=NAME)
     for column in columns:
-        table.add_column(Text(f"{column.heading}\n{column.shown_unit}"), justify="right", no_wrap=True)
+        head = f"{printable(column.heading)}\n{printable(column.shown_unit)}"
+        table.add_column(Text(head), justify="right", no_wrap=True)
     for row in board.rows[:ROWS]:
         table.add_row(*_row(board, row, columns))
     console.print(table)
     for line in (*_left_out(board, columns), f"{seeds(board)}; {protocol(board)}", ""):
-        console.print(line, style="dim", highlight=False, markup=False)
+        console.print(printable(line), style="dim", highlight=False, markup=False)
 
 
 def _left_out(board: Board, columns: list[Column]) -> Iterator[str]:
@@ -64,16 +68,18 @@ def _left_out(board: Board, columns: list[Column]) -> Iterator[str]:
     if rows:
         yield f"and {len(rows)} more rows, {sum(bool(row.failures) for row in rows)} of them with failed runs"
     if hidden:
-        yield f"not shown here: {', '.join(dict.fromkeys(hidden))}"
+        names = list(dict.fromkeys(hidden))
+        more = f" and {len(names) - HIDDEN} more" if len(names) > HIDDEN else ""
+        yield f"not shown here: {', '.join(names[:HIDDEN])}{more}"
 
 
 def fitting(board: Board, width: int) -> list[Column]:
     """Return the columns that fit in `width` characters beside the rows' names: the primary, the speed, the others."""
-    left = width - 8 - min(NAME, max((len(row.label) for row in board.rows), default=0))
+    left = width - 8 - min(NAME, max((cell_len(printable(row.label)) for row in board.rows), default=0))
     chosen: list[Column] = []
     for column in sorted(board.columns, key=lambda c: (c.measurement != board.primary, c != board.speed)):
         texts = [plain(board, row, column) for row in board.rows[:ROWS]]
-        left -= 2 + max(len(text) for text in [column.heading, column.shown_unit, *texts])
+        left -= 2 + max(cell_len(printable(text)) for text in [column.heading, column.shown_unit, *texts])
         if left < 0 and chosen:
             break
         chosen.append(column)
@@ -87,20 +93,21 @@ def plain(board: Board, row: Row, column: Column) -> str:
         return said or "-"
     rank = f"#{cell.rank}" if cell.rank and column != board.columns[0] else ""
     parts = (cell.mean_text, cell.interval_text, f"({said})" if said else "", rank)
-    return " ".join(part for part in parts if part) or "no value"
+    return printable(" ".join(part for part in parts if part) or "no value")
 
 
 def _row(board: Board, row: Row, columns: list[Column]) -> list[Text]:
     first = row.cells.get(board.columns[0]) if board.columns else None
     rank = str(first.rank) if first and first.rank else "-"
     cells = [_styled(board, row, column) for column in columns]
-    return [Text(rank), Text(_name(row) + (" †" if row.dirty else "")), *(cells or [Text(row.failures)])]
+    return [Text(rank), Text(_name(row) + (" †" if row.dirty else "")), *(cells or [Text(printable(row.failures))])]
 
 
 def _name(row: Row) -> str:
     """Return the label, cut so that a mark at its end is not."""
-    cut = NAME - len(row.label) + len(row.name)
-    return row.label if len(row.label) <= NAME or not row.published else f"{row.name[: cut - 1]}…, published"
+    label, name = printable(row.label), printable(row.name)
+    cut = NAME - len(label) + len(name)
+    return label if len(label) <= NAME or not row.published else f"{name[: cut - 1]}…, published"
 
 
 def _styled(board: Board, row: Row, column: Column) -> Text:
@@ -109,6 +116,8 @@ def _styled(board: Board, row: Row, column: Column) -> Text:
         return Text(text, "red")
     if row.published:
         return Text(text, "dim")
+    if cell and cell.invalid:
+        return Text(text, "red")
     return Text(text, "bold" if cell and cell.rank == 1 else "")
 
 
@@ -120,20 +129,21 @@ def show(records: Iterable[Record], console: Console) -> None:
     lines += [f"on {place}" for place in dict.fromkeys(hardware(record.environment) for record in executions)]
     lines += [record.command for record in executions[-1:] if record.command]
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
     console.print(_executions(executions), _measurements(executions), sep="\n")
     for record in executions:
         for name, path in record.files.items():
-            console.print(f"{name}: {path}", markup=False, highlight=False)
+            console.print(printable(f"{name}: {path}"), markup=False, highlight=False)
 
 
 def _executions(executions: list[Record]) -> Table:
     table = Table("", "execution", "status", "tries", "seconds", "code", box=None)
     for i, record in enumerate(executions):
-        code = f"{str(record.code.get('commit') or '?')[:10]}{' †' if record.code.get('dirty') else ''}"
+        commit, dirty = code_of(record)
+        code = f"{(commit or '?')[:10]}{' †' if dirty else ''}"
         status = f"{record.status}{f': {record.error}' if record.error else ''}"
-        seconds = f"{record.timings['total']:.1f}" if "total" in record.timings else ""
-        table.add_row(*map(escape, (str(i), record.execution, status, str(record.attempts), seconds, code)))
+        seconds = fixed(record.timings["total"], 1) if "total" in record.timings else ""
+        table.add_row(*map(_literal, (str(i), record.execution, status, str(record.attempts), seconds, code)))
     return table
 
 
@@ -144,5 +154,9 @@ def _measurements(executions: list[Record]) -> Table:
         value = "none" if m.value is None else number(m.value, m.unit, m.stderr)
         stderr = "" if m.stderr is None else f"{m.stderr:.2g}"
         texts = (name, value, m.unit, m.kind, str(m.n), stderr, m.impl, str(executions.index(record)))
-        table.add_row(*map(escape, texts))
+        table.add_row(*map(_literal, texts))
     return table
+
+
+def _literal(text: str) -> str:
+    return escape(printable(text))

@@ -12,7 +12,7 @@ PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 def digits(value: float, spread: float | None) -> int:
     """Return the decimals of `value`: two significant digits of `spread`, or four of the value itself."""
-    if spread:
+    if spread and math.isfinite(spread):
         return min(4, max(0, 1 - math.floor(math.log10(abs(spread)))))
     return min(4, max(0, 3 - math.floor(math.log10(abs(value))))) if value else 0
 
@@ -34,6 +34,8 @@ def fixed(value: float, places: int) -> str:
 
 def number(value: float, unit: str = "", spread: float | None = None) -> str:
     """Return `value` with the digits that `spread` supports, scaled as its unit is."""
+    if not math.isfinite(value):  # a difference of numbers that are as large as there are
+        return str(value)
     by, letters = scale(value, unit)
     value, spread = value / by, (spread or 0) / by
     if letters:
@@ -69,6 +71,12 @@ def seeds_beside(board: Board, row: Row, column: Column) -> str:
     return f"n={cell.n}" if cell and not row.published and cell.n != board.usual[column] else ""
 
 
+def beside(board: Board, row: Row, column: Column) -> str:
+    """Return what must be said beside a value of the page: another number of seeds than usual, invalid seeds."""
+    parts = (seeds_beside(board, row, column), row.cells[column].invalid_note if column in row.cells else "")
+    return ", ".join(part for part in parts if part)
+
+
 def failed(board: Board, row: Row, column: Column) -> str:
     """Return failures and verdicts of the row, in the first column, and the failures for which a cell may be empty."""
     first, empty = column == board.columns[0], column not in row.cells
@@ -78,5 +86,7 @@ def failed(board: Board, row: Row, column: Column) -> str:
 
 def notes(board: Board, row: Row, column: Column) -> str:
     """Return what must be said beside a cell."""
-    parts = (seeds_beside(board, row, column), failed(board, row, column))
+    cell = row.cells.get(column)
+    invalid = cell.invalid_note if cell and column != board.columns[0] else ""  # the first has all verdicts of the row
+    parts = (seeds_beside(board, row, column), invalid, failed(board, row, column))
     return ", ".join(part for part in parts if part)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from genbench.console import printable
 from genbench.report.intervals import quantile
 from genbench.run import Better, Kind, Measurement, Record, Run, Settings, Status, Suite
 
@@ -52,16 +53,23 @@ NUMBERS: dict[str, Any] = {  # columns that are not text, and the type that each
     **{"version": int, "seed": int, "attempts": int, "n": "Int64", "dirty": "boolean"},
     **dict.fromkeys(("value", "stderr", "p20", "p80", "seconds"), float),
 }
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # a text begins so: "CSV Injection", OWASP
+WHOLE = ("version", "seed", "attempts", "n")
 DECIDES = {"model", *Settings.model_fields} - {"resources"}
 
 Runs = dict[tuple[str, str], list[Record]]
 
 
 def tidy(records: Iterable[Record]) -> pd.DataFrame:
-    """Return `lines` as a frame whose columns are the fields of `Line`."""
+    """Return `lines` as a frame whose columns are the fields of `Line`.
+
+    A column with a whole number of 2^63 or more keeps Python's integers.
+    """
     import pandas as pd
 
-    return pd.DataFrame(lines(by_run(records)), columns=Line._fields, dtype=object).astype(NUMBERS)
+    frame = pd.DataFrame(lines(by_run(records)), columns=Line._fields, dtype=object)
+    large = {name for name in WHOLE if any(abs(value) >= 2**63 for value in frame[name].dropna())}
+    return frame.astype({name: kind for name, kind in NUMBERS.items() if name not in large})
 
 
 def lines(runs: Runs) -> list[Line]:
@@ -75,12 +83,24 @@ def lines(runs: Runs) -> list[Line]:
 
 
 def as_csv(lines: Iterable[Line]) -> str:
-    """Return `lines` below their names, nothing where there is None."""
-    text = io.StringIO()
+    """Return `lines` below their names, nothing where there is None.
+
+    A spreadsheet would run a text that begins as a formula does, so that an apostrophe stands before it; control
+    characters are spelled out. Numbers are as they are.
+    """
+    text, safe = io.StringIO(), SafeTexts()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Line._fields)
-    writer.writerows(lines)
+    writer.writerows([safe[value] if type(value) is str else value for value in line] for line in lines)
     return text.getvalue()
+
+
+class SafeTexts(dict[str, str]):
+    """By text what stands for it in a CSV file: thousands of lines share their texts."""
+
+    def __missing__(self, text: str) -> str:
+        self[text] = f"'{printable(text)}" if text.lstrip(" ").startswith(FORMULA) else printable(text)
+        return self[text]
 
 
 def by_run(records: Iterable[Record]) -> Runs:
@@ -122,16 +142,14 @@ def _numbers(m: Measurement) -> tuple[Any, ...]:
 
 
 def _origin(record: Record) -> tuple[Any, ...]:
-    seconds, code = record.timings.get("total"), record.code
-    return (
-        record.execution,
-        record.attempts,
-        seconds,
-        code.get("commit"),
-        code.get("dirty"),
-        record.data_sha256,
-        record.error,
-    )
+    seconds = record.timings.get("total")
+    return (record.execution, record.attempts, seconds, *code_of(record), record.data_sha256, record.error)
+
+
+def code_of(record: Record) -> tuple[str | None, bool | None]:
+    """Return the commit of the code that made a record, and whether it had uncommitted changes; None if not known."""
+    commit, dirty = record.code.get("commit"), record.code.get("dirty")
+    return commit if isinstance(commit, str) else None, dirty if isinstance(dirty, bool) else None
 
 
 def metrics_of(records: Iterable[Record], suites: Iterable[Suite] = ()) -> dict[str, tuple[str, ...]]:
