@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from genbench import RUNS
+from genbench.console import accept_any_text, printable
 from genbench.report import PLOTS, uncollected, write
 from genbench.run import (
     ROOT,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from genbench.evaluation import Evaluation
 
 OK, FAILED, USAGE, REGRESSED, INTERRUPTED = 0, 1, 2, 3, 130
+PICTURE = re.compile(r"files/[0-9a-f]{32}\.\w+")  # as Work.put names what metrics draw
 LISTS = ("suites", "models", "datasets", "metrics", "ops")
 
 
@@ -130,7 +132,8 @@ def bring_pictures(store: Store, work: str, suite: str) -> None:
     from genbench.work import Work
 
     there, here = Work(work), Work(store.work)
-    for name in {name for record in store.records(suite) for name in record.files.values()}:
+    drawn = {name for record in store.records(suite) for name in record.files.values()}
+    for name in filter(PICTURE.fullmatch, drawn):  # a record of another's may say any path
         if here.load(name) is None and (content := there.load(name)) is not None:
             here.save(name, content)
 
@@ -171,7 +174,7 @@ def _readable(store: Store) -> Iterator[Record]:
     """Yield the records, when the first is asked for; name what is damaged."""
     records = store.records()
     for path, why in store.damaged:
-        print(f"genbench: {path}: skipped, damaged: {why}", file=sys.stderr)
+        print(f"genbench: {printable(f'{path}: skipped, damaged: {why}')}", file=sys.stderr)
     if not records:
         raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
     yield from records
@@ -381,6 +384,7 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
+    accept_any_text()
     # a suite may name models of a module in this folder, or of one in the project's
     sys.path += [folder for folder in map(str, (Path.cwd(), ROOT)) if folder not in sys.path]
     try:
@@ -391,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args.change = changes(args.set, args.gpus_per_run, args.timeout)
         code: int = args.do(args)
     except UsageError as error:
-        print(f"genbench: {error}", file=sys.stderr)
+        print(f"genbench: {printable(str(error))}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -73,7 +73,9 @@ def _cell(fold: Fold) -> Cell:
     p20, p80 = (valued[0].p20, valued[0].p80) if fold.n == 1 else (None, None)
     texts = shown(fold.mean, fold.half, p20, p80, fold.column.unit)
     spreads = (fold.stderr, p20, p80)
-    return Cell(fold.n, fold.mean, fold.half, *texts, *spreads, fold.rank, fold.unranked, tuple(fold.lines), fold.invalid)
+    return Cell(
+        fold.n, fold.mean, fold.half, *texts, *spreads, fold.rank, fold.unranked, tuple(fold.lines), fold.invalid
+    )
 
 
 def _ordered(impls: dict[Column, str], metrics: Sequence[str]) -> list[Column]:
@@ -99,8 +101,8 @@ def _primary(columns: Sequence[Column]) -> str | None:
 
 
 def _place(row: Row, columns: Sequence[Column]) -> tuple[Any, ...]:
-    """Return where a row stands: by the first column it is in; there the ranked, the unranked, and those with failures or
-    invalid values; then by value."""
+    """Return where a row stands: by the first column it is in; there the ranked, the unranked, and last those with
+    failures or invalid values; then by value."""
     for i, column in enumerate(columns):
         cell = row.cells.get(column)
         if cell and cell.mean is not None:

@@ -288,7 +288,13 @@ def learning(board: Board, curves: Curves) -> Figure | None:
     for row, points in drawn:
         values = [(float(min(p.step, HUGE)), p.validation if validated else p.loss) for p in points]
         kept = {step: value for step, value in values if _fits(value) and _fits(step)}
-        axes.plot(list(kept), list(kept.values()), color=COLOURS[row.hue % len(COLOURS)], lw=1.3, label=keyed(row.name, 8, 150))
+        axes.plot(
+            list(kept),
+            list(kept.values()),
+            color=COLOURS[row.hue % len(COLOURS)],
+            lw=1.3,
+            label=keyed(row.name, 8, 150),
+        )
         shown += kept.values()
     axes.set_ylim(*_middle(shown))
     axes.set_xlabel("step")

@@ -81,7 +81,7 @@ def plots_folder(out: Path) -> Path:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write all files, or where one cannot be written (the disk is full) none: those that are there stay as they are."""
+    """Write all files, or where one cannot be written (the disk is full) none: what is there stays as it is."""
     new = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.new") for path in contents}
     try:
         for path, content in contents.items():

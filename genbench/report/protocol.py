@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genbench.report.board import Board
-from genbench.run import Record, Settings, Suite, UsageError, read_suite, suite_path
+from genbench.run import Record, Settings, Suite, UsageError, read_suite, suite_paths
 from genbench.store import Store
 
 RULES = (
@@ -40,9 +40,12 @@ def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[t
 
 
 def _named(name: str, version: int) -> Suite | None:
+    path = suite_paths().get(name)  # by name only: a record says what suite it is of, not which file is read
     try:
-        suite = read_suite(suite_path(name))
+        suite = read_suite(path) if path else None
     except UsageError:
+        return None
+    if suite is None:
         return None
     return suite if (suite.suite, suite.version) == (name, version) else None
 

@@ -30,7 +30,9 @@ def with_published(board: Board, suite: Suite | None) -> Board:
         row = _row(name, said[name], cells)
         worse = (i for i, other in enumerate(rows) if _place(other, columns) > _place(row, columns))
         rows.insert(next(worse, len(rows)), row)
-    return replace(board, columns=tuple(columns), rows=tuple(rows), title=_line(suite.title), question=_line(suite.question))
+    return replace(
+        board, columns=tuple(columns), rows=tuple(rows), title=_line(suite.title), question=_line(suite.question)
+    )
 
 
 def _line(text: str) -> str:
@@ -62,7 +64,8 @@ def _ordered(measured: Sequence[Column], said: Sequence[Column]) -> list[Column]
 
 
 def _place(row: Row, columns: Sequence[Column]) -> tuple[int, bool, float]:
-    """Return the first column in which a row has a value, whether it has failures or the value is invalid, and the value, the best first."""
+    """Return the first column in which a row has a value, whether it has failures or the value is invalid, and the
+    value, the best first."""
     for i, column in enumerate(columns):
         cell = row.cells.get(column)
         if cell and cell.mean is not None:
