@@ -395,7 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args.change = changes(args.set, args.gpus_per_run, args.timeout)
         code: int = args.do(args)
     except UsageError as error:
-        print(f"genbench: {printable(str(error))}", file=sys.stderr)
+        print(f"genbench: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from genbench.console import printable
+
 _collected: ContextVar[list[str] | None] = ContextVar("notices", default=None)
 
 
@@ -15,7 +17,7 @@ def notify(line: str) -> None:
     if (lines := _collected.get()) is not None:
         lines.append(line)
     else:
-        print(f"genbench: {line}", file=sys.stderr)
+        print(f"genbench: {printable(line)}", file=sys.stderr)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from genbench.file_names import file_key
 from genbench.report.tidy import Line
 from genbench.run import Better, Kind
 
@@ -94,15 +95,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """One table; `title` and `question` are those of its suite, "" where its file is not at hand.
-
-    `key` is fit for a file's name and an anchor, and no other board of a report has it: see keys.unique_keys.
-    """
+    """One table; `title` and `question` are those of its suite, "" where its file is not at hand."""
 
     suite: str
     version: int
     data: str
-    key: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     title: str = ""
@@ -144,3 +141,8 @@ class Board:
         rates = [column for column in self.columns if column.unit.endswith("/s")]
         preferred = [column for name in SPEED for column in rates if column.measurement == name]
         return next(iter([*preferred, *rates]), None)
+
+    @property
+    def key(self) -> str:
+        """``suite-version-data``, fit for a file's name and an anchor; no other board has it."""
+        return file_key(self.suite, self.version, self.data)

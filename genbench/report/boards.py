@@ -9,7 +9,6 @@ from typing import Any
 
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.cells import Fold, Key, Place, cells, failures, later, rows, verdicts
-from genbench.report.keys import unique_keys
 from genbench.report.text import shown
 from genbench.report.tidy import Line
 
@@ -36,8 +35,7 @@ def boards(lines: Iterable[Line], metrics: Mapping[str, Sequence[str]]) -> list[
         tables[key[:3]].append(_row(label, mine, found[key], hues[key[0], label]))
         impls[key[:3]] |= {column: fold.impl for column, fold in found[key].items()}
     columns = {place: _ordered(impls[place], metrics.get(place[0], ())) for place in sorted(tables)}
-    keys = unique_keys(columns)
-    return [_board(place, keys[place], tables[place], columns[place]) for place in columns]
+    return [_board(place, tables[place], columns[place]) for place in columns]
 
 
 def _hues(rows: Iterable[Key]) -> dict[tuple[str, str], int]:
@@ -48,8 +46,8 @@ def _hues(rows: Iterable[Key]) -> dict[tuple[str, str], int]:
     return {(suite, label): hue for suite, labels in found.items() for label, hue in labels.items()}
 
 
-def _board(place: Place, key: str, rows: list[Row], columns: list[Column]) -> Board:
-    return Board(*place, key, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
+def _board(place: Place, rows: list[Row], columns: list[Column]) -> Board:
+    return Board(*place, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
 
 
 def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from genbench.report.published import published_lines, with_published
 from genbench.report.terminal import print_boards
 from genbench.report.tidy import as_csv, by_run, lines, metrics_of
 from genbench.run import Record, UsageError
+from genbench.work import storage
 
 
 def write(
@@ -62,7 +64,8 @@ def write(
         "leaderboard.csv": as_csv([*told, *published_lines(tables)]).encode(),
         **{f"plots/{name}": content for name, content in plots.items()},
     }
-    plots_folder(out).mkdir(parents=True, exist_ok=True)
+    with storage(out / "plots", "made"):
+        plots_folder(out).mkdir(parents=True, exist_ok=True)
     write_together({out / name: content for name, content in written.items()})
     _tidied(out / "plots", plots)
     if console:
@@ -81,21 +84,27 @@ def plots_folder(out: Path) -> Path:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write all files, or where one cannot be written (the disk is full) none: what is there stays as it is."""
-    new = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.new") for path in contents}
+    """Write all files, or where one cannot be written (the disk is full) none: what is there stays as it is.
+
+    Raises:
+        StorageError: it names the file.
+    """
+    new = {path: path.with_name(f".{secrets.token_hex(8)}.new") for path in contents}
     try:
         for path, content in contents.items():
             if path.is_dir() and not path.is_symlink():
                 raise UsageError(f"{path} is a folder, where the report writes a file; move it or choose another --out")
-            with new[path].open("xb") as file:
+            with storage(path, "written"), new[path].open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path in contents:
-            os.replace(new[path], path)
+            with storage(path, "written"):
+                os.replace(new[path], path)
     finally:
         for path in new.values():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _tidied(folder: Path, kept: Container[str]) -> None:

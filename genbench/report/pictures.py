@@ -9,16 +9,16 @@ import io
 import math
 import re
 import struct
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from genbench.console import printable
+from genbench.notices import notify
 from genbench.report.board import Board, Row
 from genbench.report.tidy import Runs
+from genbench.work import read_whole
 
 PICTURES = 480  # in a page
 ABOUT = {  # what is not plain from a picture itself
@@ -63,7 +63,7 @@ def drawn(work: Path, path: str) -> bytes | None:
         file = (work / path).resolve()
         if not file.is_relative_to(work.resolve()) or not file.is_file():
             return None
-        content = file.read_bytes() if file.stat().st_size <= LARGEST else b""
+        content = read_whole(str(file)) if file.stat().st_size <= LARGEST else b""
     except (OSError, ValueError, RuntimeError):  # a name too long or with a NUL in it, a loop of links, no permission
         return None
     if (problem := _problem(content, file.stem)) is not None:
@@ -97,7 +97,7 @@ def opened(content: bytes) -> Image.Image | None:
 
 @functools.cache  # once a report: several rows may show one file
 def _name_damaged(file: Path, problem: str) -> None:
-    print(f"genbench: {printable(str(file))}: not shown, damaged: {problem}", file=sys.stderr)
+    notify(f"{file}: not shown, damaged: {problem}")
 
 
 def _uri(work: Path, path: str) -> str | None:
