@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -243,12 +244,28 @@ def test_new_digits_are_at_the_floor_and_fewer_kinds_or_noise_are_not():
     assert half["precision[digits-cnn]"].value > 0.8 > 0.6 > half["recall[digits-cnn]"].value
     assert half["inception_score[digits-cnn]"].value == pytest.approx(5, abs=0.5)
     assert new["inception_score[digits-cnn]"].value == pytest.approx(9.7, abs=0.3)
-    assert new["fid[digits-cnn]"].impl.endswith("360 points of test and validation")
+    assert new["fid[digits-cnn]"].impl.endswith("180 points of test")
     assert new["fid[digits-cnn]"].n == 1000
+    floors = {found["fid_floor[digits-cnn]"] for found in (new, half, noise)}
+    assert len(floors) == 1, "the floor is of data alone"
+    assert floors.pop().value == pytest.approx(8, abs=2)
+
+
+def test_points_that_select_weights_are_not_those_that_samples_are_compared_with():
+    """Another validation split changes nothing; another test split does."""
+    draw = copies(DIGITS.train)
+    zeros = torch.zeros_like(DIGITS.validation)
+    whole, selected, tested = (
+        fidelity.measure(evaluated(data, draw))["fid[digits-cnn]"].value
+        for data in (DIGITS, replace(DIGITS, validation=zeros), replace(DIGITS, test=zeros))
+    )
+    assert whole == selected
+    assert tested > 10 * whole
 
 
 def test_samples_are_the_same_whoever_asks_first_and_move_no_other_draws():
-    one, other = (evaluated(DIGITS, lambda n: torch.rand(n, 2)) for _ in range(2))
+    plane = Dataset(Space((2,)), *torch.rand(3, 10, 2))
+    one, other = (evaluated(plane, lambda n: torch.rand(n, 2)) for _ in range(2))
     state = torch.get_rng_state()
     many = one.sampled(1500)
     assert torch.equal(torch.get_rng_state(), state)
