@@ -23,6 +23,7 @@ from genbench.metrics.fidelity import fid, fidelity, inception, inception_score,
 from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
 from genbench.metrics.memorisation import memorisation, z_score
 from genbench.run import Run, UsageError, find
+from genbench.work import Work
 from tests.drawn import Drawn
 
 DIGITS = find("datasets", "digits")()
@@ -221,6 +222,32 @@ def test_where_nothing_can_be_kept_the_net_is_fitted_anew(tmp_path, monkeypatch)
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path / "file"))
     x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
     assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(classifier.fitted(x, y, 10))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-83] + bytes([b[-83] ^ 1]) + b[-82:]])
+def test_a_damaged_net_is_set_aside_and_fitted_again(damage, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifier, "STEPS", 1)
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
+    first = classifier.classifier(x, y)
+    (path,) = (tmp_path / "feature-nets").glob("*.pt")
+    path.write_bytes(damage(path.read_bytes()))
+    assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(first)
+    assert capsys.readouterr().err.startswith(f"genbench: {path} is damaged: ")
+    assert path.exists()
+    assert path.with_name(f"{path.name}.damaged").exists()
+
+
+def test_a_net_of_other_images_is_set_aside_and_fitted_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifier, "STEPS", 1)
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
+    first = classifier.classifier(x, y)
+    (path,) = (tmp_path / "feature-nets").glob("*.pt")
+    other = classifier.Classifier((1, 28, 28), 10)
+    Work(path.parent).save(path.name, classifier.packed(other))
+    assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(first)
+    assert f"{path} is damaged: RuntimeError: " in capsys.readouterr().err
 
 
 def test_data_without_labels_or_in_colour_have_no_net_of_their_own():
