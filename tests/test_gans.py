@@ -101,6 +101,44 @@ def test_a_weight_of_type_ii_errors_skews_the_divergence(weight: float) -> None:
     torch.testing.assert_close(value(v, objective="gan", type_ii=weight), expected)
 
 
+LURED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {  # what generators make small of v
+    "gan": (lambda v: (1 + torch.exp(-v)).log(), lambda v: -(1 + torch.exp(v)).log()),  # -log D and log(1 - D)
+    "kl": (lambda v: -v, lambda v: -torch.exp(v - 1)),
+    "wasserstein": (lambda v: -v, lambda v: -v),
+    "least_squares": (lambda v: (v - 1) ** 2 / 2, lambda v: -(v**2) / 2),
+    "hinge": (lambda v: -v, lambda v: -torch.clamp(1 + v, min=0)),
+}
+
+
+@pytest.mark.parametrize("name", LURED)
+def test_losses_of_either_player_are_those_of_the_papers(name: str) -> None:
+    """The critic is linear and the generator a point mass at 2, so that all of v is known."""
+    for lure, expected in zip(("nonsaturating", "saturating"), LURED[name], strict=True):
+        model = GAN(PLANE, objective=name, lure=lure, latent=1, hidden=(), type_ii=0.5)
+        with torch.no_grad():
+            model.generator[0][0].weight.zero_(), model.generator[0][0].bias.fill_(2.0)
+        x = torch.tensor([[0.5, -1.0], [3.0, 0.2]])
+        v_real, v_fake = model.critic(x), model.critic(torch.full((1, 2), 2.0))
+        torch.testing.assert_close(model.generator_loss(x), expected(v_fake).mean())
+        game = OBJECTIVES[name]
+        torch.testing.assert_close(
+            model.critic_loss(x), 0.5 * game.fake(v_fake).mean() - game.real(v_real).mean(), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_penalty_is_added_by_its_weight() -> None:
+    """Of a linear critic it is (|w| - 1)^2 at any point."""
+    x, losses = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), []
+    for penalty in (0.0, 3.0):
+        torch.manual_seed(1)
+        model = GAN(PLANE, objective="wasserstein", latent=1, hidden=(), penalty=penalty)
+        for p in model.generator.parameters():
+            nn.init.ones_(p) if p.ndim == 1 else nn.init.zeros_(p)
+        losses.append(model.critic_loss(x).item())
+    w = model.critic[1][0].weight
+    assert losses[1] - losses[0] == pytest.approx(3 * (w.norm().item() - 1) ** 2, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["gan", "kl", "reverse_kl", "squared_hellinger", "jensen_shannon", "wasserstein"])
 def test_saturating_or_not_the_generator_is_drawn_the_same_way(name: str) -> None:
     """By u = p / q times as much where it saturates: alike where the critic cannot tell, fixed points included."""

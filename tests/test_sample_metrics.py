@@ -21,7 +21,7 @@ from genbench.metrics import classifier, features
 from genbench.metrics.diversity import diversity
 from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
 from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
-from genbench.metrics.memorisation import memorisation, z_score
+from genbench.metrics.memorisation import copying, memorisation, z_score
 from genbench.run import Run, UsageError, find
 from genbench.work import Work
 from tests.drawn import Drawn
@@ -381,6 +381,19 @@ def test_the_z_score_is_that_of_mann_and_whitney():
     a, b = torch.rand(40), torch.rand(30) + 0.2
     two_sided = mannwhitneyu(a, b, use_continuity=False, method="asymptotic").pvalue
     assert 2 * torch.special.ndtr(torch.tensor(z_score(a, b))).item() == pytest.approx(two_sided, rel=1e-4)
+
+
+def test_the_memorization_score_weights_cells_by_the_shares_of_test_points() -> None:
+    """A Non-Parametric Test to Detect Data-Copying (2020), section 3; cells with fewer than five of either are out."""
+    generator = torch.Generator().manual_seed(0)
+    of_fake, of_test = torch.tensor([12, 40, 30, 4]), torch.tensor([30, 10, 4, 50])
+    cells, new_cells = (torch.arange(4).repeat_interleave(counts) for counts in (of_fake, of_test))
+    near, new = (torch.rand(len(of), generator=generator) + 0.3 * of for of in (cells, new_cells))
+    near[cells == 1] -= 0.2
+    first, second = (z_score(near[cells == cell], new[new_cells == cell]) for cell in (0, 1))
+    assert abs(first - second) > 1
+    assert copying(near, new, cells, new_cells) == pytest.approx((30 * first + 10 * second) / 40)
+    assert copying(near[:4], new, cells[:4], new_cells) is None
 
 
 def test_copies_are_nearer_than_new_points_and_new_points_are_not():

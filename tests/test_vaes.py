@@ -352,6 +352,23 @@ def test_geco_drives_the_distortion_to_what_is_asked() -> None:
     assert distortion == pytest.approx(5.0, abs=0.5)
 
 
+def test_geco_raises_lambda_where_the_distortion_is_too_large_and_lowers_it_where_it_is_not() -> None:
+    """Taming VAEs (2018), algorithm 1: loss = rate + lambda (distortion - asked), here divided by max(1, lambda)."""
+    model, x = GECO(SPACES["levels"], distortion=3.0, **SMALL).double(), points(SPACES["levels"])
+    for log_lambda in (-1.0, 2.0):
+        model.log_lambda.fill_(log_lambda)
+        loss, rate, distortion = loss_and_parts(model.eval(), x)
+        weight = math.exp(log_lambda)
+        assert loss == pytest.approx((rate + weight * (distortion - 3.0)) / max(1.0, weight))
+    for excess, sign in ((5.0, 1), (-5.0, -1)):
+        model.log_lambda.zero_(), model.constraint.zero_()
+        model.adapt(torch.tensor(excess).double())
+        assert model.log_lambda.sign().item() == sign
+        assert model.log_lambda.item() == pytest.approx(0.1 * 0.1 * excess / 3, rel=1e-5)
+    model.train().loss(x)
+    assert model.log_lambda.item() != pytest.approx(0.1 * 0.1 * -5 / 3)
+
+
 def loss_and_parts(model: LatentModel, x: Tensor) -> tuple[float, float, float]:
     """Return the loss, the rate and the distortion by the same draws."""
     torch.manual_seed(0)
