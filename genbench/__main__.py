@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -76,8 +77,14 @@ def run(args: argparse.Namespace) -> int:
     """Run a suite and print its leaderboard."""
     path = suite_path(args.suite)
     suite = read_suite(path)
+    if args.executor == "process" and not args.dry_run:
+        from genbench import isolation
+
+        isolation.start()  # it imports torch while this process does
+    folder = Path.cwd()
     with naming(str(path)):
         runs = suite.runs(args.only, args.seeds, args.change)
+    os.chdir(folder)  # from which a module that the suite names may have moved
     if args.dry_run:
         for planned in runs:
             print(f"{planned.id}  {planned}")
@@ -91,14 +98,19 @@ def run(args: argparse.Namespace) -> int:
 
     from genbench.driver import drive
     from genbench.execute import in_process, on_ray
+    from genbench.isolation import isolated
     from genbench.perform import perform
 
-    work = args.work or str(store.work.resolve())
+    log, work = store.work.resolve() / "driver.log", _absolute(args.work or str(store.work))
+    in_child = isolated(
+        partial(perform, work=work, checkpoint_every=args.checkpoint_every),
+        log=str(log) if args.executor == "process" else None,
+    )
     outcome = drive(
         here,
         store,
         in_process if args.executor == "process" else partial(on_ray, address=args.address),
-        perform=partial(perform, work=work, checkpoint_every=args.checkpoint_every),
+        perform=in_child,
         retry_failed=args.retry_failed,
         fail_fast=args.fail_fast,
     )
@@ -106,6 +118,11 @@ def run(args: argparse.Namespace) -> int:
         bring_pictures(store, args.work, runs[0].suite)
     publish(store, {runs[0].suite}, args.results)
     return FAILED if outcome.failed or len(here) < len(runs) else OK
+
+
+def _absolute(work: str) -> str:
+    """Return a URL as it is, and a path from the root: a run may change its working directory."""
+    return work if "://" in work else str(Path(work).resolve())
 
 
 def fetched(runs: Sequence[Run]) -> list[Run]:
@@ -176,8 +193,7 @@ def _readable(store: Store) -> Iterator[Record]:
     for path, why in store.damaged:
         print(f"genbench: {printable(f'{path}: skipped, damaged: {why}')}", file=sys.stderr)
     if not records:
-        what = "all records are damaged" if store.damaged else "there are no records; `genbench run SUITE` makes them"
-        raise UsageError(f"{store.folder}: {what}")
+        raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
     yield from records
 
 
@@ -242,21 +258,16 @@ def one(store: Store, run: str) -> list[Record]:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compare the records of two results folders, cell by cell; exit 0 only if every number of A was compared."""
+    """Compare the records of two results folders, cell by cell."""
     from rich.console import Console
 
     from genbench.report import compare as compare_records
 
     for folder in (args.a, args.b):
         if not folder.is_dir():
-            raise UsageError(f"there is no results folder {folder}")
-    stores = [Store(args.a), Store(args.b)]
-    a, b = (list(_readable(store)) for store in stores)
-    outcome = compare_records(a, b, Console())
-    if outcome.worse and args.fail_on == "regress":
-        return REGRESSED
-    complete = outcome.compared and not outcome.uncompared and not any(store.damaged for store in stores)
-    return OK if complete else FAILED
+            raise UsageError(f"results folder {folder} is not there")
+    regressed = compare_records(Store(args.a).records(), Store(args.b).records(), Console())
+    return REGRESSED if regressed and args.fail_on == "regress" else OK
 
 
 def sample(args: argparse.Namespace) -> int:

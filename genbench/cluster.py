@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -70,13 +69,6 @@ def disconnect() -> None:
     if ray := sys.modules.get("ray"):
         with same_signals(signal.SIG_IGN):
             ray.shutdown()
-
-
-def die_with_parent() -> None:
-    """Have the system kill this worker once its parent, the node's daemon, is gone: nobody would want its record."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def nodes() -> list[Node]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from genbench.cluster import connect, die_with_parent, disconnect, nodes
+from genbench.cluster import connect, disconnect, nodes
+from genbench.isolation import ATTEMPTS, Perform, die_with_parent, failed
 from genbench.resources import Node, this_machine, unmet, with_cores, with_twice_the_memory
 from genbench.run import Record, Run, Status
 from genbench.work import StorageError
 
-Perform = Callable[[Run], Record]
 Records = Generator[Record, None, None]
 
 
@@ -25,14 +25,6 @@ class Executor(Protocol):
     """
 
     def __call__(self, perform: Perform, runs: Iterable[Run], *, alone: bool = False) -> Records: ...
-
-
-def failed(run: Run, status: Status, error: object, attempts: int = 1) -> Record:
-    """Return the record of a `run` that could not make one itself."""
-    from genbench.perform import execution
-
-    line = " ".join(str(error).split())[:500]
-    return Record(run=run, execution=execution(), status=status, error=line, attempts=attempts)
 
 
 # ------------------------------------------------------------------------------------------- in this process
@@ -54,7 +46,7 @@ def _guarded(perform: Perform, run: Run) -> Record:
     except StorageError:
         raise
     except Exception as error:
-        return failed(run, "error", f"{type(error).__name__}: {error}")
+        return failed(run, "error", error)
 
 
 # ----------------------------------------------------------------------------------------------------- on Ray
@@ -173,12 +165,14 @@ def _outcome(ref: Any, one: Try) -> Record | Try:
     try:
         record: Record = ray.get(ref)
     except ray.exceptions.RayError as error:
+        if isinstance(cause := getattr(error, "cause", None), StorageError):
+            raise cause from None
         status, worth = _verdict(error)
         if one.number >= worth:
             return failed(one.run, status, _said(error), one.number)
         again = with_twice_the_memory(one.run, nodes()) if status == "host_oom" else one.run
         return Try(again, one.alone, one.number + 1)
-    return record.model_copy(update={"attempts": one.number})
+    return record.model_copy(update={"attempts": record.attempts + one.number - 1})
 
 
 def _verdict(error: Exception) -> tuple[Status, int]:
@@ -192,7 +186,7 @@ def _verdict(error: Exception) -> tuple[Status, int]:
             return "unschedulable", 1
         case ray.RayTaskError() | ray.RuntimeEnvSetupError():
             return "error", 1
-    return "crashed", 3  # WorkerCrashedError, NodeDiedError, ObjectLostError and what else befalls a machine
+    return "crashed", ATTEMPTS  # WorkerCrashedError, NodeDiedError, ObjectLostError and what else befalls a machine
 
 
 def _said(error: Exception) -> str:
@@ -227,7 +221,7 @@ def _performed(perform: Perform, run: Run, key: str) -> Record:
     """Return the record of `run`; in the worker, which is shown the cores and GPUs asked for and no more."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    die_with_parent()
+    die_with_parent(os.getppid())
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(run.resources.cpus)))
     if not run.resources.gpus:  # Ray hides GPUs from those that ask for some of them only
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -19,6 +19,7 @@ import torch
 from genbench.dataset import Dataset
 from genbench.environment import deciding_code, environment, host
 from genbench.evaluation import Evaluation
+from genbench.isolation import one_line
 from genbench.model import Model
 from genbench.notices import collecting
 from genbench.run import Record, Run, Status, find
@@ -53,21 +54,17 @@ def perform(run: Run, *, work: str, checkpoint_every: float = 30.0) -> Record:
     with collecting() as notes:
         try:
             _perform(run, folder, checkpoint_every, so_far)
-        except StorageError:
+        except (StorageError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: a model may not end the process of its run
             status = _status(error)
-            so_far["error"] = _line(error)
-            folder.save(f"{run.id}/error.txt", traceback.format_exc().encode())
+            so_far["error"] = one_line(error)
+            folder.save(f"{run.id}/error.txt", traceback.format_exc().encode(errors="replace"))
     so_far["timings"]["total"] = time.monotonic() - began
     return Record(run=run, execution=execution(), status=status, notes=tuple(notes), **so_far)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
-
-
-def _status(error: Exception) -> Status:
+def _status(error: BaseException) -> Status:
     match error:
         case ArithmeticError():  # Diverged, or a likelihood that is no number
             return "diverged"
@@ -86,6 +83,7 @@ def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, An
     deadline = time.monotonic() + (run.resources.timeout or math.inf)
     device = prepared_device(run)
     record["environment"] = environment(device)
+    reseed("data", run.data)  # not the run's seed: whatever a data set draws, every run on it sees the same
     with timed(record, "data"):
         dataset = load_dataset(run.data)
         record["data_sha256"] = dataset.sha256
@@ -143,7 +141,7 @@ def trained(
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # whatever another program wrote, a user's own load_state_dict included
-        work.set_aside(name, _line(error))
+        work.set_aside(name, one_line(error))
         model = built(run, dataset, device)
     training = partial(train, dataset=dataset, run=run, work=work, code=code, checkpoint_every=checkpoint_every)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,8 @@ class Gaussian(Model):
     Options:
         fault: what befalls it at its step `at`, in this process: SIGKILL, sleep without end, a loss that is no number,
             an exception.
-        folder: where it notes that the fault was had (a fault is had once) and, in `steps`, every step it takes.
+        folder: where it notes that the fault was had (a fault is had once) and, in `steps`, for every step its process
+            and the parent of that.
         pause: seconds that a step lasts.
     """
 
@@ -59,7 +62,7 @@ class Gaussian(Model):
         self.steps += 1
         if self.folder:
             with open(f"{self.folder}/steps", "a") as file:
-                file.write(f"{os.getpid()}\n")
+                file.write(f"{os.getpid()}<{os.getppid()}\n")
         loss = super().loss(x + 0.1 * torch.randn_like(x))
         return self._befallen(loss) if self.steps == self.at and self.fault != "none" else loss
 
@@ -74,6 +77,14 @@ class Gaussian(Model):
             case "raise":
                 raise ValueError("befallen\nas asked")
         return loss * math.nan
+
+
+class Drawing(Gaussian):
+    """A Gaussian whose loss depends on draws of NumPy and of Python."""
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Return the loss () of data that are moved by two draws."""
+        return super().loss(x + float(np.random.randn()) + random.random())
 
 
 def _first(path: Path) -> bool:
