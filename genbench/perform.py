@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import PurePosixPath
@@ -22,7 +23,7 @@ from genbench.evaluation import Evaluation
 from genbench.isolation import one_line
 from genbench.model import Model
 from genbench.notices import collecting
-from genbench.run import Record, Run, Status, find
+from genbench.run import Point, Record, Run, Status, find
 from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.validation.datasets import check_density, load_dataset
 from genbench.validation.models import check_model, check_state, materialize, state_of
@@ -165,13 +166,15 @@ def _loaded(packed: bytes | None, code: str, model: Model) -> Progress | None:
     if state is None:
         return None
     model.load_state_dict(state["model"])
-    return Progress(**state["progress"])
+    saved = state["progress"]
+    return Progress(**saved | {"curve": [Point(**point) for point in saved["curve"]]})
 
 
 def _packed(code: str, model: Model, progress: Progress) -> bytes:
-    said = {name: getattr(progress, name) for name in ("step", "seconds", "selected_step", "moments")}
+    saved = {name: getattr(progress, name) for name in ("step", "seconds", "selected_step", "moments")}
+    saved["curve"] = [asdict(point) for point in progress.curve]
     file = io.BytesIO()
-    torch.save({"code": code, "model": model.state_dict(), "progress": said}, file)
+    torch.save({"code": code, "model": model.state_dict(), "progress": saved}, file)
     return file.getvalue()
 
 

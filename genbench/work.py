@@ -66,13 +66,13 @@ class Work:
 
     def save(self, name: str, content: bytes) -> None:
         """Write `content` as `name` in place of an older file; raises StorageError."""
-        self._write(name, content + _trailer(name, content))
+        self._write(name, content if PICTURE.fullmatch(name) else content + _trailer(name, content))
 
     def put(self, content: bytes, suffix: str) -> str:
         """Write `content` under its SHA-256 and return the name it got; raises StorageError."""
         name = f"files/{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
         if self.load(name) is None:
-            self._write(name, content)
+            self.save(name, content)
         return name
 
     def _write(self, name: str, content: bytes) -> None:

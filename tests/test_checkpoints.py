@@ -159,6 +159,16 @@ def test_a_trained_model_of_another_kind_is_trained_again(
     assert weights(folder, run) == good
 
 
+def test_the_learning_curve_survives_a_crash_between_training_and_the_record(
+    undisturbed: Record, tmp_path: Path
+) -> None:
+    """The record is lost; the model is not trained again, and what a second call measures has the curve."""
+    record = perform(undisturbed.run, work=str(tmp_path / "undisturbed"))
+    assert (tmp_path / "steps").read_text().count("\n") == 40
+    assert len(record.curve) == 4
+    assert (record.curve, record.selected_step) == (undisturbed.curve, undisturbed.selected_step)
+
+
 def test_a_folder_called_error_txt_does_not_hide_the_error(tmp_path: Path) -> None:
     run = run_at(tmp_path, fault="raise", at=1)
     (tmp_path / "work" / run.id / "error.txt").mkdir(parents=True)
