@@ -6,22 +6,26 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import io
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-
 from genbench import RUNS
 from genbench.console import accept_any_text, printable
+from genbench.errors import one_line
 from genbench.report import PLOTS, uncollected, write
 from genbench.run import (
+    MAX_SEEDS,
     ROOT,
     Record,
+    Resources,
     Run,
     Settings,
     UsageError,
@@ -37,8 +41,14 @@ from genbench.run import (
     suite_paths,
 )
 from genbench.store import Store
+from genbench.strict_yaml import MAX_DEPTH, read_yaml
+from genbench.work import write_whole
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from genbench.dataset import Dataset
     from genbench.evaluation import Evaluation
 
 OK, FAILED, USAGE, REGRESSED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -59,6 +69,8 @@ class Parser(argparse.ArgumentParser):
         if words and not words[0].startswith("-") and words[0] not in known:
             raise UsageError(f"unknown command {words[0]!r}{nearest(words[0], known)}")
         parsed, unknown = self.parse_known_args(words)
+        if unknown and not unknown[0].startswith("-"):
+            raise UsageError(f"unexpected argument {unknown[0]!r}")
         if unknown:
             options = [o for action in known[parsed.command]._actions for o in action.option_strings]
             raise UsageError(f"unknown option {unknown[0]!r}{nearest(unknown[0], options)}")
@@ -93,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("Ray is not installed here; say --executor process, or install it")
     here = runs if args.address else fetched(runs)
     store = Store(args.results)
+    refuse_clash(args.results, suite.suite)
     store.prepare()
     store.keep(suite, path.read_bytes())
 
@@ -123,6 +136,16 @@ def run(args: argparse.Namespace) -> int:
 def _absolute(work: str) -> str:
     """Return a URL as it is, and a path from the root: a run may change its working directory."""
     return work if "://" in work else str(Path(work).resolve())
+
+
+def refuse_clash(results: Path, suite: str) -> None:
+    """Raise UsageError if a suite in `results` differs from `suite` in case only: on some disks they are one folder."""
+    with suppress(OSError):  # there is no such folder yet, or it cannot be read, which is reported elsewhere
+        for other in os.listdir(results):
+            if other != suite and other.casefold() == suite.casefold():
+                raise UsageError(
+                    f"{results} holds a suite {other!r}; {suite!r} differs in case only: choose another name"
+                )
 
 
 def fetched(runs: Sequence[Run]) -> list[Run]:
@@ -169,7 +192,7 @@ def report(args: argparse.Namespace) -> int:
     suites = set(args.suites)
     for suite in suites and suites - store.suites():
         raise UsageError(f"{args.results}: no records of a suite {suite!r}{nearest(suite, store.suites())}")
-    return publish(store, suites or None, args.out or args.results, most=max(0, args.plots), svg=args.svg)
+    return publish(store, suites or None, args.out or args.results, most=args.plots, svg=args.svg)
 
 
 @uncollected()
@@ -249,11 +272,16 @@ def show(args: argparse.Namespace) -> int:
 
 def one(store: Store, run: str) -> list[Record]:
     """Return the records of the one run whose id starts with `run`, oldest first; raises UsageError otherwise."""
+    if not run:
+        raise UsageError("the start of a run's id is empty; `genbench run SUITE --dry-run` shows the ids of a suite")
     records = store.records()
-    ids = {record.id for record in records if record.id.startswith(run)}
-    if len(ids) != 1:
-        several = f"is the start of {len(ids)} runs" if ids else f"is no run{nearest(run, {r.id for r in records})}"
-        raise UsageError(f"{store.folder}: {run!r} {several}")
+    ids = sorted({record.id for record in records if record.id.startswith(run.lower())})
+    if len(ids) > 1:
+        more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+        raise UsageError(f"{store.folder}: {run!r} is the start of {len(ids)} runs: {', '.join(ids[:5])}{more}")
+    if not ids:
+        damaged = f"; {len(store.damaged)} records are damaged, as {store.damaged[0][0]}" if store.damaged else ""
+        raise UsageError(f"{store.folder}: {run!r} is no run{nearest(run, {r.id for r in records})}{damaged}")
     return [record for record in records if record.id in ids]
 
 
@@ -270,43 +298,95 @@ def compare(args: argparse.Namespace) -> int:
     return REGRESSED if regressed and args.fail_on == "regress" else OK
 
 
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+
+
 def sample(args: argparse.Namespace) -> int:
     """Draw samples of a trained model into a picture."""
-    import torch
+    from genbench.validation.datasets import load_dataset
 
-    from genbench.metrics.samples import grid, histogram, png
-    from genbench.train import reseed
-
-    evaluation = loaded(args)
-    if not evaluation.model.generative:
-        raise UsageError(f"{evaluation.run.model} learns codes and has no samples")
-    reseed(args.seed, "sample")
-    space, device = evaluation.dataset.space, evaluation.device
-    with torch.no_grad():
-        x = evaluation.model.sample(args.n).to("cpu")
+    form = picture_format(args.out)
+    chosen = one(Store(args.results), args.run)[-1].run
+    dataset = load_dataset(chosen.data)
+    space = dataset.space
     if not (space.is_image or space.shape == (2,)):
-        raise UsageError(f"points of shape {space.shape} have no picture")
-    edge = evaluation.dataset.test.abs().max().item() * 1.1
-    side = max(1, int(args.n**0.5))
-    args.out.write_bytes(png(grid(x, space, side) if space.is_image else histogram(x, edge)))
+        raise UsageError(f"run {chosen.id}: points of shape {space.shape} have no picture")
+    try:
+        picture, device = drawn(args, chosen, dataset)
+    except UsageError:
+        raise
+    except Exception as error:  # a model may fail in any way; what it was is the answer
+        print(f"genbench: run {chosen.id}: {one_line(f'{type(error).__name__}: {error}')}", file=sys.stderr)
+        return FAILED
+    try:
+        write_whole(args.out, encoded(picture, form))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--out {args.out}: cannot be written: {error}") from None
     print(f"wrote {args.out}: {args.n} samples drawn on {device}")
     return OK
 
 
-def loaded(args: argparse.Namespace) -> Evaluation:
-    """Return the trained model of the run that `args` names, ready to measure; it is trained if it is not kept."""
-    import math
+def picture_format(out: Path) -> str:
+    """Return the format of a picture that the suffix of `out` names.
 
+    Raises:
+        UsageError: there is no such format, or no file can be written there.
+    """
+    form = FORMATS.get(out.suffix.lower())
+    if form is None:
+        raise UsageError(f"--out {out}: the suffix says the format of a picture, and is one of {', '.join(FORMATS)}")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file in it")
+    if not os.access(out.parent, os.W_OK) or (out.exists() and not os.access(out, os.W_OK)):
+        raise UsageError(f"--out {out}: is not writable")
+    return form
+
+
+def drawn(args: argparse.Namespace, chosen: Run, dataset: Dataset) -> tuple[Tensor, torch.device]:
+    """Return a picture (height, width, 3) of `args.n` samples of the model of `chosen`, and where they were drawn."""
+    import torch
+
+    from genbench.metrics.samples import grid, histogram
+    from genbench.train import reseed
+
+    evaluation = loaded(args, chosen, dataset)
+    if not evaluation.model.generative:
+        raise UsageError(f"{chosen.model} learns codes and has no samples")
+    reseed(args.seed, "sample")
+    with torch.no_grad():
+        x = evaluation.model.sample(args.n).to("cpu")
+    if dataset.space.is_image:
+        return grid(x, dataset.space, max(1, math.isqrt(args.n))), evaluation.device
+    return histogram(x, dataset.test.abs().max().item() * 1.1), evaluation.device
+
+
+def encoded(picture: Tensor, form: str) -> bytes:
+    """Return a picture (height, width, 3), uint8, as a file of the format `form` of Pillow."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(file, form, **({"optimize": True} if form == "PNG" else {"quality": 95}))
+    return file.getvalue()
+
+
+def loaded(args: argparse.Namespace, chosen: Run, dataset: Dataset) -> Evaluation:
+    """Return the trained model of `chosen`, ready to measure; it is trained if it is not kept."""
     from genbench.evaluation import Evaluation
     from genbench.perform import prepared_device, trained
-    from genbench.validation.datasets import load_dataset
     from genbench.work import Work
 
-    store = Store(args.results)
-    chosen: Run = one(store, args.run)[-1].run
     device = prepared_device(chosen)
-    dataset = load_dataset(chosen.data)
-    model, _ = trained(chosen, dataset, Work(args.work or store.work), device, 30.0, math.inf)
+    model, _ = trained(chosen, dataset, Work(args.work or Store(args.results).work), device, 30.0, math.inf)
     return Evaluation(model, dataset, chosen)
 
 
@@ -321,30 +401,69 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def seeds(text: str) -> list[int]:
-    """Return the seeds that ``0-4`` or ``0,2,5-7`` says, in order."""
-    chosen: list[int] = []
+    """Return the seeds that ``0-4`` or ``0,2,5-7`` stands for, in order, each once.
+
+    Raises:
+        UsageError: it is not of that form, a seed is beyond 63 bits, or there are too many.
+    """
+    spans: list[range] = []
     for part in text.split(","):
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if not span or int(span[2] or span[1]) < int(span[1]):
-            raise UsageError(f"--seeds {text!r} is not like 0-4 or 0,2,5-7")
-        chosen += range(int(span[1]), int(span[2] or span[1]) + 1)
-    return list(dict.fromkeys(chosen))
+        span = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", part)
+        first, last = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
+        if last < first or last >= 1 << 63:
+            raise UsageError(f"--seeds {text!r} is not like 0-4 or 0,2,5-7, with seeds below 2^63")
+        spans.append(range(first, last + 1))
+    if sum(map(len, spans)) > MAX_SEEDS:
+        raise UsageError(f"--seeds {text!r} are more than {MAX_SEEDS} seeds")
+    return list(dict.fromkeys(seed for span in spans for seed in span))
 
 
 def changes(pairs: Sequence[str], gpus: float | None, timeout: float | None) -> dict[str, Any]:
-    """Return the settings that every ``--set key=value`` says, keys dotted, values as in a suite file."""
+    """Return the settings that every ``--set key=value`` gives, keys dotted, values as in a suite file."""
     change: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair!r} is not key=value")
-        nested: Any = yaml.safe_load(value)
-        for part in reversed(key.split(".")):
+        parts = key.split(".")
+        if not equals or not all(parts) or len(parts) > MAX_DEPTH:
+            raise UsageError(f"--set {pair!r} is not key=value, as in optimizer.ema=0.99")
+        with naming("--set"):
+            nested = read_yaml(value, *parts)
+        for part in reversed(parts):
             nested = {part: nested}
         change = merged(change, nested)
-    said = {"gpus": gpus, "timeout": timeout}
-    kept = {key: value for key, value in said.items() if value is not None}
-    return checked(Settings, merged(change, {"resources": kept} if kept else {})).model_dump(exclude_unset=True)
+    with naming("--set"):
+        change = checked(Settings, change).model_dump(exclude_unset=True)
+    for name, option, amount in (("gpus", "--gpus-per-run", gpus), ("timeout", "--timeout", timeout)):
+        with naming(option):
+            resources = checked(Resources, {name: amount}) if amount is not None else None
+        change = merged(change, {"resources": resources.model_dump(exclude_unset=True)}) if resources else change
+    return change
+
+
+def whole(lowest: int, highest: int) -> Callable[[str], int]:
+    """Return what reads an argument that is an integer from `lowest` to `highest`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[-+]?[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """Return the number of seconds that an argument says: finite and not negative."""
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of seconds, 0 or more")
+
+
+def folder(text: str) -> Path:
+    """Return an argument that names a folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is empty")
+    return Path(text)
 
 
 def parser() -> Parser:
@@ -357,7 +476,7 @@ def parser() -> Parser:
         added = subparsers.add_parser(name, help=about.rstrip("."), description=about, allow_abbrev=False)
         added.set_defaults(do=do)
         if name != "compare":
-            added.add_argument("--results", type=Path, default=Path(RUNS), metavar="DIR", help=f"default: {RUNS}")
+            added.add_argument("--results", type=folder, default=Path(RUNS), metavar="DIR", help=f"default: {RUNS}")
         return added
 
     p = command("list", list_)
@@ -371,7 +490,7 @@ def parser() -> Parser:
     p.add_argument("--executor", choices=("ray", "process"), default="ray", help="default: ray")
     p.add_argument("--address", metavar="A", help="of a Ray cluster: auto, ray://host:port")
     p.add_argument("--work", metavar="URL", help="checkpoints: a shared folder or fsspec URL; default: DIR/.work")
-    p.add_argument("--checkpoint-every", type=float, default=30.0, metavar="S", help="seconds; default: 30")
+    p.add_argument("--checkpoint-every", type=seconds, default=30.0, metavar="S", help="seconds; default: 30")
     p.add_argument("--gpus-per-run", type=float, metavar="N", help="may be a fraction")
     p.add_argument("--timeout", type=float, metavar="S", help="seconds a run may take")
     p.add_argument("--retry-failed", action="store_true", help="run again what has failed before")
@@ -379,8 +498,10 @@ def parser() -> Parser:
     p.add_argument("--dry-run", action="store_true", help="print the runs and their ids")
     p = command("report", report)
     p.add_argument("suites", nargs="*", metavar="SUITE")
-    p.add_argument("--out", type=Path, metavar="DIR", help="default: the results folder")
-    p.add_argument("--plots", type=int, default=PLOTS, metavar="N", help=f"draw at most N; default: {PLOTS}")
+    p.add_argument("--out", type=folder, metavar="DIR", help="default: the results folder")
+    p.add_argument(
+        "--plots", type=whole(0, 10_000), default=PLOTS, metavar="N", help=f"draw at most N; default: {PLOTS}"
+    )
     p.add_argument("--svg", action="store_true", help="plots as vectors, too")
     p = command("show", show)
     p.add_argument("run", metavar="RUN", help="the start of a run's id")
@@ -390,9 +511,9 @@ def parser() -> Parser:
     p.add_argument("--fail-on", choices=("regress",), help="exit 3 if anything got significantly worse")
     p = command("sample", sample)
     p.add_argument("run", metavar="RUN", help="the start of a run's id")
-    p.add_argument("-n", type=int, default=64, help="how many; default: 64")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, required=True, metavar="grid.png")
+    p.add_argument("-n", type=whole(1, 10_000), default=64, help="how many; default: 64")
+    p.add_argument("--seed", type=whole(0, (1 << 63) - 1), default=0)
+    p.add_argument("--out", type=Path, required=True, metavar="grid.png", help=f"one of {', '.join(FORMATS)}")
     p.add_argument("--work", metavar="URL")
     p = command("verify", verify)
     p.add_argument("run", metavar="RUN", help="the start of a run's id")
@@ -403,13 +524,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
     accept_any_text()
     # a suite may name models of a module in this folder, or of one in the project's
-    sys.path += [folder for folder in map(str, (Path.cwd(), ROOT)) if folder not in sys.path]
+    here = [str(Path.cwd())] if os.path.exists(".") else []  # the folder may have been deleted
+    sys.path += [path for path in (*here, str(ROOT)) if path not in sys.path]
     try:
         args = parser().parse_all(arguments)
         if args.command == "run":
-            args.seeds = seeds(args.seeds) if args.seeds else None
-            with naming("--set"):
-                args.change = changes(args.set, args.gpus_per_run, args.timeout)
+            args.seeds = None if args.seeds is None else seeds(args.seeds)
+            args.change = changes(args.set, args.gpus_per_run, args.timeout)
         code: int = args.do(args)
     except UsageError as error:
         print(f"genbench: {error}", file=sys.stderr)
