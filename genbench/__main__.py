@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from genbench import RUNS
 from genbench.console import accept_any_text, printable
-from genbench.errors import one_line
+from genbench.errors import one_line, short
 from genbench.report import PLOTS, uncollected, write
 from genbench.run import (
     MAX_SEEDS,
@@ -144,7 +144,7 @@ def refuse_clash(results: Path, suite: str) -> None:
         for other in os.listdir(results):
             if other != suite and other.casefold() == suite.casefold():
                 raise UsageError(
-                    f"{results} holds a suite {other!r}; {suite!r} differs in case only: choose another name"
+                    f"{results}: suite {suite!r} differs from {other!r} there in case only; rename the suite"
                 )
 
 
@@ -330,7 +330,8 @@ def sample(args: argparse.Namespace) -> int:
         write_whole(args.out, encoded(picture, form))
     except (OSError, ValueError) as error:
         raise UsageError(f"--out {args.out}: cannot be written: {error}") from None
-    print(f"wrote {args.out}: {args.n} samples drawn on {device}")
+    left = args.n - math.isqrt(args.n) ** 2 if space.is_image else 0
+    print(f"wrote {args.out}: {args.n} samples drawn on {device}{f', {left} more than a square shows' if left else ''}")
     return OK
 
 
@@ -358,13 +359,14 @@ def drawn(args: argparse.Namespace, chosen: Run, dataset: Dataset) -> tuple[Tens
 
     from genbench.metrics.samples import grid, histogram
     from genbench.train import reseed
+    from genbench.validation.models import check_samples
 
     evaluation = loaded(args, chosen, dataset)
     if not evaluation.model.generative:
         raise UsageError(f"{chosen.model} learns codes and has no samples")
     reseed(args.seed, "sample")
     with torch.no_grad():
-        x = evaluation.model.sample(args.n).to("cpu")
+        x = check_samples(evaluation.model, evaluation.model.sample(args.n), args.n, dataset.space)
     if dataset.space.is_image:
         return grid(x, dataset.space, max(1, math.isqrt(args.n))), evaluation.device
     return histogram(x, dataset.test.abs().max().item() * 1.1), evaluation.device
@@ -406,16 +408,16 @@ def seeds(text: str) -> list[int]:
     Raises:
         UsageError: it is not of that form, a seed is beyond 63 bits, or there are too many.
     """
-    spans: list[range] = []
+    spans: list[tuple[int, int]] = []
     for part in text.split(","):
         span = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", part)
         first, last = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
         if last < first or last >= 1 << 63:
-            raise UsageError(f"--seeds {text!r} is not like 0-4 or 0,2,5-7, with seeds below 2^63")
-        spans.append(range(first, last + 1))
-    if sum(map(len, spans)) > MAX_SEEDS:
-        raise UsageError(f"--seeds {text!r} are more than {MAX_SEEDS} seeds")
-    return list(dict.fromkeys(seed for span in spans for seed in span))
+            raise UsageError(f"--seeds {short(text)} is not like 0-4 or 0,2,5-7, with seeds below 2^63")
+        spans.append((first, last))
+    if sum(last - first + 1 for first, last in spans) > MAX_SEEDS:
+        raise UsageError(f"--seeds {short(text)} are more than {MAX_SEEDS} seeds")
+    return list(dict.fromkeys(seed for first, last in spans for seed in range(first, last + 1)))
 
 
 def changes(pairs: Sequence[str], gpus: float | None, timeout: float | None) -> dict[str, Any]:
@@ -425,7 +427,7 @@ def changes(pairs: Sequence[str], gpus: float | None, timeout: float | None) -> 
         key, equals, value = pair.partition("=")
         parts = key.split(".")
         if not equals or not all(parts) or len(parts) > MAX_DEPTH:
-            raise UsageError(f"--set {pair!r} is not key=value, as in optimizer.ema=0.99")
+            raise UsageError(f"--set {short(pair)} is not key=value, as in optimizer.ema=0.99")
         with naming("--set"):
             nested = read_yaml(value, *parts)
         for part in reversed(parts):
@@ -445,7 +447,7 @@ def whole(lowest: int, highest: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[-+]?[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {lowest} to {highest}")
+            raise argparse.ArgumentTypeError(f"{short(text)} is not a whole number from {lowest} to {highest}")
         return int(text)
 
     return parse
@@ -456,7 +458,7 @@ def seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 <= (value := float(text)) < math.inf:
             return value
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of seconds, 0 or more")
+    raise argparse.ArgumentTypeError(f"{short(text)} is not a number of seconds, 0 or more")
 
 
 def folder(text: str) -> Path:

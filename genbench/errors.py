@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from genbench.console import printable
+
 LONGEST = 2000  # characters of a message
 LISTED = 40  # names that a message lists
 
@@ -21,9 +23,14 @@ class UsageError(ValueError):
 
 def one_line(text: str, longest: int = LONGEST) -> str:
     """Return `text` with line breaks as spaces and control characters escaped, cut after `longest` characters."""
-    text = re.sub(r"\s*[\r\n]\s*", " ", text[: 2 * longest].strip())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = printable(re.sub(r"\s*[\r\n]\s*", " ", text[: 2 * longest].strip()))
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def short(value: object, longest: int = 80) -> str:
+    """Return how `value` is written in Python, cut after `longest` characters."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -40,6 +40,7 @@ from pydantic.dataclasses import dataclass
 from genbench.errors import UsageError as UsageError
 from genbench.errors import naming as naming
 from genbench.errors import nearest as nearest
+from genbench.errors import short
 from genbench.file_names import label, one_paragraph, suite_name
 from genbench.registry import docs_of as docs_of
 from genbench.registry import find as find
@@ -102,13 +103,8 @@ def _first_error(error: ValidationError) -> str:
         message = "is missing"
     elif first["type"] != "value_error":
         message = "should be a mapping (key: value)" if first["type"] == "model_type" else message
-        message = f"{message[:1].lower()}{message[1:]}, got {_short(first['input'])}"
+        message = f"{message[:1].lower()}{message[1:]}, got {short(first['input'])}"
     return f"{where}: {message}" if where else message
-
-
-def _short(value: Any, longest: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= longest else f"{text[:longest]}... ({type(value).__name__})"
 
 
 # Numbers are strict: neither a bool nor text is one. The largest are beyond any use: they refuse slips of the pen.
@@ -220,10 +216,9 @@ MAX_SEEDS = 10_000
 MAX_CELLS = 10_000  # rows times data sets of a suite
 MAX_RUNS = 100_000
 Seeds = Annotated[
-    tuple[Seed, ...], BeforeValidator(_listed), AfterValidator(_each_once), Field(min_length=1, max_length=MAX_SEEDS)
+    tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS), BeforeValidator(_listed), AfterValidator(_each_once)
 ]
 Label = Annotated[str, AfterValidator(label)]
-Paragraph = Annotated[str, BeforeValidator(one_paragraph)]
 
 
 class Defaults(Settings):
@@ -242,14 +237,14 @@ class ModelEntry(Settings):
     """A row of a suite: a model, its settings, the data it takes (default: all) and its settings on each."""
 
     model: str
-    data: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    data: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)] | None = None
     per_data: dict[str, Settings] = {}
 
 
 class Published(Written):
     """What a paper reports of a model, shown beside the rows that are measured here and never ranked among them."""
 
-    source: Annotated[Paragraph, Field(min_length=1, max_length=500)]  # title, year, table
+    source: Annotated[str, Field(min_length=1, max_length=500), BeforeValidator(one_paragraph)]  # title, year, table
     kind: Kind = "exact"
     values: Annotated[dict[str, dict[str, FiniteFloat]], Field(min_length=1)]  # measurement -> data -> value
 
@@ -267,11 +262,11 @@ class Suite(Written):
 
     suite: Annotated[str, AfterValidator(suite_name)]
     version: Count = 1
-    title: Annotated[Paragraph, Field(max_length=200)] = ""
-    question: Annotated[Paragraph, Field(max_length=1000)] = ""
+    title: Annotated[str, Field(max_length=200), BeforeValidator(one_paragraph)] = ""
+    question: Annotated[str, Field(max_length=1000), BeforeValidator(one_paragraph)] = ""
     defaults: Defaults = Defaults()
     data: Annotated[tuple[Annotated[DataEntry, BeforeValidator(_data_entry)], ...], Field(min_length=1)]
-    metrics: Annotated[tuple[str, ...], AfterValidator(_each_once), Field(min_length=1)]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]
     models: Annotated[dict[Label, Annotated[ModelEntry, BeforeValidator(_model_entry)]], Field(min_length=1)]
     published: dict[Label, Published] = {}  # by the name of the row
 
@@ -281,9 +276,7 @@ class Suite(Written):
         spelled: dict[str, str] = {}
         for i, name in enumerate(here):
             if (first := spelled.get(name.casefold())) is not None:
-                problem = (
-                    "is given twice" if first == name else f"would share files with {first!r}, which differs in case"
-                )
+                problem = "is given twice" if first == name else f"and {first!r} differ in case only, and share files"
                 raise ValueError(f"data.{i}: {name!r} {problem}")
             spelled[name.casefold()] = name
         valid = set(here)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from genbench.errors import UsageError
+from genbench.errors import UsageError, short
 
 MAX_BYTES = 1 << 20  # of a file
 MAX_DEPTH = 50  # of lists and mappings in each other
@@ -92,7 +92,7 @@ class _Reader:
             return next(self.events)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+            where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark and self.lines else ""
             raise UsageError(f"is not YAML: {where}{error.problem or error.context}") from None
         except yaml.YAMLError as error:
             raise UsageError(f"is not YAML: {error}") from None
@@ -211,17 +211,17 @@ def scalar(text: str) -> str | int | float | bool | None:
     if _INTEGER.fullmatch(text):
         value = int(text, 0) if len(text) <= 20 else 1 << 63
         if not -(1 << 63) <= value < 1 << 63:
-            raise UsageError(f"{_shown(text)} is beyond the range of 64-bit integers")
+            raise UsageError(f"{short(text)} is beyond the range of 64-bit integers")
         return value
     if _FLOAT.fullmatch(text):
         if not math.isfinite(number := float(text)):
-            raise UsageError(f"{_shown(text)} is beyond the range of floating point")
+            raise UsageError(f"{short(text)} is beyond the range of floating point")
         return number
     if _NOT_FINITE.fullmatch(text):
         raise UsageError(f"input should be a finite number, got {text}")
     tag = _YAML_1_1.resolve(yaml.ScalarNode, text, (True, False)).removeprefix(_STANDARD)
     if tag in _AMBIGUOUS:
-        raise UsageError(f"{_shown(text)} {_AMBIGUOUS[tag]}")
+        raise UsageError(f"{short(text)} {_AMBIGUOUS[tag]}")
     return text
 
 
@@ -230,7 +230,3 @@ def _depth(value: Any) -> int:
     if not isinstance(value, list | dict):
         return 0
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
-
-
-def _shown(text: str) -> str:
-    return repr(text) if len(text) <= 40 else f"{text[:20]!r}... ({len(text)} characters)"

@@ -13,7 +13,7 @@ import pytest
 import genbench
 from genbench import RUNS
 from genbench.__main__ import main, seeds
-from genbench.run import ROOT, UsageError
+from genbench.run import ROOT, Record, Run, UsageError, suite_paths
 from genbench.store import Store
 
 SUITE = """
@@ -64,6 +64,15 @@ def test_a_suite_from_file_to_files(tiny: Path, tmp_path: Path, capsys: pytest.C
     assert main(["show", run[:8], "--results", str(out)]) == 0
     assert main(["sample", run, "-n", "9", "--out", str(tmp_path / "s.png"), "--results", str(out)]) == 0
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    for suffix, start in (
+        ("jpg", b"\xff\xd8\xff"),
+        ("JPEG", b"\xff\xd8\xff"),
+        ("webp", b"RIFF"),
+        ("bmp", b"BM"),
+        ("tif", b"II"),
+    ):
+        assert main(["sample", run, "-n", "1", "--out", str(tmp_path / f"s.{suffix}"), "--results", str(out)]) == 0
+        assert (tmp_path / f"s.{suffix}").read_bytes().startswith(start)
     assert main(["verify", run, "--results", str(out)]) == 0
     assert main(["compare", str(out), str(out), "--fail-on", "regress"]) == 0
     assert main(["report", "tiny", "--results", str(out), "--out", str(tmp_path / "report")]) == 0
@@ -150,6 +159,61 @@ def test_gpus_that_are_not_there_are_unschedulable_at_once(tiny: Path, tmp_path:
         (["run", "smoke", "--set", "options=3"], "options: input should be a valid dictionary"),
         (["run", "smoke", "--set", "optimizer=3"], "optimizer"),
         (["run", "smoke", "--set", "optimizer=3", "--set", "lr=1"], "optimizer"),
+        (["run", "smoke", "--set", "steps=yes"], "--set: steps: 'yes' means true or false"),
+        (["run", "smoke", "--set", "steps=1_000"], "--set: steps: '1_000' means different integers"),
+        (["run", "smoke", "--set", "steps=true"], "--set: steps: input should be a valid integer, got True"),
+        (["run", "smoke", "--set", "steps="], "--set: steps: input should be a valid integer, got None"),
+        (["run", "smoke", "--set", "steps=1\n---\n2"], "--set: line 2: a second document begins"),
+        (["run", "smoke", "--set", "steps=" + "9" * 5000], "(5002 characters) is beyond the range of 64-bit"),
+        (["run", "smoke", "--set", "steps=" + "[" * 100_000], "--set: lists and mappings stand more than 50 deep"),
+        (["run", "smoke", "--set", "lr=["], "--set: is not YAML: did not find expected node content"),
+        (["run", "smoke", "--set", "lr=2024-02-30"], "--set: lr: '2024-02-30' means a date"),
+        (["run", "smoke", "--set", "lr={a: 1, a: 2}"], "--set: lr.a: the key is given twice"),
+        (
+            ["run", "smoke", "--set", "lr=!!python/name:os.system x"],
+            "--set: lr: the tag !!python/name:os.system is not",
+        ),
+        (["run", "smoke", "--set", "lr=\udcff"], "--set: line 1: the character U+DCFF is not allowed"),
+        (
+            ["run", "smoke", "--set", "lr=1", "--set", "optimizer.lr=2"],
+            "--set: lr and optimizer.lr are the same setting",
+        ),
+        (["run", "smoke", "--set", "=3"], "--set '=3' is not key=value"),
+        (["run", "smoke", "--set", ""], "--set '' is not key=value"),
+        (["run", "smoke", "--set", "options..x=3"], "--set 'options..x=3' is not key=value"),
+        (["run", "smoke", "--set", "a.b.c=3"], "--set: unknown key 'a'"),
+        (
+            ["run", "smoke", "--set", "steps.x.y=3"],
+            "--set: steps: input should be a valid integer, got {'x': {'y': 3}}",
+        ),
+        (["run", "smoke", "--set", "x." * 3000 + "y=3"], "is not key=value"),
+        (["run", "smoke", "--set", "options.x=..."], "--set: is not YAML"),
+        (
+            ["run", "smoke", "--set", "checks=1000000000000"],
+            "--set: checks: input should be less than or equal to 100000",
+        ),
+        (["run", "smoke", "--set", "seeds=3"], "--set: unknown key 'seeds'"),
+        (
+            ["run", "smoke", "--set", "options.hidden=wide", "--only", "NICE"],
+            "option 'hidden': input should be a valid array, got 'wide'",
+        ),
+        (["run", "smoke", "--seeds", ""], "--seeds '' is not like"),
+        (["run", "smoke", "--seeds", "0-1000000000"], "--seeds '0-1000000000' are more than 10000 seeds"),
+        (["run", "smoke", "--seeds", "0-9223372036854775807"], "are more than 10000 seeds"),
+        (["run", "smoke", "--seeds", "9223372036854775808"], "seeds below 2^63"),
+        (["run", "smoke", "--seeds", "9" * 5000], "seeds below 2^63"),
+        (["run", "smoke", "--seeds", "\u0663"], "is not like 0-4"),
+        (["run", "./missing.yaml"], "missing.yaml: cannot be read: No such file"),
+        (["run", "nosuch/x.yaml"], "nosuch/x.yaml: cannot be read: No such file"),
+        (["run", "/tmp"], "/tmp: is a folder, not a suite's file"),
+        (["run", "/dev/null"], "/dev/null: is not a regular file"),
+        (["run", "smoke", "more"], "unexpected argument 'more'"),
+        (["run", "smoke", "--results", ""], "--results: the name of a folder is empty"),
+        (["run", "smoke", "--checkpoint-every", "-1"], "--checkpoint-every: '-1' is not a number of seconds"),
+        (["run", "smoke", "--checkpoint-every", "nan"], "--checkpoint-every: 'nan' is not a number of seconds"),
+        (["run", "smoke", "--timeout", "inf"], "--timeout: timeout: input should be a finite number"),
+        (["run", "smoke", "--gpus-per-run", "-1"], "--gpus-per-run: gpus: input should be greater than or equal to 0"),
+        (["run", "smoke", "--only", ""], "--only '' matches no row"),
         (["run", "smoke", "--only", "RealNVQ"], "--only 'RealNVQ' matches no row"),
         (["run", "smoke", "--executor", "rya"], "invalid choice: 'rya'"),
         (["run", "smoke", "--timeout", "-1"], "timeout: input should be greater than 0"),
@@ -159,8 +223,26 @@ def test_gpus_that_are_not_there_are_unschedulable_at_once(tiny: Path, tmp_path:
         (["report", "flows", "--results", "/nowhere"], "no records of a suite 'flows'"),
         (["compare", "/nowhere", "/nowhere"], "is not there"),
         (["list", "model"], "invalid choice"),
+        (["show", "", "--results", "/nowhere"], "the start of a run's id is empty"),
+        (["verify", "", "--results", "/nowhere"], "the start of a run's id is empty"),
+        (["sample", "", "--out", "x.png"], "the start of a run's id is empty"),
+        (["sample", "x", "--out", "x.png", "-n", "0"], "argument -n: '0' is not a whole number from 1 to 10000"),
+        (["sample", "x", "--out", "x.png", "-n", "-3"], "argument -n: '-3' is not a whole number from 1 to 10000"),
+        (["sample", "x", "--out", "x.png", "-n", "9" * 5000], "argument -n: '9999"),
+        (["sample", "x", "--out", "x.png", "-n", "10_0"], "argument -n: '10_0' is not a whole number"),
+        (["sample", "x", "--out", "x.png", "--seed", "-1"], "argument --seed: '-1' is not a whole number from 0"),
+        (
+            ["sample", "x", "--out", "x.pdf"],
+            "--out x.pdf: the suffix says the format of a picture, and is one of .png, .jpg",
+        ),
+        (["sample", "x", "--out", "x"], "--out x: the suffix says"),
+        (["sample", "x", "--out", ""], "the suffix says"),
+        (["sample", "x", "--out", "nope/x.png"], "--out nope/x.png: the folder nope does not exist"),
+        (["sample", "x", "--out", "/dev/null/x.png"], "the folder /dev/null does not exist"),
+        (["report", "--plots", "-1"], "argument --plots: '-1' is not a whole number from 0"),
+        (["sho", "x"], "unknown command 'sho'; did you mean 'show'?"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_line_and_exit_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +251,76 @@ def test_bad_input_is_one_line_and_exit_2(
     assert said.startswith("genbench: ")
     assert "\n" not in said
     assert expected in said
+
+
+def test_a_folder_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.png").mkdir()
+    assert main(["sample", "x", "--out", str(tmp_path / "x.png")]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_a_start_of_several_ids_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, ids = Store(tmp_path), []
+    for seed in range(40):
+        run = Run(suite="s", name="n", model="flows.nice:NICE", data="toys:moons", seed=seed)
+        store.write(Record(run=run, execution=f"2026-{seed}", status="error", error="x"))
+        ids.append(run.id)
+    first = max("0123456789abcdef", key=lambda digit: sum(id.startswith(digit) for id in ids))
+    several = sorted(id for id in ids if id.startswith(first))
+    assert main(["show", first, "--results", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert f"is the start of {len(several)} runs: {', '.join(several[:5])}" in message
+    assert main(["show", several[0].upper(), "--results", str(tmp_path)]) == 0, "capitals are the same digits"
+
+
+@pytest.mark.parametrize("name", ["../up", ".hidden", "plots"])
+def test_a_suite_of_a_bad_name_trains_nothing(tiny: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.write_text(SUITE.replace("suite: tiny", f"suite: {name}"))
+    out = tiny.parent / "deep" / "results"
+    assert main(["run", str(tiny), "--executor", "process", "--results", str(out)]) == 2
+    assert "suite: the name" in capsys.readouterr().err
+    assert {path.name for path in tiny.parent.rglob("*")} == {"tiny.yaml"}
+
+
+def test_suites_whose_names_differ_in_case_only_are_kept_apart(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r" / "Tiny").mkdir(parents=True)
+    assert main(["run", str(tiny), "--executor", "process", "--results", str(tmp_path / "r")]) == 2
+    assert "'tiny' differs from 'Tiny' there in case only" in capsys.readouterr().err
+
+
+def test_broken_suites_are_listed_as_invalid(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "suites").mkdir()
+    broken = {"a": b"\xff", "b": b"suite: [", "c": b"suite: ../up", "d": b"a: " + b"[" * 100_000, "e": b""}
+    for name, content in broken.items():
+        (tmp_path / "suites" / f"{name}.yaml").write_bytes(content)
+    (tmp_path / "suites" / "f.yaml").mkdir()
+    os.mkfifo(tmp_path / "suites" / "g.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert main(["list", "suites"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(suite_paths())
+    for name in "abcdefg":
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert f"invalid: {tmp_path / 'suites' / name}.yaml: " in line
+
+
+def test_a_module_that_prints_on_import_leaves_the_output_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prints_on_import.py").write_text(
+        "from genbench.models.flows.linear import Linear\nprint('hello')\nclass Mine(Linear): pass\n"
+    )
+    (tmp_path / "own.yaml").write_text(SUITE.partition("models:")[0] + "models: {Mine: 'prints_on_import:Mine'}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["run", str(tmp_path / "own.yaml"), "--dry-run"]) == 0
+    done = capsys.readouterr()
+    assert len(done.out.splitlines()) == 2
+    assert "hello" not in done.out
+    assert done.err == "hello\n"
 
 
 def test_a_dry_run_names_runs_and_trains_nothing(
