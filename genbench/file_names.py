@@ -1,7 +1,8 @@
-"""Names that suites give, and what is allowed in them: those of suites are folders, the others head rows and tables."""
+"""Names that suites give and files carry: what is allowed, and how several names make one file name of their own."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 RESERVED = {"plots", "leaderboard.md", "leaderboard.html", "leaderboard.csv"}  # of a results folder: what reports write
@@ -39,3 +40,17 @@ def one_paragraph(text: object) -> object:
     if not text.isprintable():
         raise ValueError(f"there are control characters in {text!r}")
     return text
+
+
+def file_key(suite: str, version: int, data: str = "") -> str:
+    """Return ``suite-version-data``, fit for a file's name and an anchor, and different for different boards.
+
+    What is not of letters, digits, ``-``, ``_`` and ``.`` becomes ``-``. Where that could make two boards share a key,
+    or the key would be long, eight digits of a hash are appended.
+    """
+    text = f"{suite}-v{version}" + (f"-{data}" if data else "")
+    key = re.sub(r"[^A-Za-z0-9._-]", "-", text)
+    regular = re.fullmatch(r"(?!.*-v\d)[A-Za-z0-9_-]+", suite) and re.fullmatch(r"([\w.]+(:[\w.]+)?)?", data, re.ASCII)
+    if regular and len(key) <= 150:
+        return key
+    return f"{key[:120].lstrip('.')}-{hashlib.sha256(repr((suite, version, data)).encode()).hexdigest()[:8]}"
