@@ -93,10 +93,8 @@ def run(args: argparse.Namespace) -> int:
         from genbench import isolation
 
         isolation.start()  # it imports torch while this process does
-    folder = Path.cwd()
     with naming(str(path)):
         runs = suite.runs(args.only, args.seeds, args.change)
-    os.chdir(folder)  # from which a module that the suite names may have moved
     if args.dry_run:
         for planned in runs:
             print(f"{planned.id}  {planned}")
