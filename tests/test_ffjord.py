@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.evaluations import evaluations
-from genbench.models.flows.ffjord import EXACT, FFJORD, FIXED, Continuous, Method, Solver
+from genbench.models.flows.ffjord import EXACT, FFJORD, FIXED, Continuous, Method, Solver, Unsolvable
 from genbench.models.flows.nice import NICE
 from genbench.models.flows.probes import NOISES, Pointed, Probes
 from genbench.nets.vector_field import SMOOTH, VectorField, convolutional_field, dense_field
+from genbench.perform import perform
 from genbench.run import Run
 
 PLANE, VECTOR, PICTURE = Space((2,)), Space((5,)), Space((1, 8, 8), 17)
@@ -291,3 +293,45 @@ def test_training_has_a_solver_of_its_own() -> None:
     model.eval().log_prob(x)
     assert model.evaluations != 3 * 4
     assert set(FIXED) == {"euler", "midpoint", "rk4"}
+
+
+# ----------------------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("gradient", ["direct", "adjoint"])
+@pytest.mark.parametrize("rate", [1e200, math.inf, math.nan])
+def test_a_field_that_cannot_be_solved_says_so_as_an_arithmetic_error(rate: float, gradient: str) -> None:
+    flow, x = linear_flow(rate * torch.eye(2).double(), gradient=gradient), torch.randn(5, 2).double()
+    for call in (flow, flow.eval(), flow.inverse):
+        with pytest.raises(Unsolvable, match=r"the dopri5 solver of FFJORD stopped: .*; lower the learning rate"):
+            call(x)
+    assert issubclass(Unsolvable, ArithmeticError)
+
+
+def test_an_adjoint_that_cannot_be_solved_says_so() -> None:
+    flow, x = linear_flow(torch.eye(2).double(), gradient="adjoint"), torch.randn(5, 2).double()
+    y, _ = flow(x)
+    with pytest.raises(Unsolvable, match="stopped"):
+        y.backward(torch.full_like(y, math.nan))
+
+
+def test_a_solver_that_takes_too_many_steps_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genbench.models.flows.ffjord.MOST_STEPS", 3)
+    with pytest.raises(Unsolvable, match="max_num_steps exceeded"):
+        linear_flow(10 * torch.randn(4, 4).double())(torch.randn(5, 4).double())
+
+
+@pytest.mark.parametrize("gradient", ["direct", "adjoint"])
+def test_a_run_whose_solver_stops_has_diverged(gradient: str, tmp_path: Path) -> None:
+    options = {"training": None, "hidden": (4,), "gradient": gradient}
+    settings = {"steps": 9, "batch": 32, "checks": 1, "optimizer": {"name": "sgd", "lr": 1e30}, "options": options}
+    of = Run(suite="s", name="n", model="flows.ffjord:FFJORD", data="toys:moons", **settings)
+    record = perform(of, work=str(tmp_path))
+    assert record.status == "diverged"
+    assert "solver of FFJORD stopped" in (record.error or "")
+
+
+@pytest.mark.parametrize("wrong", [{"T": 0.0}, {"T": math.nan}, {"steps": 0}, {"rtol": 0.0}, {"atol": -1.0}])
+def test_times_and_tolerances_that_nothing_solves_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="T, steps, rtol and atol must be positive"):
+        FFJORD(PLANE, **wrong)

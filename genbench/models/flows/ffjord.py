@@ -5,7 +5,9 @@ dx/dt = f(t, x), d log p/dt = -tr(df/dx): the log-determinant of the flow is the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +29,12 @@ Method = Literal["euler", "midpoint", "rk4", "adaptive_heun", "bosh3", "dopri5",
 Trace = Literal["exact", "hutchinson"]
 Gradient = Literal["direct", "adjoint"]
 FIXED = ("euler", "midpoint", "rk4")
+MOST_STEPS = 2_000  # of an adaptive solver in one solution, rejected ones included
 EXACT = 64  # dimensions up to which the trace is exact in evaluation, whatever it is in training
+
+
+class Unsolvable(ArithmeticError):
+    """The solver gave up: the field is too steep for it, or not finite."""
 
 
 class Solver(NamedTuple):
@@ -45,12 +52,41 @@ class Solver(NamedTuple):
         """Return torchdiffeq's arguments."""
         if self.method in FIXED:
             return {"method": self.method, "options": {"grid_constructor": self.grid}}
-        options = {"norm": lambda error: error.abs().max()}
+        options = {"norm": lambda error: error.abs().max(), "max_num_steps": MOST_STEPS}
         return {"method": self.method, "rtol": self.rtol, "atol": self.atol, "options": options}
 
     def grid(self, f: object, x: Tensor, t: Tensor) -> Tensor:
         """Return the steps' ends from t[0] to t[-1]."""
         return torch.lerp(t[0], t[-1], torch.linspace(0, 1, self.steps + 1, dtype=t.dtype, device=t.device))
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Raise Unsolvable where torchdiffeq asserts: steps too short or too many, or states that are not finite."""
+        try:
+            yield
+        except AssertionError as error:
+            reason = str(error).partition(":")[0].strip()  # what follows is the state itself
+            advice = "lower the learning rate, clip gradients, or raise `penalty`"
+            raise Unsolvable(f"the {self.method} solver of FFJORD stopped: {reason}; {advice}") from error
+
+
+class Guarded(torch.autograd.Function):
+    """x, solver, solve, parameters -> solve(x), whose backward pass, too, raises what `Solver.failures` does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, solver: Solver, solve: Callable[[Tensor], Tensor], *parameters: Tensor) -> Tensor:
+        ctx.solver, ctx.inputs = solver, (x.detach().requires_grad_(), *parameters)
+        with torch.enable_grad(), solver.failures():
+            ctx.y = solve(ctx.inputs[0])
+        y: Tensor = ctx.y.detach()
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        with ctx.solver.failures():
+            gx, *rest = torch.autograd.grad(ctx.y, ctx.inputs, g, allow_unused=True)
+        return gx, None, None, *rest
 
 
 class Continuous(Bijection):
@@ -115,11 +151,15 @@ class Continuous(Bijection):
             calls += 1
             return f(t, x)
 
-        integrate = odeint
-        if self.gradient == "adjoint" and torch.is_grad_enabled():
-            integrate = partial(odeint_adjoint, adjoint_params=tuple(self.f.parameters()))
         solver = self.solvers[0 if self.training else 1]
-        y: Tensor = integrate(counted, x, torch.tensor(times, dtype=x.dtype, device=x.device), **solver.arguments())[-1]
+        arguments = {"t": torch.tensor(times, dtype=x.dtype, device=x.device), **solver.arguments()}
+        if self.gradient == "adjoint" and torch.is_grad_enabled():
+            parameters = tuple(self.f.parameters())
+            backwards = partial(odeint_adjoint, counted, adjoint_params=parameters, **arguments)
+            y: Tensor = Guarded.apply(x, solver, lambda x: backwards(x)[-1], *parameters)
+        else:
+            with solver.failures():
+                y = odeint(counted, x, **arguments)[-1]
         self.evaluations = calls
         return y
 
@@ -145,7 +185,7 @@ class FFJORD(Flow):
         **options: as `Flow` takes them.
 
     Raises:
-        ValueError: the sides of an image cannot be halved `scales` times.
+        ValueError: the sides of an image cannot be halved `scales` times, or T, steps or a tolerance is not positive.
     """
 
     def __init__(
@@ -171,6 +211,8 @@ class FFJORD(Flow):
         penalty: float = 0.0,
         **options: Any,
     ) -> None:
+        if not (0 < T < math.inf and steps > 0 and rtol > 0 and atol > 0):
+            raise ValueError(f"T, steps, rtol and atol must be positive, got {T}, {steps}, {rtol} and {atol}")
         solvers = Solver(training or method, rtol, atol, steps), Solver(method, rtol, atol, steps)
         flow = partial(
             Continuous, solvers=solvers, T=T, trace=trace, noise=noise, gradient=gradient, penalised=penalty > 0
