@@ -120,12 +120,15 @@ def test_the_metric_counts_points_of_a_training_batch(clock: Clock, monkeypatch:
         clock.now += 0.5
 
     monkeypatch.setattr(Training, "step", step)
-    monkeypatch.setattr(Linear, "sample", lambda self, n: setattr(clock, "now", clock.now + 0.25))
+    for model in (Linear, GAN):
+        monkeypatch.setattr(model, "sample", lambda self, n: setattr(clock, "now", clock.now + 0.25))
     monkeypatch.setattr(Linear, "log_prob", lambda self, x: setattr(clock, "now", clock.now + 0.125))
     monkeypatch.setattr(module, "memory", lambda *_: None)
     found = throughput.measure(Evaluation(Linear(PLANE.space), PLANE, run()))
     values = {name: m.value for name, m in found.items() if m is not None}
     assert values == {"train_throughput": 32, "sample_throughput": 64, "density_throughput": 128}
+    gan = GAN(PLANE.space, hidden=(4,), critic_steps=3)
+    assert throughput.measure(Evaluation(gan, PLANE, run()))["train_throughput"].value == 32
 
 
 def test_a_step_gathers_its_batches_and_moves_weights_and_their_averages() -> None:
