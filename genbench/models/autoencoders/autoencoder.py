@@ -17,6 +17,7 @@ from genbench.dataset import Space
 from genbench.models.centring import Centred
 from genbench.nets.activations import Activation
 from genbench.nets.coders import NetworkName, Networks
+from genbench.nets.precision import at_least_float32, full_precision
 
 __all__ = ["Autoencoder", "Contractive", "Denoising", "Sparse"]
 
@@ -50,13 +51,11 @@ class Coder(Centred):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return f(x), x (B, *shape) in the data's own units -> (B, latent)."""
-        z: Tensor = self.encoder(self.scaled(x))
-        return z
+        return at_least_float32(self.encoder(self.scaled(x)))
 
     def output(self, z: Tensor) -> Tensor:
         """Return what the decoder makes of z (B, latent), as (B, *shape)."""
-        y: Tensor = self.decoder(z)
-        return y.view(-1, *self.space.shape)
+        return at_least_float32(self.decoder(z)).view(-1, *self.space.shape)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return g(z) in the data's own units, z (B, latent) -> (B, *shape) float."""
@@ -218,7 +217,8 @@ class Contractive(Coder):
 
     def contraction(self, z: Tensor) -> Tensor:
         """Return |J|_F^2 of the encoder where its code is z, (B, latent) -> (B,)."""
-        return (z * (1 - z)).square() @ self.layer.weight.square().sum(1)
+        with full_precision(z):
+            return (z * (1 - z)).square() @ self.layer.weight.square().sum(1)
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the mean error and the penalty (), x (B, *shape)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from genbench.dataset import Space
 from genbench.model import Model
 from genbench.models.observations import Bernoulli, Categorical
+from genbench.nets.precision import at_least_float32
 from genbench.run import Kind
 
 
@@ -35,7 +36,7 @@ class Autoregressive(Model):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, exactly, x (B, *shape) integers -> (B,)."""
-        theta = self.logits(x)
+        theta = at_least_float32(self.logits(x))
         return self.conditional.log_prob(theta, x.flatten(1).to(theta.dtype)).sum(1)
 
     def scaled(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from genbench.dataset import Space
 from genbench.models.autoregressive.discrete import Autoregressive, raster
 from genbench.nets import masked
 from genbench.nets.activations import Activation
+from genbench.nets.precision import at_least_float32
 
 __all__ = ["MADE"]
 
@@ -67,8 +68,7 @@ class MADE(Autoregressive):
 
     def given(self, net: nn.Module, x: Tensor) -> Tensor:
         """Return the logits that one network says, x (B, *shape) -> (B, 1 or K, D)."""
-        theta: Tensor = net(self.scaled(x.flatten(1))).unflatten(1, (self.space.dims, -1)).mT
-        return theta
+        return at_least_float32(net(self.scaled(x.flatten(1)))).unflatten(1, (self.space.dims, -1)).mT
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits in the first order, x (B, *shape) -> (B, 1 or K, D)."""

@@ -14,6 +14,7 @@ from genbench.model import MakeOptimizer, Model, Player
 from genbench.models.contrastive.losses import matching
 from genbench.nets.augmentations import Augmentation
 from genbench.nets.coders import Networks
+from genbench.nets.precision import at_least_float32, full_precision
 from genbench.nets.transformer import Transformer
 
 __all__ = ["CLIP"]
@@ -75,16 +76,18 @@ class CLIP(Model):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Return unit vectors (B, latent) of images (B, *image), float in [0, 1]."""
-        return normalize(self.seeing(images), dim=1)
+        return normalize(at_least_float32(self.seeing(images)), dim=1)
 
     def embed_texts(self, texts: Tensor) -> Tensor:
         """Return unit vectors (B, latent) of texts (B, letters) of integers: what is said after the last letter."""
         letters = one_hot(texts.long(), self.symbols).float()
-        return normalize(self.reading(pad(letters, (0, 0, 0, 1)))[:, -1], dim=1)
+        return normalize(at_least_float32(self.reading(pad(letters, (0, 0, 0, 1)))[:, -1]), dim=1)
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return cosines (I, T) of images (I, *image) with texts (T, letters)."""
-        return self.embed_images(images) @ self.embed_texts(texts).T
+        a, b = self.embed_images(images), self.embed_texts(texts)
+        with full_precision(a):
+            return a @ b.T
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the unit vectors of the images of points, x (B, D) -> (B, latent)."""

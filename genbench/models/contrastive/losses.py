@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from genbench.nets.precision import at_least_float32, full_precision
+
 
 def nt_xent(a: Tensor, b: Tensor, tau: float) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy () of two views a, b (B, Z) of B points.
@@ -13,9 +15,10 @@ def nt_xent(a: Tensor, b: Tensor, tau: float) -> Tensor:
     A Simple Framework for Contrastive Learning of Visual Representations (2020), eq. 1, averaged over all 2B views:
     -log exp(s_ij / tau) / sum_(k != i) exp(s_ik / tau), s cosines, j the other view of the point of i.
     """
-    z, N = normalize(torch.cat((a, b)), dim=1), len(a) + len(b)
+    z, N = normalize(at_least_float32(torch.cat((a, b))), dim=1), len(a) + len(b)
     itself = torch.eye(N, dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / tau).masked_fill(itself, -torch.inf)
+    with full_precision(z):
+        logits = (z @ z.T / tau).masked_fill(itself, -torch.inf)
     return cross_entropy(logits, torch.arange(N, device=z.device).roll(len(a)))
 
 

@@ -21,6 +21,7 @@ from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.probes import Noise, Pointed, Probes
 from genbench.models.flows.reshaping import Flatten, divisible, multi_scale
+from genbench.nets.precision import full_precision
 from genbench.nets.vector_field import Smooth, Timing, VectorField, convolutional_field, dense_field
 
 __all__ = ["FFJORD"]
@@ -135,7 +136,8 @@ class Continuous(Bijection):
                 rates.append(f.square().flatten(1).sum(1) + Jv.square().flatten(2).sum((0, 2)))
             return torch.cat((f.flatten(1), torch.stack(rates, 1)), 1)
 
-        end = self.solve(joint, torch.cat((x.flatten(1), x.new_zeros(len(x), integrals)), 1), (0.0, self.T))
+        with full_precision(x):  # a solver takes rounding for stiffness, and its steps shrink to nothing
+            end = self.solve(joint, torch.cat((x.flatten(1), x.new_zeros(len(x), integrals)), 1), (0.0, self.T))
         self.energy = end[:, -1] if integrals == 2 else None
         return end[:, :D].reshape(x.shape), end[:, D]
 

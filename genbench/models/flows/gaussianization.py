@@ -16,6 +16,7 @@ from genbench.models.flows.lu import LULinear
 from genbench.models.flows.monotone import MixtureCDF
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.reshaping import Flatten
+from genbench.nets.precision import full_precision
 
 __all__ = ["Gaussianization"]
 
@@ -61,7 +62,8 @@ class Rotation(Bijection):
         return Q
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x @ self.matrix().T, x.new_zeros(())
+        with full_precision(x):
+            return x @ self.matrix().T, x.new_zeros(())
 
     def inverse(self, y: Tensor) -> Tensor:
         return y @ self.matrix()

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.closed import Step
+from genbench.nets.precision import full_precision
 
 Start = Literal["rotation", "identity"]  # of a matrix
 
@@ -125,8 +126,9 @@ class LULinear(Bijection):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if step := self.step(x):
             return step(x)
-        W = self.weight()
-        y = linear(x, W) if x.ndim == 2 else from_columns(W @ columns(x), x)
+        with full_precision(x):
+            W = self.weight()
+            y = linear(x, W) if x.ndim == 2 else from_columns(W @ columns(x), x)
         return y, self.positions * self.packed.diagonal().sum()
 
     def inverse(self, y: Tensor) -> Tensor:

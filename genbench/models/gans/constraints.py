@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from genbench.nets.precision import at_least_float32
+
 
 def clipped(optimizer: Optimizer, c: float) -> Optimizer:
     """Return `optimizer`, which now puts every weight back into [-c, c] after each step (Wasserstein GAN, 2017)."""
@@ -31,7 +33,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     Improved Training of Wasserstein GANs (2017), eq. 3.
     """
     e = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device, dtype=real.dtype)
-    x = torch.lerp(fake, real, e).requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    x = torch.lerp(fake.to(real.dtype), real, e).requires_grad_()
+    (gradient,) = torch.autograd.grad(at_least_float32(critic(x)).sum(), x, create_graph=True)
     norm: Tensor = gradient.flatten(1).norm(dim=1)
     return (norm - 1).square().mean()

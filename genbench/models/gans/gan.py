@@ -17,6 +17,7 @@ from genbench.model import MakeOptimizer, Player
 from genbench.models.gans.constraints import clipped, gradient_penalty
 from genbench.models.gans.implicit import Implicit
 from genbench.models.gans.objectives import OBJECTIVES, ObjectiveName
+from genbench.nets.precision import at_least_float32
 
 __all__ = ["GAN"]
 
@@ -89,12 +90,12 @@ class GAN(Implicit):
         real = self.scaled(x)
         with torch.no_grad():
             fake = self.generate(self.prior(len(x)))
-        loss = -self.value(*self.critic(torch.cat((real, fake))).chunk(2))
+        loss = -self.value(*at_least_float32(self.critic(torch.cat((real, fake)))).chunk(2))
         return loss + self.penalty * gradient_penalty(self.critic, real, fake) if self.penalty else loss
 
     def generator_loss(self, x: Tensor) -> Tensor:
         """Return what the generator makes small (), with as many points as x (B, *shape)."""
-        v = self.critic(self.generate(self.prior(len(x))))
+        v = at_least_float32(self.critic(self.generate(self.prior(len(x)))))
         if self.lure == "saturating":
             return -self.objective.fake(v).mean()
         return -(self.objective.lure or self.objective.real)(v).mean()

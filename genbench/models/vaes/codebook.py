@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, one_hot
 
+from genbench.nets.precision import full_precision
+
 Learning = Literal["ema", "loss"]
 SPREAD = 0.5  # of the law by which codes are drawn, in mean squares of z - e
 
@@ -34,7 +36,7 @@ def straight_through(z: Tensor, e: Tensor) -> Tensor:
 
 def squares(z: Tensor, e: Tensor) -> Tensor:
     """Return |z - e_k|^2 - |z|^2, z (N, d), e (K, d) -> (N, K); of low precision they would misplace z."""
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z):
         return torch.addmm(e.square().sum(1), z, e.T, alpha=-2)
 
 
@@ -46,7 +48,7 @@ def statistics(z: Tensor, codes: Tensor, K: int) -> tuple[Tensor, Tensor]:
     if not z.is_cuda:
         return torch.bincount(codes, minlength=K).to(z.dtype), z.new_zeros(K, z.shape[1]).index_add_(0, codes, z)
     chosen = one_hot(codes, K).to(z.dtype)
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z):
         return chosen.sum(0), chosen.T @ z
 
 

@@ -11,6 +11,7 @@ from genbench.models.observations import ObservationName, observation_of
 from genbench.models.vaes.latent import DiagonalGaussian
 from genbench.nets.activations import Activation
 from genbench.nets.coders import NetworkName, Networks
+from genbench.nets.precision import at_least_float32
 
 
 class Decoded(DiagonalGaussian):
@@ -52,5 +53,5 @@ class Amortised(Decoded):
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z | x), x (B, *shape) -> (B, Z), (B, Z)."""
-        mu, logvar = self.encoder(self.scaled(x)).chunk(2, -1)
+        mu, logvar = at_least_float32(self.encoder(self.scaled(x))).chunk(2, -1)
         return mu, logvar

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from genbench.dataset import Space
 from genbench.models.centring import Centred
 from genbench.models.observations import Observation
+from genbench.nets.precision import at_least_float32
 from genbench.run import Kind
 
 
@@ -47,12 +48,13 @@ class DecoderModel(Centred):
 
     def theta(self, z: Tensor) -> Tensor:
         """Return the parameters of p(x | z), z (..., Z) -> (..., parameters, D)."""
-        theta: Tensor = self.decoder(z.reshape(-1, z.shape[-1]))
+        theta = at_least_float32(self.decoder(z.reshape(-1, z.shape[-1])))
         return theta.view(*z.shape[:-1], self.observation.parameters, self.space.dims)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(x | z) in nats, x (B, *shape), z (..., B, Z) -> (..., B)."""
-        return self.observation.log_prob(self.theta(z), x.flatten(1).to(z.dtype)).sum(-1)
+        theta = self.theta(z)
+        return self.observation.log_prob(theta, x.flatten(1).to(theta.dtype)).sum(-1)
 
     @abstractmethod
     def rate_and_distortion(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from genbench.models.observations import ObservationName, observation_of
 from genbench.models.vaes.latent import Draw, LatentModel, Warmup, draw
 from genbench.nets.activations import Activation
 from genbench.nets.mlp import mlp
+from genbench.nets.precision import at_least_float32
 
 __all__ = ["HierarchicalVAE"]
 
@@ -113,7 +114,7 @@ class HierarchicalVAE(LatentModel):
         """Return what `choose` makes of q(u_l | x, u_above), layer by layer from the top; features (N, width)."""
         d, draws = self.down.top.expand(len(features[0]), -1), list[Draw]()
         for layer, head, h in zip(self.down.layers, self.heads, features, strict=True):
-            draws.append(choose(*head(torch.cat((d, h), -1)).chunk(2, -1)))
+            draws.append(choose(*at_least_float32(head(torch.cat((d, h), -1))).chunk(2, -1)))
             d = layer(d, draws[-1].z[0])
         return draws
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 from genbench.models.vaes.coded import Amortised
+from genbench.nets.precision import at_least_float32
 
 __all__ = ["ScoreVAE"]
 
@@ -55,7 +56,7 @@ class ScoreVAE(Amortised):
     def baseline(self, x: Tensor, signal: Tensor) -> Tensor:
         """Return b for signals log p(x | z), x (B, *shape), signal (B,) -> () or (B,) nats."""
         b = signal.new_zeros(()) if self.running is None else self.running(x, signal)
-        return b if self.network is None else b + self.network(self.scaled(x)).squeeze(-1)
+        return b if self.network is None else b + at_least_float32(self.network(self.scaled(x))).squeeze(-1)
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the negative ELBO (), with the gradient of the log-derivative and, of no value, the baseline's own."""

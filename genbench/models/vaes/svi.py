@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genbench.nets.precision import full_precision
+
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]  # x (B, *shape), z (k, B, Z) -> log p(x | z) (k, B) in nats
 
 PAIRS = 2  # antithetic pairs of draws in a gradient
@@ -68,7 +70,7 @@ def ascend(
         log_p: z (k, B, Z) -> log p(x | z) (k, B) nats, differentiable.
     """
     mu, S = mu.detach(), torch.exp(-logvar.detach())
-    with torch.enable_grad(), torch.autocast(mu.device.type, enabled=False):
+    with torch.enable_grad(), full_precision(mu):
         for step in range(steps):
             a = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             eps, sigma = antithetic(pairs, mu[:1].shape, mu, generator), S.rsqrt()
