@@ -68,7 +68,8 @@ class MADE(Autoregressive):
 
     def given(self, net: nn.Module, x: Tensor) -> Tensor:
         """Return the logits that one network says, x (B, *shape) -> (B, 1 or K, D)."""
-        return at_least_float32(net(self.scaled(x.flatten(1)))).unflatten(1, (self.space.dims, -1)).mT
+        theta = at_least_float32(net(self.scaled(x.flatten(1))))
+        return theta.view(len(x), self.space.dims, -1).mT
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits in the first order, x (B, *shape) -> (B, 1 or K, D)."""
