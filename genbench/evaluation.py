@@ -94,8 +94,10 @@ class Metric:
         measure: gives measurements by name. A metric that does not apply to a model gives none.
         once: it is taken once for a row and data set, on the first seed: what is looked at, not averaged.
         alone: it measures speed, and is taken once, too, after all else and with the machine to itself.
+        names: those of its measurements, where they are known beforehand: no other metric of a suite has one of them.
     """
 
     measure: Callable[[Evaluation], dict[str, Measurement]]
     once: bool = False
     alone: bool = False
+    names: tuple[str, ...] = ()

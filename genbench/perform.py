@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from genbench.dataset import Dataset
 from genbench.environment import deciding_code, environment, host
@@ -23,9 +24,10 @@ from genbench.evaluation import Evaluation
 from genbench.isolation import one_line
 from genbench.model import Model
 from genbench.notices import collecting
-from genbench.run import Point, Record, Run, Status, find
-from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
+from genbench.run import Measurement, Point, Record, Run, Status, find, first_error
+from genbench.train import Diverged, ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.validation.datasets import check_density, load_dataset
+from genbench.validation.measurements import check_files, check_measurements, check_taken
 from genbench.validation.models import check_model, check_state, materialize, state_of
 from genbench.work import StorageError, Work
 
@@ -59,15 +61,27 @@ def perform(run: Run, *, work: str, checkpoint_every: float = 30.0) -> Record:
             raise
         except BaseException as error:  # SystemExit, too: a model may not end the process of its run
             status = _status(error)
-            so_far["error"] = one_line(error)
+            so_far["error"] = _line(error)
             folder.save(f"{run.id}/error.txt", traceback.format_exc().encode(errors="replace"))
     so_far["timings"]["total"] = time.monotonic() - began
     return Record(run=run, execution=execution(), status=status, notes=tuple(notes), **so_far)
 
 
+def _line(error: BaseException) -> str:
+    match error:
+        case BaseExceptionGroup():  # of metrics, each named there
+            return one_line(error.message)
+        case ValidationError():  # of a measurement
+            return one_line(f"{error.title}: {first_error(error)}")
+    return one_line(error)
+
+
 def _status(error: BaseException) -> Status:
     match error:
-        case ArithmeticError():  # Diverged, or a likelihood that is no number
+        case BaseExceptionGroup():
+            statuses = [_status(each) for each in error.exceptions]
+            return "diverged" if "diverged" in statuses else statuses[0]
+        case Diverged():
             return "diverged"
         case TimeoutError():
             return "timeout"
@@ -179,19 +193,41 @@ def _packed(code: str, model: Model, progress: Progress) -> bytes:
 
 
 def measured(evaluation: Evaluation, work: Work, record: dict[str, Any], deadline: float) -> None:
-    """Take the metrics of the run, each with draws of its own, into `record`.
+    """Take the metrics of the run, each with draws of its own, into `record`; one that fails leaves the others.
 
     Raises:
-        ArithmeticError: a metric is not finite.
+        BaseExceptionGroup: what metrics failed with, in a line that names them.
         TimeoutError: `deadline` has passed.
     """
-    run, measurements = evaluation.run, {}
+    run, owners = evaluation.run, dict[str, str]()
+    record["measurements"], failures = {}, dict[str, BaseException]()
     for name in run.metrics:
         if time.monotonic() > deadline:
             raise TimeoutError(f"no time was left for the metric {name!r}")
-        reseed(run.seed, name)
-        measurements.update(find("metrics", name).measure(evaluation))
-        record["measurements"] = measurements
-    record["files"] = {
-        name: work.put(content, PurePosixPath(name).suffix) for name, content in evaluation.files.items()
-    }
+        try:
+            found, drawn = taken(name, evaluation, owners)
+            files = {file: work.put(content, PurePosixPath(file).suffix) for file, content in drawn.items()}
+        except StorageError:
+            raise
+        except (Exception, SystemExit) as error:
+            failures[name] = error
+            continue
+        owners |= dict.fromkeys((*found, *drawn), name)
+        record["measurements"] |= found
+        record["files"] = record.get("files", {}) | files
+        record["completed"] = (*record.get("completed", ()), name)
+        if not found and not files:
+            record["not_applicable"] = (*record.get("not_applicable", ()), name)
+    if failures:
+        said = "; ".join(f"{name}: {_line(error)}" for name, error in failures.items())
+        raise BaseExceptionGroup(said, list(failures.values()))
+
+
+def taken(name: str, evaluation: Evaluation, owners: dict[str, str]) -> tuple[dict[str, Measurement], dict[str, bytes]]:
+    """Return what the metric `name` measures and draws, checked; `owners`: the metrics that have used a name before."""
+    reseed(evaluation.run.seed, name)
+    evaluation.files.clear()
+    found = check_measurements(find("metrics", name).measure(evaluation))
+    check_files(evaluation.files)
+    check_taken({**found, **evaluation.files}, owners)
+    return found, dict(evaluation.files)

@@ -92,10 +92,11 @@ def checked(kind: type[T], data: Any) -> T:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise UsageError(_first_error(error)) from None
+        raise UsageError(first_error(error)) from None
 
 
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
+    """Return the first problem of `error` in one line: "options.lr: input should be greater than 0, got -1"."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     message = first["msg"].removeprefix("Value error, ")
@@ -311,9 +312,7 @@ class Suite(Written):
             UsageError: a model, data set, metric or model option that does not resolve (the key is named), two rows
                 that are the same, or an `only` that matches nothing.
         """
-        for i, metric in enumerate(self.metrics):
-            with naming(f"metrics.{i}"):
-                find("metrics", metric)
+        self._check_metrics()
         cells = [
             (name, model, data)
             for data in self.data
@@ -333,6 +332,16 @@ class Suite(Written):
             if (twin := seen.setdefault(run.id, run)) is not run:
                 raise UsageError(f"models.{run.name}: on {run.data} it is the same run as {twin.name!r}")
         return runs
+
+    def _check_metrics(self) -> None:
+        """Refuse a metric that does not resolve, and two of which it is known that they measure the same."""
+        owners: dict[str, str] = {}
+        for i, metric in enumerate(self.metrics):
+            with naming(f"metrics.{i}"):
+                names = getattr(find("metrics", metric), "names", ())
+                if clash := next((name for name in names if name in owners), None):
+                    raise UsageError(f"{metric!r} measures {clash!r}, as {owners[clash]!r} does; keep one of them")
+                owners |= dict.fromkeys(names, metric)
 
     def _cell(
         self,
@@ -411,7 +420,7 @@ def of_type(hint: Any, value: Any) -> Any:
     try:
         return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise UsageError(_first_error(error)) from None
+        raise UsageError(first_error(error)) from None
     except PydanticUserError:
         raise UsageError(f"no suite can give values of its type, {hint!r}") from None
 
@@ -540,6 +549,8 @@ class Record(Frozen):
     error: str | None = None
     notes: tuple[str, ...] = ()  # what was repaired on the way, as a damaged checkpoint
     measurements: dict[str, Measurement] = {}
+    completed: tuple[str, ...] = ()  # metrics that were taken, though others may have failed
+    not_applicable: tuple[str, ...] = ()  # metrics that measure and draw nothing of this model and data
     files: dict[str, str] = {}  # what was drawn: name -> path under results/.work, by hash
     data_sha256: str | None = None
     selected_step: int | None = None
@@ -553,6 +564,11 @@ class Record(Frozen):
     def id(self) -> str:
         """The id of the run."""
         return self.run.id
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that were taken; records older than `completed` say nothing else than that a run was ok."""
+        return self.run.metrics if self.status == "ok" else self.completed
 
     @property
     def weights(self) -> Literal["best-validation", "last"] | None:

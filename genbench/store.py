@@ -132,9 +132,8 @@ class Store:
         return self._read(self._places([run.suite], run.id))
 
     def held(self, run: Run) -> set[str]:
-        """Return the metrics that ok records of `run` hold, under the name it has now: a row may be renamed."""
-        good = (record.run for record in self.of(run) if record.status == "ok")
-        return {metric for held in good if held.name == run.name for metric in held.metrics}
+        """Return the metrics that records of `run` hold, under the name it has now: a row may be renamed."""
+        return {metric for record in self.of(run) if record.run.name == run.name for metric in record.metrics}
 
 
 def _problem(error: Exception) -> str:

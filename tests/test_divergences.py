@@ -17,6 +17,7 @@ from genbench.evaluation import Evaluation, Measurement
 from genbench.metrics.divergences import Grid, alpha, divergences, grid, jensen_shannon, kl, reverse_kl, smooth
 from genbench.metrics.modes import modes
 from genbench.run import Run, find
+from genbench.validation.models import InvalidModel
 from tests.drawn import Drawn
 
 EIGHT = find("datasets", "toys:eight_gaussians")()
@@ -158,7 +159,7 @@ def test_w1_between_middles_is_off_by_less_than_a_diagonal_and_to_either_side():
 
 
 def test_a_sample_that_is_no_number_is_an_error():
-    with pytest.raises(ArithmeticError, match="not finite"):
+    with pytest.raises(InvalidModel, match="not finite"):
         measured(lambda n: torch.full((n, 2), math.nan))
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from genbench.annealing import lower, schedule, steps, upper, weights
 from genbench.decoders import Decoder, decoder_of
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.metrics.likelihood import FIRST, mean
+from genbench.metrics.likelihood import FIRST, mean, verdict
+from genbench.run import Kind
 
 __all__ = ["ais", "quick"]
 
@@ -71,7 +72,7 @@ def measure(
     integers or of reals, as `impl` says; they are an estimate, for its samples have no such noise.
 
     Raises:
-        ArithmeticError: the bounds are not finite.
+        Diverged: the bounds are not finite.
     """
     decoder, noise = decoder_of(evaluation.model, sigma)
     if decoder is None:
@@ -79,19 +80,23 @@ def measure(
     dtype = next(p.dtype for p in evaluation.model.parameters() if p.is_floating_point())
     each = Chains(decoder, schedule(temperatures).to(evaluation.device), chains, dtype)
     x, size, space = evaluation.dataset.test[:points], ROWS // chains, evaluation.dataset.space
-    truth = evaluation.dataset.log_prob
+    truth = None if (known := evaluation.true_log_prob) is None else known[:points]
     with torch.no_grad():
         log_p = torch.cat([each.below(batch)[0] for batch in evaluation.batches(x, size)]).cpu()
         gap = torch.cat([each.gap(len(part)) for part in torch.arange(drawn).split(size)]).cpu()
     impl = f"ais 2, first {points} points, {chains} chains, {temperatures} temperatures{noise}"
-    said = partial(mean, kind="estimate" if noise else "bound", impl=impl)
-    found = {"ais_nats": said(-log_p, unit="nats"), "ais_gap_nats": said(gap, unit="nats")}
+    kind: Kind = "estimate" if noise else "bound"
+    said = partial(mean, kind=kind, impl=impl)
+    gaps = {"ais_gap_nats": said(gap, unit="nats")}
+    said = partial(said, verdict=verdict(log_p.double(), kind, evaluation.dataset, truth))
+    found = {"ais_nats": said(-log_p, unit="nats"), **gaps}
     if space.levels is not None:
         found["ais_bpd"] = said(-log_p / math.log(2) / space.dims, unit="bits/dim")
     if truth is not None:
-        found["ais_excess_nats"] = said(truth(x).double() - log_p.double(), unit="nats")
+        found["ais_excess_nats"] = said(truth - log_p.double(), unit="nats")
     return found
 
 
-ais = Metric(partial(measure, points=FIRST, drawn=100, chains=16, temperatures=1000))
-quick = Metric(partial(measure, points=FIRST, drawn=32, chains=2, temperatures=150))
+NAMES = ("ais_nats", "ais_bpd", "ais_excess_nats", "ais_gap_nats")
+ais = Metric(partial(measure, points=FIRST, drawn=100, chains=16, temperatures=1000), names=NAMES)
+quick = Metric(partial(measure, points=FIRST, drawn=32, chains=2, temperatures=150), names=NAMES)

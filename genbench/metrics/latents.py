@@ -18,6 +18,7 @@ from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.samples import PIXELS, grid, png
 from genbench.models.vaes.svi import Optimum, antithetic, ascend, elbo
 from genbench.run import Better, Kind
+from genbench.train import Diverged
 
 __all__ = ["amortisation", "gradients", "latents"]
 
@@ -226,7 +227,7 @@ def variance(loss: Callable[[], Tensor], parameters: list[torch.nn.Parameter]) -
     mean = torch.as_tensor(total) / GRADIENTS
     value = (torch.as_tensor(squares).item() / GRADIENTS - mean.square().sum().item()) * GRADIENTS / (GRADIENTS - 1)
     if not math.isfinite(value):
-        raise ArithmeticError(f"the variance of the gradient is {value}")
+        raise Diverged(f"the variance of the gradient is {value}")
     return Measurement(
         value=max(value, 0.0), unit="nats²", better="lower", kind="estimate", n=GRADIENTS, impl="gradients 1"
     )

@@ -14,8 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.run import Kind
+from genbench.train import Diverged
+from genbench.validation.likelihoods import is_impossible
 
 __all__ = ["L16", "L100", "L1000", "L5000", "L1000_first200", "likelihood"]
 
@@ -23,16 +26,17 @@ FIRST = 200  # test points of an expensive bound
 AT_ONCE = 8192  # weights computed at a time
 
 
-def mean(values: Tensor, kind: Kind, unit: str, impl: str) -> Measurement:
+def mean(values: Tensor, kind: Kind, unit: str, impl: str, verdict: str | None = None) -> Measurement:
     """Return the mean of `values` (N,), to be made small, with its standard error.
 
     Raises:
-        ArithmeticError: the mean is not finite.
+        Diverged: the mean is not finite.
     """
     stderr = (values.std(correction=1) / len(values) ** 0.5).item() if len(values) > 1 else None
     if not math.isfinite(value := values.mean().item()):
-        raise ArithmeticError(f"the likelihood of the test split is {-value} {unit}")
-    return Measurement(value=value, unit=unit, better="lower", kind=kind, n=len(values), stderr=stderr, impl=impl)
+        raise Diverged(f"the likelihood of the test split is {-value} {unit}")
+    said = partial(Measurement, unit=unit, better="lower", kind=kind, impl=impl, verdict=verdict)
+    return said(value=value, n=len(values), stderr=stderr)
 
 
 def measure(evaluation: Evaluation, k: int | None = None, points: int | None = None) -> dict[str, Measurement]:
@@ -45,21 +49,28 @@ def measure(evaluation: Evaluation, k: int | None = None, points: int | None = N
       what the bound misses is added.
 
     With `k`, log p(x) is L_k by k draws, and `impl` says so; for a model without latents nothing changes. With
-    `points` all are of the first so many test points.
+    `points` all are of the first so many test points. Where they are higher than any likelihood can be, the verdict of
+    all is "invalid".
     """
-    kind, space, truth = evaluation.model.likelihood, evaluation.dataset.space, evaluation.dataset.log_prob
+    kind, space, truth = evaluation.model.likelihood, evaluation.dataset.space, evaluation.true_log_prob
     if kind is None:
         return {}
     x = evaluation.dataset.test[:points]
     log_p, draws = (evaluation.log_prob[:points], None) if k is None else bound(evaluation, k, x)
     impl = "likelihood 1" + (f", L_{draws}" if draws else "") + (f", first {points} points" if points else "")
-    said = partial(mean, kind=kind, impl=impl)
+    truth = None if truth is None else truth[:points]
+    said = partial(mean, kind=kind, impl=impl, verdict=verdict(log_p, kind, evaluation.dataset, truth))
     found = {"nats": said(-log_p, unit="nats")}
     if space.levels is not None:
         found["bpd"] = said(-log_p / math.log(2) / space.dims, unit="bits/dim")
     if truth is not None:
-        found["excess_nats"] = said(truth(x).double() - log_p, unit="nats")
+        found["excess_nats"] = said(truth - log_p, unit="nats")
     return found
+
+
+def verdict(log_p: Tensor, kind: Kind, data: Dataset, truth: Tensor | None) -> str | None:
+    """Return "invalid" where log p of test points, (N,), cannot be, given the true log p* (N,), where it is known."""
+    return "invalid" if is_impossible(log_p, kind, data, truth) else None
 
 
 def bound(evaluation: Evaluation, k: int, x: Tensor) -> tuple[Tensor, int | None]:
@@ -78,6 +89,7 @@ def bound(evaluation: Evaluation, k: int, x: Tensor) -> tuple[Tensor, int | None
     return torch.cat(found), rows or None
 
 
-likelihood = Metric(measure)
-L16, L100, L1000, L5000 = (Metric(partial(measure, k=k)) for k in (16, 100, 1000, 5000))
-L1000_first200 = Metric(partial(measure, k=1000, points=FIRST))
+NAMES = ("nats", "bpd", "excess_nats")
+likelihood = Metric(measure, names=NAMES)
+L16, L100, L1000, L5000 = (Metric(partial(measure, k=k), names=NAMES) for k in (16, 100, 1000, 5000))
+L1000_first200 = Metric(partial(measure, k=1000, points=FIRST), names=NAMES)

@@ -53,7 +53,7 @@ def picture(board: Board, row: Row, runs: Runs) -> str | None:
     """Return the name of the picture of a row's samples in the work folder."""
     for run in row.ids.values():
         for record in reversed(runs[board.suite, run]):
-            if record.status == "ok" and NAME in record.files:
+            if NAME in record.files:
                 return record.files[NAME]
     return None
 

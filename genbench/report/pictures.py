@@ -50,7 +50,7 @@ def _drawn(board: Board, row: Row, runs: Runs, work: Path, left: int) -> list[di
     if left <= 0:
         return []
     for seed, run in row.ids.items():
-        files = next((r.files for r in reversed(runs[board.suite, run]) if r.status == "ok" and r.files), {})
+        files = next((r.files for r in reversed(runs[board.suite, run]) if r.files), {})
         uris = {name: uri for name, path in sorted(files.items()) if (uri := _uri(work, path))}
         if uris:
             return [{"row": row.name, "seed": str(seed), "name": name, "uri": uris[name]} for name in uris]

@@ -76,7 +76,7 @@ def lines(runs: Runs) -> list[Line]:
     """Return one line per (run, measurement), and one per failure.
 
     A run may have been executed several times, for other metrics or on another day. Each measurement is taken
-    from the newest `ok` execution that holds it, never from the best. A run whose newest execution failed has a
+    from the newest execution that holds it, never from the best. A run whose newest execution failed has a
     line that says so, with no measurement and no value.
     """
     return [line for executions in runs.values() for line in _lines(executions)]
@@ -114,8 +114,11 @@ def by_run(records: Iterable[Record]) -> Runs:
 
 
 def newest(executions: list[Record]) -> dict[str, Record]:
-    """Return for each measurement the newest `ok` execution that holds it; `executions` come oldest first."""
-    return {name: record for record in executions if record.status == "ok" for name in record.measurements}
+    """Return for each measurement the newest execution that holds it; `executions` come oldest first.
+
+    A run that failed in one metric has what others measured.
+    """
+    return {name: record for record in executions for name in record.measurements}
 
 
 def settings(run: Run) -> str:
@@ -131,7 +134,7 @@ def _lines(executions: list[Record]) -> Iterator[Line]:
     origins = {record.execution: _origin(record) for record in executions}
     for name, record in held.items():
         numbers = _numbers(record.measurements[name])
-        yield Line._make((*key, record.status, name, *numbers, *origins[record.execution], protocol))
+        yield Line._make((*key, "ok", name, *numbers, *origins[record.execution], protocol))
     if last.status != "ok" or not held:
         yield Line._make((*key, last.status, *(None,) * 11, *origins[last.execution], protocol))
 

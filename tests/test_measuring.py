@@ -1,0 +1,257 @@
+"""Metrics: one that fails is named and leaves the others, and likelihoods that cannot be are called so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from genbench.dataset import Dataset, Space
+from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.likelihood import likelihood
+from genbench.model import Model
+from genbench.perform import perform
+from genbench.progress import line
+from genbench.report.tidy import by_run, lines
+from genbench.run import Record, Run, UsageError, checked
+from genbench.run import Suite as SuiteFile
+from genbench.store import Store
+from genbench.train import Diverged
+from genbench.validation.likelihoods import is_impossible
+
+
+def number(value: Any = 1.0, **more: Any) -> Measurement:
+    return Measurement(value=value, unit="nats", impl="mine 1", **more)
+
+
+def draw(name: Any, content: Any = b"png") -> Callable[[Evaluation], dict[str, Measurement]]:
+    def measure(evaluation: Evaluation) -> dict[str, Measurement]:
+        evaluation.files[name] = content
+        return {}
+
+    return measure
+
+
+def fails(error: BaseException) -> Callable[[Evaluation], dict[str, Measurement]]:
+    def measure(evaluation: Evaluation) -> dict[str, Measurement]:
+        raise error
+
+    return measure
+
+
+METRICS = {
+    "good": lambda _: {"good": number(2.0)},
+    "after": lambda _: {"after": number(torch.rand(()).item())},
+    "none": lambda _: {},
+    "picture": draw("a.png"),
+    "zero": lambda _: {"zero": number(1 / 0)},
+    "overflow": lambda _: {"overflow": number(math.exp(1e6))},
+    "diverged": fails(Diverged("the likelihood is nan")),
+    "memory": fails(MemoryError("full")),
+    "exit": fails(SystemExit(0)),
+    "bare": lambda _: {"mine": 0.5},
+    "list": lambda _: [number()],
+    "nothing": lambda _: None,
+    "one": lambda _: number(),
+    "nan": lambda _: {"mine": number(math.nan)},
+    "word": lambda _: {"mine": number("one")},
+    "unnamed": lambda _: {3: number()},
+    "blank": lambda _: {" ": number()},
+    "same": lambda _: {"other": number(), "good": number(-99.0)},
+    "same picture": draw("a.png", b"other"),
+    "folder": draw("../a.png"),
+    "text": draw("b.png", "text"),
+}
+
+
+@pytest.fixture
+def performed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Record]:
+    """Return a function that gives the record of a run with metrics out of `METRICS`."""
+    import genbench.perform
+
+    find = genbench.perform.find
+    own = lambda kind, name: Metric(METRICS[name]) if kind == "metrics" and name in METRICS else find(kind, name)  # noqa: E731
+    monkeypatch.setattr("genbench.perform.find", own)
+
+    def perform_with(*metrics: str) -> Record:
+        run = Run(suite="s", name="n", model="flows.linear:Linear", data="digits", steps=0, metrics=metrics)
+        return perform(run, work=str(tmp_path / "work"))
+
+    return perform_with
+
+
+@pytest.mark.parametrize(
+    ("metric", "status", "problem"),
+    [
+        ("zero", "error", "zero: ZeroDivisionError: division by zero"),
+        ("overflow", "error", "overflow: OverflowError: math range error"),
+        ("diverged", "diverged", "diverged: Diverged: the likelihood is nan"),
+        ("memory", "host_oom", "memory: MemoryError: full"),
+        ("exit", "error", "exit: SystemExit: 0"),
+        (
+            "bare",
+            "error",
+            "bare: InvalidMeasurement: returned a value of type float for 'mine'; expected a Meas",
+        ),
+        ("list", "error", "list: InvalidMeasurement: returned a value of type list; expected a dict of Measurements"),
+        ("nothing", "error", "nothing: InvalidMeasurement: returned None; expected a dict"),
+        ("one", "error", "one: InvalidMeasurement: returned a value of type Measurement; expected a dict"),
+        ("nan", "error", "nan: Measurement: value: input should be a finite number, got nan"),
+        ("word", "error", "word: Measurement: value: input should be a valid number, unable to parse"),
+        ("unnamed", "error", "unnamed: InvalidMeasurement: returned a measurement called 3; expected a name"),
+        ("blank", "error", "blank: InvalidMeasurement: returned a measurement called ' '; expected a name"),
+        ("same", "error", "same: InvalidMeasurement: 'good' is measured by good already; choose another name"),
+        ("same picture", "error", "same picture: InvalidMeasurement: 'a.png' is measured by picture already"),
+        ("folder", "error", "folder: InvalidMeasurement: drew a file called '../a.png'; expected a name without a"),
+        ("text", "error", "text: InvalidMeasurement: drew a value of type str for 'b.png'; expected bytes"),
+    ],
+)
+def test_a_metric_that_fails_is_named_and_leaves_the_others(
+    performed: Callable[..., Record], metric: str, status: str, problem: str
+) -> None:
+    record, alone = performed("good", "picture", metric, "after"), performed("after")
+    assert (record.status, record.error[: len(problem)]) == (status, problem)
+    assert set(record.measurements) == {"good", "after"}
+    assert record.measurements["good"].value == 2.0, "the first of a name stays"
+    assert record.measurements["after"] == alone.measurements["after"], "draws depend on no other metric"
+    assert set(record.files) == {"a.png"}
+    assert record.completed == record.metrics == ("good", "picture", "after")
+
+
+def test_every_failure_is_named(performed: Callable[..., Record], tmp_path: Path) -> None:
+    record = performed("zero", "good", "diverged", "bare")
+    assert record.status == "diverged", "what else fails may fail for that"
+    assert [part.split(":")[0] for part in record.error.split("; ")][:3] == ["zero", "diverged", "bare"]
+    text = (tmp_path / "work" / record.id / "error.txt").read_text()
+    assert "ZeroDivisionError" in text
+    assert "the likelihood is nan" in text
+
+
+def test_a_metric_that_does_not_apply_is_in_the_record_and_in_the_line_of_the_run(
+    performed: Callable[..., Record],
+) -> None:
+    record = performed("none", "good", "picture")
+    assert (record.status, record.not_applicable) == ("ok", ("none",))
+    assert line(record, "", 1, 1).endswith("2 nats; none does not apply")
+    assert performed("good").not_applicable == ()
+
+
+def test_only_the_metric_that_failed_is_lacking_and_both_executions_are_read(
+    performed: Callable[..., Record], tmp_path: Path
+) -> None:
+    store, first = Store(tmp_path), performed("good", "zero", "none")
+    store.write(first)
+    assert store.held(first.run) == {"good", "none"}
+    METRICS["mended"] = METRICS["good"]
+    second = performed("after")
+    assert second.id == first.id
+    store.write(second)
+    assert store.held(first.run) == {"good", "none", "after"}
+    values = {(each.measurement, each.status): each.value for each in lines(by_run(store.records("s")))}
+    assert values[("good", "ok")] == 2.0
+    assert values[("after", "ok")] == second.measurements["after"].value
+
+
+@pytest.mark.parametrize(
+    ("metrics", "problem"),
+    [
+        (
+            ["likelihood", "likelihood:L16"],
+            "metrics.1: 'likelihood:L16' measures 'nats', as 'likelihood' does",
+        ),
+        (["ais:quick", "parameters", "ais"], "metrics.2: 'ais' measures 'ais_nats', as 'ais:quick' does"),
+    ],
+)
+def test_two_metrics_that_are_known_to_measure_the_same_are_refused(metrics: list[str], problem: str) -> None:
+    model = {"A": "flows.linear:Linear"}
+    suite = checked(SuiteFile, {"suite": "s", "data": ["digits"], "metrics": metrics, "models": model})
+    with pytest.raises(UsageError, match=problem):
+        suite.runs()
+
+
+# ----------------------------------------------------------------------------------------------------- likelihoods
+
+NORMAL = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+POINTS = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+ENTROPY = NORMAL.entropy().item()
+
+
+def truth(n: int = 2000, **changes: Any) -> Dataset:
+    data = Dataset(Space((2,)), POINTS, POINTS, POINTS[:n], log_prob=NORMAL.log_prob, entropy=ENTROPY)
+    return replace(data, **changes)
+
+
+def bits(n: int = 50) -> Dataset:
+    x = torch.ones(n, 3, dtype=torch.uint8)
+    return Dataset(Space((3,), 2), x, x, x)
+
+
+class Given(Model):
+    """log p = that of N(0, I) + `extra`, or `extra` alone for integers."""
+
+    def __init__(self, space: Space, extra: float | Tensor, kind: Any = "exact") -> None:
+        super().__init__(space)
+        self.extra, self.likelihood = extra, kind
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        base = NORMAL.log_prob(x) if self.space.levels is None else torch.zeros(len(x))
+        return base + self.extra
+
+
+def verdicts(data: Dataset, extra: float | Tensor, kind: Any = "exact") -> set[str | None]:
+    run = Run(suite="s", name="n", model="m", data="d")
+    found = likelihood.measure(Evaluation(Given(data.space, extra, kind), data, run))
+    assert set(found) == {"nats"} | ({"bpd"} if data.space.levels else {"excess_nats"} if data.log_prob else set())
+    return {measurement.verdict for measurement in found.values()}
+
+
+@pytest.mark.parametrize("kind", ["exact", "bound", "estimate"])
+def test_a_density_above_the_truth_is_invalid_and_the_truth_is_not(kind: Any) -> None:
+    assert verdicts(truth(), 0.0, kind) == verdicts(truth(), -0.1, kind) == {None}
+    assert verdicts(truth(), 0.05, kind) == verdicts(truth(8), 4.0, kind) == {"invalid"}
+    assert verdicts(truth(2), 4.0, kind) == {None}, "two points may be lucky"
+
+
+def test_a_density_may_beat_the_truth_by_chance() -> None:
+    """That of the best mean for few points does, by half a nat a dimension over all of them, and point by point."""
+    for n in (1, 2, 3, 10, 100):
+        x = POINTS[:n]
+        fitted = NORMAL.log_prob(x - x.mean(0)) - NORMAL.log_prob(x)
+        assert not is_impossible(NORMAL.log_prob(x) + fitted, "exact", truth(n), NORMAL.log_prob(x))
+    lucky = torch.full((20,), math.log(1 / 0.9))  # of a model with nothing where a tenth of the data is
+    assert not is_impossible(NORMAL.log_prob(POINTS[:20]) + lucky, "exact", truth(20), NORMAL.log_prob(POINTS[:20]))
+
+
+def test_one_point_that_is_far_above_the_truth_is_invalid_though_the_mean_is_within_its_error() -> None:
+    spike = torch.zeros(2000)
+    spike[7] = 60.0
+    assert spike.mean() < 2 * spike.std() / 2000**0.5
+    assert verdicts(truth(), spike) == {"invalid"}
+
+
+def test_where_the_entropy_alone_is_known_the_mean_must_not_be_far_below_it() -> None:
+    known = truth(log_prob=None)
+    assert verdicts(known, 0.0) == verdicts(known, 0.05) == {None}
+    assert verdicts(known, 4.0) == {"invalid"}
+    assert verdicts(truth(1, log_prob=None), 4.0) == {None}
+    assert verdicts(truth(log_prob=None, entropy=None), 400.0) == {None}, "nothing is known"
+
+
+@pytest.mark.parametrize("kind", ["exact", "bound", "estimate"])
+def test_integers_have_probabilities_of_at_most_1(kind: Any) -> None:
+    assert verdicts(bits(), 0.0, kind) == verdicts(bits(), -2.0, kind) == {None}
+    assert verdicts(bits(), 1e-3, kind) == {None}, "that is rounding"
+    assert verdicts(bits(), 1.0, kind) == {"invalid"}
+
+
+def test_any_exact_probability_above_1_is_invalid_and_one_draw_of_a_bound_is_not() -> None:
+    one = torch.full((50,), -5.0)
+    one[3] = 0.5
+    assert verdicts(bits(), one, "exact") == {"invalid"}
+    assert verdicts(bits(), one, "bound") == {None}
