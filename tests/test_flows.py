@@ -38,6 +38,7 @@ from genbench.models.flows.realnvp import RealNVP
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.models.flows.residual import ResidualFlow
 from genbench.models.flows.tarflow import TarFlow
+from genbench.models.flows.variational import Variational
 from genbench.nets.masked import MADE
 from genbench.nets.mlp import mlp
 
@@ -536,6 +537,47 @@ def test_checkerboard_coupling_moves_one_colour() -> None:
 def test_alternating_puts_the_even_first() -> None:
     assert alternating((5,)).tolist() == [0, 2, 4, 1, 3]
     assert alternating((1, 2, 3)).tolist() == [0, 2, 4, 1, 3, 5]
+
+
+HALVES: dict[str, tuple[Make, dict[str, object]]] = {
+    "NICE": (NICE, SMALL),
+    "RealNVP": (RealNVP, SMALL),
+    "FlowPP": (FlowPP, {"components": 2, **SMALL}),
+    "NSF": (NSF, {"linear": "none", "bins": 3, **SMALL}),
+}
+
+
+def moved(J: Tensor) -> int:
+    """Return how many outputs of a map of Jacobian J (D, D) depend on more than one input."""
+    return int(((J.abs() > 1e-12).sum(1) > 1).sum())
+
+
+@pytest.mark.parametrize("D", [2, 3, 5, 8])
+@pytest.mark.parametrize("row", HALVES.items(), ids=HALVES)
+def test_one_coupling_moves_half_of_the_dimensions_and_two_move_all(row, D: int) -> None:
+    """One moves floor(D / 2), as others say; of what is not moved, an output is one input alone."""
+    make, options = row[1]
+    for couplings, expected in ((1, D // 2), (2, D)):
+        model, x = built((row[0], (make, {**options, "couplings": couplings})), Space((D,)))
+        assert moved(torch.autograd.functional.jacobian(lambda v: model.encode(v[None])[0], x[0])) == expected
+
+
+@pytest.mark.parametrize("D", [2, 3, 5, 8])
+def test_couplings_of_variational_noise_move_all_dimensions(D: int) -> None:
+    torch.manual_seed(0)
+    noise = Variational(Space((D,), 17)).double().eval()
+    with torch.no_grad():
+        for p in noise.parameters():
+            p += 0.3 * torch.randn_like(p)
+
+    def through(v: Tensor) -> Tensor:
+        for coupling in noise.couplings:
+            v, _ = coupling(v, torch.linspace(-1, 1, D, dtype=torch.float64)[None])
+        return v
+
+    J = torch.autograd.functional.jacobian(lambda v: through(v[None])[0], torch.randn(D, dtype=torch.float64))
+    assert len(noise.couplings) == 2
+    assert moved(J) == D
 
 
 def test_couplings_start_as_the_identity() -> None:
