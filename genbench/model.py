@@ -16,6 +16,13 @@ from genbench.standardization import Standardization
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
+class Diverged(ArithmeticError):
+    """Training has led a model where its loss or likelihood is no number, or cannot be computed.
+
+    A model may raise it; whatever else goes wrong in one, a division by zero included, is an error.
+    """
+
+
 @dataclass(frozen=True)
 class Player:
     """One loss and the parameters it moves, which its optimizer names.

@@ -22,10 +22,10 @@ from genbench.dataset import Dataset
 from genbench.environment import deciding_code, environment, host
 from genbench.evaluation import Evaluation
 from genbench.isolation import one_line
-from genbench.model import Model
+from genbench.model import Diverged, Model
 from genbench.notices import collecting
 from genbench.run import Measurement, Point, Record, Run, Status, find, first_error
-from genbench.train import Diverged, ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
+from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.validation.datasets import check_density, load_dataset
 from genbench.validation.measurements import check_files, check_measurements, check_taken
 from genbench.validation.models import check_model, check_state, materialize, state_of

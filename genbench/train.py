@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from genbench.dataset import Dataset
-from genbench.model import Model, Player
+from genbench.model import Diverged, Model, Player
 from genbench.moments import Moments, moment, steps_of
 from genbench.run import Optimizer, Point, Run
 from genbench.validation.models import (
@@ -34,10 +34,6 @@ from genbench.work import Work
 
 Batch = Callable[[int], Tensor]
 LOOK = 50  # steps between two looks at whether the loss is still finite
-
-
-class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
 
 
 class ForeignCheckpoint(ValueError):

@@ -15,14 +15,13 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.likelihood import likelihood
-from genbench.model import Model
+from genbench.model import Diverged, Model
 from genbench.perform import perform
 from genbench.progress import line
 from genbench.report.tidy import by_run, lines
 from genbench.run import Record, Run, UsageError, checked
 from genbench.run import Suite as SuiteFile
 from genbench.store import Store
-from genbench.train import Diverged
 from genbench.validation.likelihoods import is_impossible
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
-from genbench.model import MakeOptimizer, Model, Player
+from genbench.model import Diverged, MakeOptimizer, Model, Player
 from genbench.moments import steps_of
 from genbench.run import Optimizer, Run
-from genbench.train import Average, Diverged, Game, Progress, Shuffled, batches, make_optimizer, rate, reseed, train
+from genbench.train import Average, Game, Progress, Shuffled, batches, make_optimizer, rate, reseed, train
 from genbench.work import Work
 
 REALS = torch.linspace(-1, 1, 40).unsqueeze(1)

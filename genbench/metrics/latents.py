@@ -16,9 +16,9 @@ from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.samples import PIXELS, grid, png
+from genbench.model import Diverged
 from genbench.models.vaes.svi import Optimum, antithetic, ascend, elbo
 from genbench.run import Better, Kind
-from genbench.train import Diverged
 
 __all__ = ["amortisation", "gradients", "latents"]
 

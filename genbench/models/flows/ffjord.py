@@ -16,6 +16,7 @@ from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 from genbench.dataset import Space
+from genbench.model import Diverged
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import ActNorm
@@ -34,7 +35,7 @@ MOST_STEPS = 2_000  # of an adaptive solver in one solution, rejected ones inclu
 EXACT = 64  # dimensions up to which the trace is exact in evaluation, whatever it is in training
 
 
-class Unsolvable(ArithmeticError):
+class Unsolvable(Diverged):
     """The solver gave up: the field is too steep for it, or not finite."""
 
 
