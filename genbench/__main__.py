@@ -214,7 +214,8 @@ def _readable(store: Store) -> Iterator[Record]:
     for path, why in store.damaged:
         print(f"genbench: {printable(f'{path}: skipped, damaged: {why}')}", file=sys.stderr)
     if not records:
-        raise UsageError(f"{store.folder}: there are no records; `genbench run SUITE` makes them")
+        what = "all records are damaged" if store.damaged else "there are no records; `genbench run SUITE` makes them"
+        raise UsageError(f"{store.folder}: {what}")
     yield from records
 
 
@@ -284,16 +285,21 @@ def one(store: Store, run: str) -> list[Record]:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compare the records of two results folders, cell by cell."""
+    """Compare the records of two results folders, cell by cell; exit 0 only if every number of A was compared."""
     from rich.console import Console
 
     from genbench.report import compare as compare_records
 
     for folder in (args.a, args.b):
         if not folder.is_dir():
-            raise UsageError(f"results folder {folder} is not there")
-    regressed = compare_records(Store(args.a).records(), Store(args.b).records(), Console())
-    return REGRESSED if regressed and args.fail_on == "regress" else OK
+            raise UsageError(f"there is no results folder {folder}")
+    stores = [Store(args.a), Store(args.b)]
+    a, b = (list(_readable(store)) for store in stores)
+    outcome = compare_records(a, b, Console())
+    if outcome.worse and args.fail_on == "regress":
+        return REGRESSED
+    complete = outcome.compared and not outcome.uncompared and not any(store.damaged for store in stores)
+    return OK if complete else FAILED
 
 
 FORMATS = {

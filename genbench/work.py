@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -121,20 +121,37 @@ class Work:
         return content, None
 
     def set_aside(self, name: str, problem: str) -> None:
-        """Rename `name` to NAME.damaged, or NAME.damaged-2 and so on, and say so; raises StorageError."""
-        path, target, number = self._path(name), f"{self._path(name)}.damaged", 1
-        exists = os.path.lexists if self._local else self._files.exists
+        """Rename `name` to NAME.damaged and say so; raises StorageError."""
+        path = self._path(name)
+        if self._local:
+            set_aside(path, problem)
+            return
+        target = _unused(f"{path}.damaged", self._files.exists)
         with storage(path, "renamed"):
-            while exists(target):
-                number += 1
-                target = f"{self._path(name)}.damaged-{number}"
-            os.rename(path, target) if self._local else self._files.mv(path, target, recursive=True)
-        notify(f"{path} is damaged: {problem}; it was renamed to {PurePosixPath(target).name} and is made again")
+            self._files.mv(path, target, recursive=True)
+        notify(_set_aside_line(path, target, problem))
 
     def remove(self, name: str) -> None:
         """Remove `name` if it exists; raises StorageError."""
         with storage(path := self._path(name), "removed"), suppress(FileNotFoundError):
             self._files.rm_file(path)
+
+
+def set_aside(path: str | Path, problem: str) -> None:
+    """Rename `path` to NAME.damaged, or NAME.damaged-2 and so on, and say so; raises StorageError."""
+    target = _unused(f"{path}.damaged", os.path.lexists)
+    with storage(path, "renamed"):
+        os.rename(path, target)
+    notify(_set_aside_line(path, target, problem))
+
+
+def _unused(path: str, exists: Callable[[str], bool]) -> str:
+    names = (path, *(f"{path}-{number}" for number in range(2, 1000)))
+    return next((name for name in names if not exists(name)), path)
+
+
+def _set_aside_line(path: str | Path, target: str, problem: str) -> str:
+    return f"{path} is damaged: {problem}; it was renamed to {PurePosixPath(target).name} and is made again"
 
 
 def is_inside(name: str) -> bool:

@@ -1,9 +1,13 @@
 """Data: splits, true densities and entropies of the toys, and the files of the image sets."""
 
 import functools
+import gzip
+import hashlib
+import io
 import pickle
 import socket
 import struct
+from email.message import Message
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from scipy.stats import chisquare, norm
 
 from genbench.dataset import Dataset, Space
 from genbench.datasets import photos as photo_patches
+from genbench.datasets import vision
 from genbench.datasets.plane import Noise
 from genbench.run import UsageError, find, names
 
@@ -247,16 +252,114 @@ def test_binarised_digits_are_coins_of_their_intensities():
         assert half.mean().item() == pytest.approx(0.5, abs=4 * 0.5 / len(half) ** 0.5 + 0.02)
 
 
-@pytest.mark.parametrize("kept", [0, 1000])
-def test_a_damaged_file_is_said_to_be_not_whole(kept, root):
-    folder = root / "MNIST" / "raw"
+def idx_archives(folder, n=60):
+    """Write MNIST's four files and return their gzip archives by the start of their name, with their digests."""
+    archives = {}
     for part in ("train", "t10k"):
-        write_idx(folder / f"{part}-images-idx3-ubyte", pixels(60, 28, 28))
-        write_idx(folder / f"{part}-labels-idx1-ubyte", np.zeros(60, dtype=np.uint8))
-    images = folder / "train-images-idx3-ubyte"
-    images.write_bytes(images.read_bytes()[:kept])
+        write_idx(folder / f"{part}-images-idx3-ubyte", pixels(n, 28, 28))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.zeros(n, dtype=np.uint8))
+    for path in folder.glob("*-ubyte"):
+        archives[f"{path.name}.gz"] = gzip.compress(path.read_bytes())
+    return archives
+
+
+DAMAGE = {
+    "empty": lambda whole: b"",
+    "short": lambda whole: whole[:1000],
+    "no header": lambda whole: whole[:7],
+    "zeros": lambda whole: b"\0" * len(whole),
+    "text": lambda whole: b"<html>quota exceeded</html>",
+    "another type": lambda whole: whole[:2] + b"\x0d" + whole[3:],
+    "endless": lambda whole: whole[:4] + b"\xff" * 4 + whole[8:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_said_to_be_not_whole(damage, root):
+    idx_archives(root / "MNIST" / "raw")
+    images = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(damage(images.read_bytes()))
     with pytest.raises(UsageError, match="MNIST is not whole"):
         find("datasets", "vision:MNIST")()
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE.values()][:5], ids=[*DAMAGE][:5])
+def test_a_damaged_matrix_is_said_to_be_not_whole(damage, root, monkeypatch):
+    from torchvision.datasets import SVHN
+
+    for part in ("train", "test"):
+        savemat(root / f"{part}_32x32.mat", {"X": pixels(32, 32, 3, 9), "y": np.ones((9, 1))}, do_compression=True)
+    monkeypatch.setattr(SVHN, "split_list", {part: ["", f"{part}_32x32.mat", None] for part in ("train", "test")})
+    path = root / "train_32x32.mat"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UsageError, match="SVHN is not whole"):
+        find("datasets", "vision:SVHN")()
+
+
+@pytest.fixture
+def mirror(root, monkeypatch):
+    """Archives of MNIST that a mirror has, by name: none is on disk."""
+    from torchvision.datasets import MNIST
+
+    archives = idx_archives(root / "elsewhere")
+    digests = {f"MNIST/raw/{name}": hashlib.sha256(content).hexdigest() for name, content in archives.items()}
+    monkeypatch.setattr(vision, "SHA256", digests)
+    md5s = [(name, hashlib.md5(content).hexdigest()) for name, content in archives.items()]
+    monkeypatch.setattr(MNIST, "resources", md5s)
+    monkeypatch.setattr(MNIST, "mirrors", ["https://example.invalid/", "https://example2.invalid/"])
+
+    class Answer(io.BytesIO):
+        def info(self):
+            return Message()
+
+    def urlopen(request, *_, **__):
+        if "example2" not in request.full_url:
+            raise socket.gaierror("no such mirror")
+        return Answer(archives[request.full_url.rpartition("/")[2]])
+
+    monkeypatch.setattr(torch.hub, "urlopen", urlopen)
+    vision.loaded.cache_clear()
+    return archives
+
+
+def test_what_is_missing_is_downloaded_from_any_mirror_and_read(mirror, root):
+    data = find("datasets", "vision:MNIST")()
+    np.testing.assert_array_equal(data.test[:, 0], pixels(60, 28, 28))
+
+
+def test_what_has_another_digest_is_not_read(mirror, root):
+    from torchvision.datasets import MNIST
+
+    name = "t10k-labels-idx1-ubyte.gz"
+    mirror[name] = gzip.compress(b"other labels")
+    MNIST.resources[[n for n, _ in MNIST.resources].index(name)] = (name, hashlib.md5(mirror[name]).hexdigest())
+    with pytest.raises(UsageError, match=r"not be downloaded \(invalid hash value"):
+        find("datasets", "vision:MNIST")()
+    assert not (root / "MNIST" / "raw" / name).exists()
+
+
+def test_damaged_files_are_set_aside_and_unpacked_again(mirror, root, capsys):
+    find("datasets", "vision:MNIST")()
+    images = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:1000])
+    archive = images.with_name(f"{images.name}.gz")
+    archive.write_bytes(archive.read_bytes()[:-1])
+    vision.loaded.cache_clear()
+    np.testing.assert_array_equal(find("datasets", "vision:MNIST")().test[:, 0], pixels(60, 28, 28))
+    said = capsys.readouterr().err
+    assert f"{archive} is damaged: its SHA-256 is" in said
+    assert f"{images} is damaged: of MNIST one file cannot be read" in said
+    assert images.with_name(f"{images.name}.damaged").exists()
+
+
+def test_every_file_that_may_be_downloaded_has_a_digest():
+    from torchvision import datasets
+
+    for name in VISION:
+        source = find("datasets", f"vision:{name}")
+        urls = source.urls(getattr(datasets, name)) if isinstance(source, vision.Source) else {}
+        assert all(len(vision.SHA256[file]) == 64 and links for file, links in urls.items())
+        assert urls or name == "BinaryMNIST"
 
 
 def test_cifar_batches_are_read_as_channels_first(root, monkeypatch):

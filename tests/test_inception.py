@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 from urllib.error import URLError
 
@@ -29,7 +31,7 @@ def drawn(n: int, seed: int) -> Tensor:
 
 
 def evaluated(draw: Callable[[int], Tensor]) -> Evaluation:
-    data = Dataset(COLOURS, train=drawn(2 * N, 0), validation=drawn(2, 1), test=drawn(N - 2, 2))
+    data = Dataset(COLOURS, train=drawn(2 * N, 0), validation=drawn(2, 1), test=drawn(N, 2))
     return Evaluation(Drawn(COLOURS, draw), data, Run(suite="s", name="n", model="m", data="colours"))
 
 
@@ -58,6 +60,7 @@ def digest(file, monkeypatch) -> str:
     monkeypatch.setenv("GENBENCH_DATA", str(file.parents[1]))
     monkeypatch.setattr(torch_fidelity, "URL_INCEPTION_V3", f"https://example.invalid/{file.name}")
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
     return file.stem.rpartition("-")[2]
 
 
@@ -79,14 +82,14 @@ def test_a_set_is_at_no_distance_from_itself_and_black_images_are(digest, monkey
     monkeypatch.setattr(fidelity, "FEW", 2)
     whole = fidelity.fid  # of all 2048 it takes ten seconds each time
     monkeypatch.setattr(fidelity, "fid", lambda a, b: whole(a[:, :256], b[:, :256]))
-    reference = torch.cat((drawn(N - 2, 2), drawn(2, 1)))
+    reference = drawn(N, 2)
     same = INCEPTION.measure(evaluated(lambda n: reference.repeat(n // N, 1, 1, 1)))
     fid = same["fid[inception-v3-bilinear]"]
     net = features.inception_net(features.inception_weights())
     real, black = (net(x, torch.device("cpu"))[0] for x in (reference, torch.zeros_like(reference)))
     assert abs(fid.value) < 1e-3 * fidelity.fid(real, black)
     assert fid.n == N
-    assert fid.impl == f"inception 1, Inception-v3 {digest}, {N} points of test and validation"
+    assert fid.impl == f"inception 2, Inception-v3 {digest}, {N} points of test"
     assert same["precision[inception-v3-bilinear]"].value == same["recall[inception-v3-bilinear]"].value == 1
 
 
@@ -107,6 +110,34 @@ def test_without_weights_and_network_one_line_says_what_to_put_where(tmp_path, m
     run = Run(suite="s", name="n", model="gans.gan:GAN", data="digits", steps=0, metrics=("fidelity:inception",))
     record = perform(run, work=str(tmp_path / "work"))
     assert (record.status, record.error) == ("error", f"UsageError: {message}")
+
+
+def test_weights_that_agree_in_their_first_digits_alone_are_set_aside(tmp_path, monkeypatch, capsys):
+    """The published name has 8 of 64 digits, which 2^32 tries find; here the file has its own first 8 in the name."""
+    content = b"other weights"
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"weights-{digest[:8]}.pth"
+    path = tmp_path / "feature-nets" / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(torch_fidelity, "URL_INCEPTION_V3", f"https://example.invalid/{name}")
+    monkeypatch.setattr(features, "INCEPTION_SHA256", f"{digest[:8]}{'0' * 56}")
+    monkeypatch.setattr(torch.hub, "urlopen", lambda *_, **__: Answer(content))
+    with pytest.raises(UsageError, match=r"could not be downloaded \(invalid hash value"):
+        features.inception_weights()
+    assert f"{path} is damaged: its SHA-256 is {digest} and should be" in capsys.readouterr().err
+    assert [p.name for p in path.parent.glob("*") if not p.name.startswith(".")] == [f"{name}.damaged"]
+    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    assert features.inception_weights() == path
+    assert path.read_bytes() == content
+
+
+class Answer(io.BytesIO):
+    """What urlopen gives."""
+
+    def info(self):
+        return Message()
 
 
 def test_data_other_than_images_need_no_weights(tmp_path, monkeypatch):

@@ -868,9 +868,9 @@ def test_one_seed_is_untested_and_a_new_failure_is_worse():
 
 def test_compare_says_whether_anything_got_worse(capsys):
     a, b = row_of([1.0, 1.1, 1.2]), row_of([2.0, 2.1, 2.2])
-    assert compare(a, b, Console(width=200)) is True
+    assert compare(a, b, Console(width=200)) == (1, 0, 1)
     assert re.search(r"regressed +flows +moons +NICE +nats", capsys.readouterr().out)
-    assert compare(b, a, Console(width=200)) is False
+    assert compare(b, a, Console(width=200)) == (1, 0, 0)
 
 
 # ------------------------------------------------------------------------------------------------------- speed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -22,6 +23,7 @@ from genbench.metrics.fidelity import fid, fidelity, inception, inception_score,
 from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
 from genbench.metrics.memorisation import copying, memorisation, z_score
 from genbench.run import Run, UsageError, find
+from genbench.work import Work
 from tests.drawn import Drawn
 
 DIGITS = find("datasets", "digits")()
@@ -222,6 +224,32 @@ def test_where_nothing_can_be_kept_the_net_is_fitted_anew(tmp_path, monkeypatch)
     assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(classifier.fitted(x, y, 10))
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-83] + bytes([b[-83] ^ 1]) + b[-82:]])
+def test_a_damaged_net_is_set_aside_and_fitted_again(damage, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifier, "STEPS", 1)
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
+    first = classifier.classifier(x, y)
+    (path,) = (tmp_path / "feature-nets").glob("*.pt")
+    path.write_bytes(damage(path.read_bytes()))
+    assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(first)
+    assert capsys.readouterr().err.startswith(f"genbench: {path} is damaged: ")
+    assert path.exists()
+    assert path.with_name(f"{path.name}.damaged").exists()
+
+
+def test_a_net_of_other_images_is_set_aside_and_fitted_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifier, "STEPS", 1)
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
+    x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
+    first = classifier.classifier(x, y)
+    (path,) = (tmp_path / "feature-nets").glob("*.pt")
+    other = classifier.Classifier((1, 28, 28), 10)
+    Work(path.parent).save(path.name, classifier.packed(other))
+    assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(first)
+    assert f"{path} is damaged: RuntimeError: " in capsys.readouterr().err
+
+
 def test_data_without_labels_or_in_colour_have_no_net_of_their_own():
     assert features.in_domain("photos", find("datasets", "photos")()) is None
     assert fidelity.measure(evaluated(find("datasets", "toys:moons")(), lambda n: torch.randn(n, 2))) == {}
@@ -243,12 +271,28 @@ def test_new_digits_are_at_the_floor_and_fewer_kinds_or_noise_are_not():
     assert half["precision[digits-cnn]"].value > 0.8 > 0.6 > half["recall[digits-cnn]"].value
     assert half["inception_score[digits-cnn]"].value == pytest.approx(5, abs=0.5)
     assert new["inception_score[digits-cnn]"].value == pytest.approx(9.7, abs=0.3)
-    assert new["fid[digits-cnn]"].impl.endswith("360 points of test and validation")
+    assert new["fid[digits-cnn]"].impl.endswith("180 points of test")
     assert new["fid[digits-cnn]"].n == 1000
+    floors = {found["fid_floor[digits-cnn]"] for found in (new, half, noise)}
+    assert len(floors) == 1, "the floor is of data alone"
+    assert floors.pop().value == pytest.approx(8, abs=2)
+
+
+def test_points_that_select_weights_are_not_those_that_samples_are_compared_with():
+    """Another validation split changes nothing; another test split does."""
+    draw = copies(DIGITS.train)
+    zeros = torch.zeros_like(DIGITS.validation)
+    whole, selected, tested = (
+        fidelity.measure(evaluated(data, draw))["fid[digits-cnn]"].value
+        for data in (DIGITS, replace(DIGITS, validation=zeros), replace(DIGITS, test=zeros))
+    )
+    assert whole == selected
+    assert tested > 10 * whole
 
 
 def test_samples_are_the_same_whoever_asks_first_and_move_no_other_draws():
-    one, other = (evaluated(DIGITS, lambda n: torch.rand(n, 2)) for _ in range(2))
+    plane = Dataset(Space((2,)), *torch.rand(3, 10, 2))
+    one, other = (evaluated(plane, lambda n: torch.rand(n, 2)) for _ in range(2))
     state = torch.get_rng_state()
     many = one.sampled(1500)
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,5 +1,8 @@
 """The tabular sets: files in the layout of the archive, prepared as the paper's code does, step by step."""
 
+import os
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -171,10 +174,71 @@ def test_runs_whose_data_are_missing_are_left_out_with_one_line_for_each_data_se
         fetched(runs[:3])
 
 
-def test_a_pickle_that_pandas_cannot_read_is_one_line(root):
-    (root / "gas/ethylene_CO.pickle").write_bytes(b"cpandas.nowhere\nDataFrame\n.")
+@pytest.mark.parametrize("content", [b"cpandas.nowhere\nDataFrame\n.", b"cpandas\nStringDtype\n(I1\ntR."])
+def test_a_pickle_that_pandas_cannot_read_is_one_line(content, root):
+    (root / "gas/ethylene_CO.pickle").write_bytes(content)
     with pytest.raises(UsageError, match=r"ethylene_CO.pickle cannot be read by pandas .* to_pickle$"):
         load("GAS")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_table_is_read_from_every_protocol(protocol, tmp_path):
+    path, table = tmp_path / "x.pickle", pd.DataFrame({"a": [1.5, 2.5], "b": [1, 2], "c": ["x", "y"]})
+    table.to_pickle(path, protocol=protocol)
+    pd.testing.assert_frame_equal(tabular.unpickled(path), table)
+
+
+class Calling:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (os.mkdir, ("{root}/called",)),
+        (eval, ("__import__('os').mkdir('{root}/called')",)),
+        (pd.read_pickle, ("{root}/called",)),
+        (np.load, ("{root}/called",)),
+        (np.memmap, ("{root}/called", "uint8", "w+", 0, (1,))),
+        (pd.eval, ("1 + 1",)),
+        (getattr, (1, "real")),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_pickle_that_calls_anything_else_is_refused_before_it_does(function, arguments, protocol, root):
+    call = Calling(function, *(a.format(root=root) if isinstance(a, str) else a for a in arguments))
+    (root / "gas/ethylene_CO.pickle").write_bytes(pickle.dumps({"table": call}, protocol))
+    with pytest.raises(UsageError, match=rf"ethylene_CO.pickle is refused: it would call .*{function.__name__}"):
+        load("GAS")
+    assert not (root / "called").exists()
+
+
+def test_a_dotted_name_leads_nowhere(root):
+    for name in (b"core.frame.DataFrame", b"DataFrame.to_pickle"):
+        (root / "gas/ethylene_CO.pickle").write_bytes(b"\x80\x04\x8c\x06pandas\x8c%c%s\x93." % (len(name), name))
+        with pytest.raises(UsageError, match="is refused"):
+            load("GAS")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"garbage", b"\x80\x05K\x01.", b"\x80\x05(((."])
+@pytest.mark.parametrize(
+    "file", ["gas/ethylene_CO.pickle", "power/data.npy", "hepmass/1000_train.csv", "BSDS300/BSDS300.hdf5"]
+)
+def test_a_damaged_file_is_one_line_that_names_it(content, file, root):
+    path = root / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    name = {"gas": "GAS", "power": "POWER", "hepmass": "HEPMASS", "BSDS300": "BSDS300"}[file.partition("/")[0]]
+    with pytest.raises(UsageError, match=path.name) as error:
+        load(name)
+    assert "\n" not in str(error.value)
 
 
 def test_bsds300_is_read_as_it_is(root):

@@ -3,6 +3,9 @@
 Masked Autoregressive Flow for Density Estimation (2017), appendix D, and its released code say what columns go, what
 noise comes in and how rows are split and scaled. The archive (data.tar.gz) is unpacked by hand in the folder that
 GENBENCH_DATA names (default: data), or beside it; nothing is downloaded. x (N, D) float32.
+
+GAS is a pickle, a format that can make its reader call any function. It is read by an unpickler that calls only what
+tables of pandas and NumPy are made of, listed in `TABLE_PARTS`, and refuses everything else.
 """
 
 from __future__ import annotations
@@ -62,8 +65,13 @@ class Table:
 @functools.lru_cache(maxsize=1)
 def loaded(table: Table, paths: tuple[Path, ...]) -> Dataset:
     """Return the data set of `table`, whose files are at `paths`; the latest one is kept in memory."""
-    held = [opened(path) for path in paths]
-    train, validation, test = (torch.from_numpy(np.asarray(x, np.float32)) for x in table.prepare(*held))
+    contents = [opened(path) for path in paths]
+    try:
+        splits = table.prepare(*contents)
+    except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
+        files, why = ", ".join(map(str, paths)), " ".join(str(error).split())[:200]
+        raise UsageError(f"{files} cannot be prepared ({why}): unpack data.tar.gz again") from None
+    train, validation, test = (torch.from_numpy(np.asarray(x, np.float32)) for x in splits)
     return Dataset(Space((train.shape[1],)), train, validation, test)
 
 
@@ -83,17 +91,31 @@ def found(root: Path, file: str) -> Path:
 
 
 def opened(path: Path) -> Any:
-    """Return what the file holds: an array, a table with named columns, or the arrays of an HDF5 file by name."""
-    match path.suffix:
-        case ".npy":
-            return np.load(path).astype(np.float64)
-        case ".csv":
-            import pandas as pd
+    """Return what the file holds: an array, a table with named columns, or the arrays of an HDF5 file by name.
 
-            return pd.read_csv(path, index_col=False)
-        case ".hdf5":
-            return hdf5(path)
-    return unpickled(path)
+    Raises:
+        UsageError: it is damaged, or needs a package that is missing.
+    """
+    try:
+        return READERS[path.suffix](path)
+    except UsageError:
+        raise
+    except Exception as error:  # there is no end to what readers raise on damaged files
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"{path} cannot be read ({why}): unpack data.tar.gz again") from None
+
+
+def numpy_array(path: Path) -> Array:
+    """Return the array of an .npy file; one of Python objects, which would be pickled, is refused."""
+    array: Array = np.load(path, allow_pickle=False).astype(np.float64)
+    return array
+
+
+def csv(path: Path) -> pd.DataFrame:
+    """Return the table of a .csv file, whose first row names the columns."""
+    import pandas as pd
+
+    return pd.read_csv(path, index_col=False)
 
 
 def hdf5(path: Path) -> dict[str, Array]:
@@ -110,22 +132,53 @@ def hdf5(path: Path) -> dict[str, Array]:
         return {name: file[name][:] for name in file}
 
 
+TABLE_PARTS = {  # by package: the classes and functions that pickles of tables call, in whichever module they are
+    "pandas": {
+        *("DataFrame", "BlockManager", "Index", "RangeIndex", "Int64Index", "Float64Index", "StringArray"),
+        *("StringDtype", "_new_Index", "_unpickle_block", "new_block", "__pyx_unpickle_NDArrayBacked"),
+    },
+    "numpy": {"ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar"},
+    "builtins": {"slice", "object"},
+    "copyreg": {"_reconstructor"},  # of any object in pickles of protocols 0 and 1
+    "_codecs": {"encode"},  # of bytes in pickles of protocols 0 to 2
+}
+OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # of Python 2
+
+
 def unpickled(path: Path) -> pd.DataFrame:
     """Return a pickled table; one that pandas of 2017 wrote may be beyond the pandas of today.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is, or the pickle calls something that is not in `TABLE_PARTS`, or holds no table.
     """
     import pandas as pd
+    from pandas.compat import pickle_compat  # type: ignore[import-not-found]
+
+    class TableUnpickler(pickle_compat.Unpickler):  # type: ignore[misc]
+        """The unpickler of pandas, which knows where old versions had what, with no access to anything else."""
+
+        def find_class(self, module: str, name: str) -> Any:
+            package = OLD_NAMES.get(module, module.partition(".")[0])
+            if name not in TABLE_PARTS.get(package, ()):
+                raise UsageError(f"{path} is refused: it would call {module}.{name}, which is no part of a table")
+            return super().find_class(module, name)
 
     try:
-        table: pd.DataFrame = pd.read_pickle(path)
-        return table
+        with path.open("rb") as file:
+            table = TableUnpickler(file, encoding="latin-1").load()
     except (AttributeError, ImportError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(
             f"{path} cannot be read by pandas {pd.__version__} ({' '.join(str(error).split())[:200]}): "
-            f"read it once with pandas 1.2 and write it anew with to_pickle"
+            f"read it once with pandas 1.2 and write it again with to_pickle"
         ) from None
+    if not isinstance(table, pd.DataFrame):
+        raise UsageError(f"{path} holds a {type(table).__name__} and no table")
+    return table
+
+
+READERS: dict[str, Callable[[Path], Any]] = {".npy": numpy_array, ".csv": csv, ".hdf5": hdf5, ".pickle": unpickled}
 
 
 # ------------------------------------------------------------------------------------------------------ the sets

@@ -1,6 +1,6 @@
 """A classifier of a data set's own small grey images: its features are what samples and data are compared by.
 
-It is trained on the training split and its labels, once for a data set, and kept in the folder ``feature-nets`` under
+It is trained on the training split and its labels, once for a data set, and saved in the folder ``feature-nets`` under
 the one that GENBENCH_DATA names. Nothing of a run moves it: it has seeds of its own, is trained in float64 on the CPU,
 and its weights are rounded to float16, so that machines whose last digits differ end with the same bits.
 """
@@ -12,15 +12,16 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from genbench.downloads import FEATURE_NETS, alone, data_root
-from genbench.work import write_whole
+from genbench.notices import notify
+from genbench.work import Work
 
 STEPS, BATCH, RATE, DROPOUT = 400, 128, 3e-3, 0.5
 CHANNELS, FEATURES, SIDE = (16, 32), 64, 4  # of the first layer and the others; features; side at which they end
@@ -81,24 +82,37 @@ def digest(net: nn.Module) -> str:
 def classifier(x: Tensor, y: Tensor) -> Classifier:
     """Return the classifier of images x (N, C, H, W) uint8 with labels y (N,), on the CPU.
 
-    It is fitted if it is not kept, and fitted anew by every process where nothing can be kept.
+    It is fitted if the folder has none, and in every run where the folder cannot be read or written.
     """
-    classes = int(y.max()) + 1
-    with suppress(OSError):
-        return kept(x, y, classes)
-    return fitted(x, y, classes)
-
-
-def kept(x: Tensor, y: Tensor, classes: int) -> Classifier:
-    """Return what `fitted` does, from the folder, into which it is put if it is not there."""
-    folder = data_root() / FEATURE_NETS
+    folder, classes = data_root() / FEATURE_NETS, int(y.max()) + 1
     decides = (Path(__file__).read_bytes(), repr(x.shape).encode(), x.numpy().tobytes(), y.numpy().tobytes())
-    path = folder / f"{hashlib.sha256(b''.join(decides)).hexdigest()[:16]}.pt"
-    with alone(folder):
-        if not path.is_file():
-            write_whole(path, packed(fitted(x, y, classes)))
-    net = Classifier(x.shape[1:], classes)
-    net.load_state_dict(torch.load(path, weights_only=True))
+    name = f"{hashlib.sha256(b''.join(decides)).hexdigest()[:16]}.pt"
+    net = None
+    try:
+        net = saved(work := Work(folder), name, x.shape[1:], classes)
+        if net is None:
+            with alone(folder):  # of several processes one fits it
+                net = saved(work, name, x.shape[1:], classes) or fitted(x, y, classes)
+                work.save(name, packed(net))
+    except OSError as error:
+        notify(f"each run fits its own classifier of the data, because {folder} cannot be used: {error}")
+    return net or fitted(x, y, classes)
+
+
+def saved(work: Work, name: str, shape: Sequence[int], classes: int) -> Classifier | None:
+    """Return the classifier of images of `shape`, (C, H, W), that is saved under `name`; None if none is, or damaged.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    if (content := work.load(name)) is None:
+        return None
+    net = Classifier(shape, classes)
+    try:
+        net.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
+    except (RuntimeError, UnpicklingError, AttributeError, KeyError, TypeError, ValueError) as error:
+        work.set_aside(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return None
     return net.requires_grad_(False).eval()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
-from genbench.downloads import FEATURE_NETS, data_root, downloading
+from genbench.downloads import FEATURE_NETS, data_root, download, downloading, has_digest
 from genbench.metrics import classifier
 from genbench.run import UsageError
 
 BATCH = 128  # images at a time
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of torch-fidelity's weights
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,15 @@ def inception(data: str, dataset: Dataset) -> FeatureNet | None:
 
 @functools.lru_cache(maxsize=1)
 def inception_net(path: Path) -> FeatureNet:
-    """Return Inception-v3 with the weights in `path`, which are the published ones.
-
-    Raises:
-        UsageError: they are others.
-    """
+    """Return Inception-v3 with the weights in `path`."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    found, published = hashlib.sha256(path.read_bytes()).hexdigest()[:8], path.stem.rpartition("-")[2]
-    if found != published:
-        raise UsageError(f"{path} is damaged: its SHA-256 begins with {found}; remove it, to have it downloaded anew")
     net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
-    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {found}", net, colour=True)
+    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {INCEPTION_SHA256[:8]}", net, colour=True)
 
 
 def inception_weights() -> Path:
-    """Return where the weights of Inception-v3 are; they are downloaded if they are not there.
+    """Return where the weights of Inception-v3 are; they are downloaded if they are missing or damaged.
 
     Raises:
         UsageError: they cannot be.
@@ -111,13 +104,10 @@ def inception_weights() -> Path:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = data_root() / FEATURE_NETS / PurePosixPath(urlsplit(URL_INCEPTION_V3).path).name
-    if path.is_file():
-        return path
     try:
-        with downloading(path.parent):
-            if not path.is_file():
-                prefix = path.stem.rpartition("-")[2]
-                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=prefix, progress=False)
+        if not has_digest(path, INCEPTION_SHA256):
+            with downloading(path.parent):
+                download(path, [URL_INCEPTION_V3], INCEPTION_SHA256)
     except (OSError, RuntimeError, HTTPException) as error:
         why = " ".join(str(error).split())[:200]
         raise UsageError(

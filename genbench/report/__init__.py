@@ -15,6 +15,8 @@ from genbench.run import Record
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from genbench.report.comparison import Outcome
+
 __all__ = ["compare", "leaderboard", "show", "uncollected", "write"]
 
 PLOTS = 12  # drawn where no number is said, those of the boards with the newest records first: ten take a second
@@ -61,10 +63,11 @@ def show(records: Iterable[Record], console: Console) -> None:
     terminal.show(records, console)
 
 
-def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> bool:
-    """Print what changed from `a` to `b` beyond what seeds explain; return whether anything got worse."""
-    from genbench.report.comparison import compared, print_comparison, regressions
+def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> Outcome:
+    """Print what changed from `a` to `b` beyond what seeds explain, and what was not compared; return how many cells were
+    compared, were not, and got worse."""
+    from genbench.report.comparison import compared, outcome, print_comparison
 
     found = compared(a, b)
     print_comparison(found, console)
-    return len(regressions(found)) > 0
+    return outcome(found)

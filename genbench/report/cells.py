@@ -94,6 +94,11 @@ def failures(lines: Sequence[Line]) -> str:
     return _counted(lines, {(line.status, line.id) for line in lines if line.id not in ok})
 
 
+def failed_runs(lines: Sequence[Line]) -> int:
+    """Return how many runs of a row have no ok execution."""
+    return len({line.id for line in lines} - {line.id for line in lines if line.status == "ok"})
+
+
 def later(lines: Sequence[Line]) -> str:
     """Return, as `failures` does, the ok runs of a row that failed when they were executed again for more."""
     ok = {line.id for line in lines if line.status == "ok"}
