@@ -64,8 +64,8 @@ def show(records: Iterable[Record], console: Console) -> None:
 
 
 def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> Outcome:
-    """Print what changed from `a` to `b` beyond what seeds explain, and what was not compared; return how many cells were
-    compared, were not, and got worse."""
+    """Print what changed from `a` to `b` beyond what seeds explain, and what was not compared; return how many cells
+    were compared, were not, and got worse."""
     from genbench.report.comparison import compared, outcome, print_comparison
 
     found = compared(a, b)

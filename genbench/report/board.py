@@ -72,7 +72,8 @@ class Row:
     """A model under one protocol on one data set, over its seeds; `ids` are its runs, by seed.
 
     `hue` numbers the names of a suite, so that a row keeps its colour from board to board. `published` is the source
-    of a row that a paper reports, "" for one that was measured.
+    of a row that a paper reports, "" for one that was measured. `weights` are those that were measured:
+    "best-validation" or "last", "" where nothing was trained.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Row:
     verdicts: str
     cells: dict[Column, Cell]
     published: str = ""
+    weights: str = ""
 
     @property
     def label(self) -> str:

@@ -18,13 +18,18 @@ PRIMARY = (
     "bpd",
     "jensen_shannon",
 )  # these rank a board; else the first with a better end
+WEIGHTS = ("best-validation", "last")
 KINDS = ("exact", "bound", "estimate")
 
 
-def boards(lines: Iterable[Line], metrics: Mapping[str, Sequence[str]]) -> list[Board]:
+def boards(
+    lines: Iterable[Line], metrics: Mapping[str, Sequence[str]], weights: Mapping[str, str] | None = None
+) -> list[Board]:
     """Return the boards of `lines` (see tidy), by suite, version and data.
 
-    Columns follow `metrics`: those of each suite, in order.
+    Args:
+        metrics: those of each suite, in the order that columns follow.
+        weights: which weights of each run were measured, by its id.
     """
     folded = rows(lines)
     found, hues = cells(folded), _hues(folded)
@@ -32,7 +37,7 @@ def boards(lines: Iterable[Line], metrics: Mapping[str, Sequence[str]]) -> list[
     impls: dict[Place, dict[Column, str]] = defaultdict(dict)
     for key, mine in folded.items():
         *_, label = key
-        tables[key[:3]].append(_row(label, mine, found[key], hues[key[0], label]))
+        tables[key[:3]].append(_row(label, mine, found[key], hues[key[0], label], weights or {}))
         impls[key[:3]] |= {column: fold.impl for column, fold in found[key].items()}
     columns = {place: _ordered(impls[place], metrics.get(place[0], ())) for place in sorted(tables)}
     return [_board(place, tables[place], columns[place]) for place in columns]
@@ -50,8 +55,8 @@ def _board(place: Place, rows: list[Row], columns: list[Column]) -> Board:
     return Board(*place, tuple(columns), tuple(sorted(rows, key=lambda row: _place(row, columns))))
 
 
-def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int) -> Row:
-    last = lines[-1]
+def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int, weights: Mapping[str, str]) -> Row:
+    last, measured = lines[-1], {weights.get(line.id, "") for line in lines}
     return Row(
         name=label,
         model=last.model,
@@ -63,6 +68,7 @@ def _row(label: str, lines: list[Line], folds: Mapping[Column, Fold], hue: int) 
         later=later(lines),
         verdicts=verdicts(lines),
         cells={column: _cell(fold) for column, fold in folds.items()},
+        weights=next((name for name in WEIGHTS if name in measured), ""),
     )
 
 

@@ -142,12 +142,17 @@ def _untested(a: Fold, b: Fold) -> str:
 
 def _by_repetitions(a: Fold, b: Fold) -> tuple[str, str]:
     """Return whether a timing of one seed is slower or faster than the spread of repetitions, of which it has some."""
-    low, high = ([line for line in fold.lines if line.value is not None][0] for fold in (a, b))
-    if a.n > 1 or b.n > 1 or None in (low.p20, low.p80, high.p20, high.p80):
+    x, y = (_spread(fold) for fold in (a, b))
+    if x is None or y is None:
         return "untested", "of one seed, which says nothing of what seeds explain"
-    if high.p20 <= low.p80 and low.p20 <= high.p80:  # type: ignore[operator]
+    if y[0] <= x[1] and x[0] <= y[1]:
         return "same", ""
-    return ("slower" if _worse(b.column, high.p20 - low.p20) else "faster"), ""  # type: ignore[operator]
+    return ("slower" if _worse(b.column, y[0] - x[0]) else "faster"), ""
+
+
+def _spread(fold: Fold) -> tuple[float, float] | None:
+    line = next(line for line in fold.lines if line.value is not None)
+    return (line.p20, line.p80) if fold.n == 1 and line.p20 is not None and line.p80 is not None else None
 
 
 def _worse(column: Column, difference: float) -> bool:

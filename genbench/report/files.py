@@ -20,7 +20,7 @@ from genbench.report.page import page
 from genbench.report.protocol import measured_on, suite_files
 from genbench.report.published import published_lines, with_published
 from genbench.report.terminal import print_boards
-from genbench.report.tidy import as_csv, by_run, lines, metrics_of
+from genbench.report.tidy import as_csv, by_run, lines, metrics_of, weights_of
 from genbench.run import Record, UsageError
 from genbench.work import storage
 
@@ -52,7 +52,7 @@ def write(
     told = lines(runs)
     tables = [
         with_published(board, files.get((board.suite, board.version)))
-        for board in boards(told, metrics_of(records, files.values()))
+        for board in boards(told, metrics_of(records, files.values()), weights_of(records))
     ]
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)
     plots = dict(figures(newest, curves_of(runs), most, svg))

@@ -255,13 +255,15 @@ function behind(board, at, c) {
   const distinct = key => [...new Set(executions.map(execution => execution[key]))].filter(value => value !== null);
   const commit = execution => (execution.commit || "unknown").slice(0, 12) + (execution.dirty ? " with uncommitted changes" : "");
   const rank = cell && (cell.rank ? `rank ${cell.rank}` : cell.unranked && `not ranked: ${cell.unranked}`);
+  const counts = [...new Set(seeds.map(seed => seed[3]))].filter(n => n !== null).sort((a, b) => a - b);
+  const taken = counts.length ? counts.map(n => n.toLocaleString("en")).join(" or ") + (column.unit.endsWith("/s") ? " repetitions" : " points or samples of each seed") : "";
   const failed = row.runs.filter(run => DATA.executions[run[2]].status !== "ok");
   const paper = row.published && list([["source", row.published], ["kind", column.kind], ["rank", "never ranked: what a paper reports, under its own protocol"]]);
   document.getElementById("behind").replaceChildren(...[
     element("h3", { id: "behind-title" }, `${row.label}, ${column.heading} on ${table.data}`),
     element("p", { class: "value" }, cell ? (told(cell) || "no value") + " " + column.shown_unit : row.failures || row.later || "not measured"),
     ...paper ? [paper] : [
-    list([["seeds", cell && cell.n], ["standard error of the test set", cell && cell.stderr !== null ? short(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later], ["verdicts", row.verdicts], ["model", row.model], ["settings", row.settings]]),
+    list([["seeds", cell && cell.n], ["taken from", taken], ["standard error of the test set", cell && cell.stderr !== null ? short(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later], ["verdicts", row.verdicts], ["model", row.model], ["weights", row.weights], ["settings", row.settings]]),
     seeds.length ? element("h4", {}, "single values") : null,
     seeds.length ? grid(["seed", "value", "verdict", "± s.e.", "from", "by", "run", "execution"], seeds.map(([seed, value, stderr, n, verdict, impl, i]) => [seed, value === null ? "none" : +value.toPrecision(7), verdict, stderr === null ? "" : short(stderr, ""), n, DATA.impls[impl], ids.get(seed), DATA.executions[i].execution])) : null,
     failed.length ? element("h4", {}, "runs that did not end well") : null,

@@ -145,7 +145,18 @@ def _row(board: Board, row: Row, behind: Behind) -> dict[str, Any]:
     points = [(point.step, point.validation, point.loss) for point in curve_of(board, row, behind.curves)]
     said = {
         key: getattr(row, key)
-        for key in ("name", "label", "published", "model", "settings", "failures", "later", "verdicts", "hue")
+        for key in (
+            "name",
+            "label",
+            "published",
+            "model",
+            "settings",
+            "failures",
+            "later",
+            "verdicts",
+            "hue",
+            "weights",
+        )
     }
     ends = [(_exact(seed), row.ids[seed], behind.executions[name]) for seed, name in last.items()]
     cells = [_cell(row.cells.get(column), behind) for column in board.columns]

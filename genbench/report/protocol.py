@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from genbench.report.axis import LIKELIHOODS
 from genbench.report.board import Board
 from genbench.run import Record, Settings, Suite, UsageError, read_suite, suite_paths
 from genbench.store import Store
@@ -27,6 +28,7 @@ RULES = (
 )
 
 
+NAMED = 20  # rows that a sentence names
 Machines = dict[tuple[str, int], str]  # by suite and version the sentence that names them
 
 
@@ -59,9 +61,41 @@ def protocol(board: Board) -> str:
         f"{_shared(s.optimizer.name for s in said)}, lr {_shared(s.optimizer.lr for s in said)}",
         f"schedule {_shared(s.optimizer.schedule for s in said)}",
         f"{_shared(s.precision for s in said)}",
-        f"{_shared({'best': 'best-validation', 'last': 'last'}[s.selection] for s in said)} weights",
+        weights(board),
+        points(board),
     )
-    return ", ".join(parts)
+    return ", ".join(part for part in parts if part)
+
+
+def weights(board: Board) -> str:
+    """Return which weights were measured: "best-validation weights", and of which rows others; "" of no training."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for row in board.measured:
+        rows[row.weights].append(row.name)
+    rows.pop("", None)
+    if not rows:
+        return ""
+    usual = max(rows, key=lambda name: len(rows[name]))
+    others = [f"{name} weights: {_listed(names)}" for name, names in rows.items() if name != usual]
+    return f"{usual} weights{f' ({others[0]})' if others else ''}"
+
+
+def points(board: Board) -> str:
+    """Return of how many test points likelihoods are that share an axis, where they are not of the same."""
+    for alike in LIKELIHOODS.values():
+        numbers: dict[str, set[int]] = defaultdict(set)
+        for column, cell in (item for row in board.measured for item in row.cells.items()):
+            if column.measurement in alike:
+                numbers[column.measurement] |= {seed.n for seed in cell.seeds if seed.n is not None}
+        if len(set().union(*numbers.values())) > 1:
+            said = (f"{name.replace('_', ' ')} of {_shared(numbers[name])}" for name in alike if numbers[name])
+            return f"test points: {', '.join(said)}"
+    return ""
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{'; '.join(names[:NAMED])}{more}"
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from genbench.report.boards import boards
 from genbench.report.protocol import hardware, protocol, seeds, suite_files
 from genbench.report.published import with_published
 from genbench.report.text import fixed, notes, number
-from genbench.report.tidy import by_run, code_of, lines, metrics_of, newest, settings
+from genbench.report.tidy import by_run, code_of, lines, metrics_of, newest, settings, weights_of
 from genbench.run import Record
 
 BOARDS, ROWS, NAME = 20, 20, 30  # boards, rows of a board, and letters of a name, that are printed
@@ -28,7 +28,7 @@ def leaderboard(records: Iterable[Record], console: Console) -> None:
     """Print a table for each suite and data set, with as many columns as fit."""
     records = list(records)
     suites = suite_files(records)
-    tables = boards(lines(by_run(records)), metrics_of(records, suites.values()))
+    tables = boards(lines(by_run(records)), metrics_of(records, suites.values()), weights_of(records))
     print_boards([with_published(board, suites.get((board.suite, board.version))) for board in tables], console)
 
 

@@ -155,6 +155,23 @@ def code_of(record: Record) -> tuple[str | None, bool | None]:
     return commit if isinstance(commit, str) else None, dirty if isinstance(dirty, bool) else None
 
 
+def weights_of(records: Iterable[Record]) -> dict[str, str]:
+    """Return by the id of a run which of its weights were measured: "best-validation" or "last"; none of no training.
+
+    An execution with a learning curve knows (see Record.weights); others measured what it had trained, in whatever
+    suite. Where no such execution is at hand, weights of the last step are the last, and those of another the best.
+    """
+    known: dict[str, str] = {}
+    likely: dict[str, str] = {}
+    for record in records:
+        if weights := record.weights:
+            known[record.id] = weights
+        elif record.run.steps and record.status == "ok":
+            last = record.run.selection == "last" or record.selected_step == record.run.steps
+            likely[record.id] = "last" if last else "best-validation"
+    return likely | known
+
+
 def metrics_of(records: Iterable[Record], suites: Iterable[Suite] = ()) -> dict[str, tuple[str, ...]]:
     """Return by suite the metrics asked for, in the order of the files in `suites`, then in which its runs ask."""
     found: dict[str, dict[str, None]] = {}
