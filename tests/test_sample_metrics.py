@@ -22,6 +22,7 @@ from genbench.metrics.diversity import diversity
 from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
 from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
 from genbench.metrics.memorisation import copying, memorisation, z_score
+from genbench.metrics.samples import LARGEST, LINE, grid, histogram
 from genbench.run import Run, UsageError, find
 from genbench.work import Work
 from tests.drawn import Drawn
@@ -414,3 +415,52 @@ def test_images_are_drawn_beside_their_nearest_training_points():
     evaluation = evaluated(DIGITS, copies(DIGITS.train))
     memorisation.measure(evaluation)
     assert evaluation.files["neighbours.png"].startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels"),
+    [
+        *(((1, 1, 4000), None), ((1, 4000, 1), 256), ((1, 1, 1), 2), ((2, 8, 8), None), ((4, 9, 8), 256)),
+        *(((1, 7, 13), 17), ((3, 5, 2), None), ((60, 3, 4), 256), ((1, 900, 1100), None)),
+    ],
+)
+def test_images_of_any_shape_make_a_picture_of_bounded_size(shape, levels):
+    x = torch.randint(levels, (64, *shape)) if levels else torch.randn(64, *shape)
+    picture = grid(x, Space(shape, levels))
+    assert picture.dtype == torch.uint8
+    assert picture.shape[2] == 3
+    assert max(picture.shape[:2]) <= LARGEST
+    assert len(picture.unique()) > 2, "more than a frame around nothing"
+
+
+def test_one_channel_is_grey_three_are_colours_and_others_stand_side_by_side():
+    x = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 4, 1, 1).expand(-1, -1, 2, 2)
+    row = grid(x, Space((4, 2, 2), None))
+    middle = row[len(row) // 2, LINE:-LINE]
+    assert middle.unique_consecutive(dim=0).tolist() == [[0] * 3, [255] * 3, [128] * 3, [64] * 3]
+    colours = grid(x[:, :3], Space((3, 2, 2), None))
+    assert colours[len(colours) // 2, len(colours) // 2].tolist() == [0, 255, 128]
+
+
+@pytest.mark.parametrize("value", [0.0, -7.5, 3e38])
+def test_constant_images_and_a_constant_plane_have_a_picture(value):
+    assert grid(torch.full((64, 1, 8, 8), value), Space((1, 8, 8), None)).unique().tolist() == [0, 128]
+    assert histogram(torch.zeros(10, 2), 0.0).shape == (384, 384, 3)
+
+
+def test_reals_as_large_as_there_are_keep_their_order_in_a_picture():
+    x = torch.tensor([-3e38, 0.0, 3e38]).view(1, 1, 1, 3)
+    middle = grid(x, Space((1, 1, 3), None))[:, LINE:-LINE]
+    assert middle[len(middle) // 2].unique_consecutive(dim=0)[:, 0].tolist() == [0, 128, 255]
+
+
+def test_memorisation_of_fewer_points_than_cells_has_a_value_and_no_warning(recwarn):
+    data = Dataset(Space((2,)), *torch.randn(3, 8, 2).unbind())
+    found = memorisation.measure(evaluated(data, copies(data.train)))
+    assert found["nearer_than_new"].value > 0.5
+    assert [str(w.message) for w in recwarn if "cluster" in str(w.message)] == []
+    one = Dataset(Space((2,)), torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
+    assert memorisation.measure(evaluated(one, copies(one.train)))["nearer_than_new"].stderr is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -54,18 +55,24 @@ def nearest(x: Tensor, train: Tensor, device: torch.device) -> tuple[Tensor, Ten
     return torch.cat([part.values for part in parts]).cpu(), torch.cat([part.indices for part in parts]).cpu()
 
 
-def nearer(near: Tensor, new: Tensor) -> tuple[float, float]:
-    """Return P(near < new) + P(near = new) / 2 of near (n,) and new (m,), and its standard error."""
+def nearer(near: Tensor, new: Tensor) -> tuple[float, float | None]:
+    """Return P(near < new) + P(near = new) / 2 of near (n,) and new (m,), and its standard error; None of one point."""
     less = (near[:, None] < new).double() + (near[:, None] == new).double() / 2
     a, b = less.mean(1), less.mean(0)
-    return less.mean().item(), (a.var() / len(a) + b.var() / len(b)).sqrt().item()
+    stderr = (a.var() / len(a) + b.var() / len(b)).sqrt().item() if min(len(a), len(b)) > 1 else None
+    return less.mean().item(), stderr
 
 
 def labelled(train: Tensor, *sets: Tensor) -> list[Tensor]:
     """Return the cell (n,) of every point of each set (n, D), of k-means of train (N, D)."""
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    means = KMeans(CELLS, n_init=1, random_state=0).fit(train[:10_000].numpy())
+    points = train[:10_000].numpy()
+    with warnings.catch_warnings(
+        category=ConvergenceWarning, action="ignore"
+    ):  # fewer points differ than there are cells
+        means = KMeans(min(CELLS, len(points)), n_init=1, random_state=0).fit(points)
     return [torch.from_numpy(means.predict(x.numpy())) for x in sets]
 
 

@@ -18,6 +18,8 @@ from genbench.moments import lattice
 __all__ = ["samples"]
 
 SIDE, PIXELS = 8, 384  # images a side of a grid; about how wide a panel is
+BRIGHTEST = 1e300  # a density without bounds is drawn as this
+LARGEST = 2048  # pixels a side of a grid at most
 GAP, LINE = 12, 2  # pixels between two panels, and around an image of a grid
 
 
@@ -62,16 +64,39 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
 
 
 def grid(x: Tensor, space: Space, side: int = SIDE) -> Tensor:
-    """Return the first side^2 images of x (N, C, H, W) as one picture (height, width, 3), uint8."""
-    side = min(side, math.isqrt(len(x)))
-    x = x[: side * side].float()
-    x = x / (space.levels - 1) if space.levels else (x - x.min()) / (x.max() - x.min()).clamp_min(1e-12)
-    x = (x.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    scale = max(1, PIXELS // (side * space.shape[-1]))
-    x = x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    """Return the first side^2 images of x (N, C, H, W) as one picture (height, width, 3), uint8.
+
+    It has `LARGEST` pixels a side at most: small images are enlarged, large ones reduced in their own proportions.
+    Three channels are colours, one is grey; those of other numbers stand side by side, each in grey.
+    """
+    side = max(1, min(side, math.isqrt(len(x)), LARGEST // (1 + 2 * LINE)))
+    x, room = x[: side * side], LARGEST // side - 2 * LINE
+    if x.shape[1] not in (1, 3):
+        x = x.permute(0, 2, 1, 3).flatten(2).unsqueeze(1)
+    x = (shaded(reduced(x, room), space) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    times = max(1, min(PIXELS // (side * x.shape[-1]), room // max(x.shape[2:])))
+    x = x.repeat_interleave(times, 2).repeat_interleave(times, 3)
     x = torch.nn.functional.pad(x, (LINE, LINE, LINE, LINE), value=128)
     tiles = x.view(side, -1, 3, *x.shape[2:])
     return tiles.permute(0, 3, 1, 4, 2).reshape(side * x.shape[2], -1, 3)
+
+
+def reduced(x: Tensor, room: int) -> Tensor:
+    """Return images x (N, C, H, W), float32, those larger than `room` pixels a side reduced to it."""
+    longest = max(x.shape[2:])
+    if longest <= room:
+        return x.float()
+    size = [max(1, edge * room // longest) for edge in x.shape[2:]]
+    one_by_one = (torch.nn.functional.interpolate(image[None].float(), size=size, mode="area") for image in x)
+    return torch.cat(list(one_by_one))
+
+
+def shaded(x: Tensor, space: Space) -> Tensor:
+    """Return x (N, C, H, W) in [0, 1]: integers by their levels, reals between the least and greatest of all."""
+    if space.levels:
+        return (x / max(1, space.levels - 1)).nan_to_num(0).clamp(0, 1)
+    x = x.nan_to_num() / 2  # halves: of numbers as large as there are the difference would be infinite
+    return ((x - x.min()) / (x.max() - x.min()).clamp_min(5e-13)).clamp(0, 1)
 
 
 def interpolations(model: Decodes, side: int = SIDE) -> Tensor:
@@ -94,7 +119,7 @@ def arc(start: Tensor, end: Tensor, number: int) -> Tensor:
 
 def histogram(x: Tensor, edge: float, bins: int = 96) -> Tensor:
     """Return how often x (N, 2) falls in each cell of [-edge, edge]^2, coloured, (PIXELS, PIXELS, 3)."""
-    inside = x[x.isfinite().all(1)].double()
+    inside, edge = x[x.isfinite().all(1)].double(), edge or 1.0  # 0: all data are at the origin
     counts, _ = torch.histogramdd(inside, bins=[bins, bins], range=[-edge, edge, -edge, edge])
     return coloured(counts)
 
@@ -113,6 +138,7 @@ def densities(evaluation: Evaluation, edge: float, points: int = 128) -> Tensor:
 
 def coloured(values: Tensor, top: float | None = None) -> Tensor:
     """Return values[x, y] as a picture (PIXELS, PIXELS, 3), y upwards, from 0 to `top` (their 99.5 % quantile)."""
+    values = values.nan_to_num(0, posinf=BRIGHTEST).clamp(max=BRIGHTEST)
     top = top or max(values.flatten().quantile(0.995).item(), 1e-12)
     picture = matplotlib.colormaps["magma"]((values / top).clamp(0, 1).T.flip(0).numpy(), bytes=True)
     scale = PIXELS // len(values)
