@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     from genbench.driver import drive
     from genbench.execute import in_process, on_ray
     from genbench.isolation import isolated
-    from genbench.perform import perform
+    from genbench.perform import data_digest, perform
 
     log, work = store.work.resolve() / "driver.log", _absolute(args.work or str(store.work))
     in_child = isolated(
@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
         perform=in_child,
         retry_failed=args.retry_failed,
         fail_fast=args.fail_fast,
+        rerun=args.rerun,
+        digest=None if args.address else lambda run: isolated(data_digest, str(log))(run).data_sha256,
     )
     if args.work:
         bring_pictures(store, args.work, runs[0].suite)
@@ -500,6 +502,7 @@ def parser() -> Parser:
     p.add_argument("--gpus-per-run", type=float, metavar="N", help="may be a fraction")
     p.add_argument("--timeout", type=float, metavar="S", help="seconds a run may take")
     p.add_argument("--retry-failed", action="store_true", help="run again what has failed before")
+    p.add_argument("--rerun", action="store_true", help="run everything again, done or failed")
     p.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     p.add_argument("--dry-run", action="store_true", help="print the runs and their ids")
     p = command("report", report)

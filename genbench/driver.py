@@ -15,11 +15,14 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from genbench.environment import host
-from genbench.execute import Executor, Perform
+from genbench.execute import Executor
+from genbench.isolation import Perform
 from genbench.progress import Progress, progress_on
 from genbench.provenance import code_version
 from genbench.run import Record, Run, find
+from genbench.staleness import Digest, Staleness, damaged_pictures, explain
 from genbench.store import Store
+from genbench.work import Work
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ def drive(
     perform: Perform,
     retry_failed: bool = False,
     fail_fast: bool = False,
+    rerun: bool = False,
+    digest: Digest | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Perform what `store` lacks of `runs` and return how they stand; each record is on disk before the next.
@@ -49,6 +54,9 @@ def drive(
     Args:
         retry_failed: perform again what has failed before; what was interrupted always is.
         fail_fast: stop at the first failure.
+        rerun: perform again whatever is asked for, done or failed. Without it, runs are repeated whose code from
+            outside genbench, or whose data, changed since they were recorded.
+        digest: gives the SHA-256 of the data of a run as they are now; without it changed data are not noticed.
 
     Raises:
         KeyboardInterrupt: on SIGINT or SIGTERM, with nothing left running. Runs under way leave no record but
@@ -59,6 +67,7 @@ def drive(
     quality, speed = phase(runs, alone=False), phase(runs, alone=True)
     with interruptible(), (store.work / "driver.log").open("a") as log, redirect_stdout(log), driver:
         driver.before = {run.id: newest.execution for run in runs if (newest := driver.newest(run))}
+        driver.look_back(runs, rerun, digest)
         due, due_alone = driver.due(quality), driver.due(speed)
         driver.progress.expect(due)
         driver.progress.expect(due_alone)
@@ -100,6 +109,7 @@ class Driver:
     Attributes:
         before: the newest execution of each run when the call began.
         claims: the locks held, by the run's id; the system frees them if this process dies.
+        staleness: which earlier records no longer hold.
     """
 
     store: Store
@@ -110,6 +120,7 @@ class Driver:
     progress: Progress
     before: dict[str, str] = field(default_factory=dict)
     claims: dict[str, FileLock] = field(default_factory=dict)
+    staleness: Staleness = field(default_factory=Staleness)
     code: dict[str, str | bool | None] = field(default_factory=lambda: code_version())
     command: str = field(default_factory=lambda: shlex.join(["genbench", *sys.argv[1:]]))
 
@@ -131,18 +142,46 @@ class Driver:
         if outcome.failed and not self.retry_failed:
             self.progress.say(f"{len(outcome.failed)} of {runs} have failed before; --retry-failed performs them again")
 
+    def look_back(self, runs: Sequence[Run], rerun: bool, digest: Digest | None) -> None:
+        """Find out which earlier records of `runs` no longer hold, and print the reasons."""
+        records = [record for run in runs for record in self.store.of(run)]
+        damaged, lines = damaged_pictures(records, Work(self.store.work))
+        self.staleness = Staleness({record.execution for record in records}, rerun, digest, damaged)
+        wanted = {run.id: set[str]() for run in runs}
+        for run in runs:
+            wanted[run.id] |= set(run.metrics)
+        counting = {run.id: {m: r for m, r in self.counting(run).items() if m in wanted[run.id]} for run in runs}
+        for line in [*lines, *explain(self.staleness, counting)]:
+            self.progress.say(line)
+
+    def counting(self, run: Run) -> dict[str, Record]:
+        """Return the record that counts for each metric: the newest that has it, else the failure that came last.
+
+        Records of `run` under another name do not count: its row was renamed.
+        """
+        records = [record for record in self.store.of(run) if record.run.name == run.name]
+        failed = {m: r for r in records[-1:] if r.status not in ("ok", "interrupted") for m in r.run.metrics}
+        return failed | {metric: record for record in records for metric in record.metrics}
+
+    def held(self, run: Run) -> set[str]:
+        """Return the metrics of `run` that were taken and that still hold."""
+        counting = self.counting(run).items()
+        return {m for m, record in counting if m in record.metrics and self.staleness.holds(record, m)}
+
     def newest(self, run: Run) -> Record | None:
         """Return the last record of `run`."""
         return next(reversed(self.store.of(run)), None)
 
     def failure(self, run: Run) -> Record | None:
-        """Return the last record of `run` if it tells of a failure."""
+        """Return the last record of `run` if it is of a failure, and of the code and data of today."""
         last = self.newest(run)
-        return last if last and last.status not in ("ok", "interrupted") else None
+        if last is None or last.status in ("ok", "interrupted"):
+            return None
+        return last if all(self.staleness.holds(last, metric) for metric in last.run.metrics) else None
 
     def lacking(self, run: Run) -> Run | None:
         """Return `run` with the metrics it lacks, None if there are none or it has failed and is not to be retried."""
-        held, failure = self.store.held(run), self.failure(run)
+        held, failure = self.held(run), self.failure(run)
         metrics = tuple(metric for metric in run.metrics if metric not in held)
         retry = failure is None or (self.retry_failed and failure.execution == self.before.get(run.id))
         return run.model_copy(update={"metrics": metrics}) if metrics and retry else None
@@ -188,13 +227,13 @@ class Driver:
         """Write `record`, then let go of its run."""
         for note in record.notes:
             self.progress.say(note)
-        self.store.write(record.model_copy(update={"code": self.code, "command": self.command}))
+        self.store.write(record.model_copy(update={"code": self.code | record.code, "command": self.command}))
         self.claims.pop(record.id).release()
         self.progress.finish(record)
 
     def outcome(self, runs: Sequence[Run]) -> Outcome:
         """Return how `runs` stand now."""
-        lacking = {run.id: run for run in runs if not set(run.metrics) <= self.store.held(run)}
+        lacking = {run.id: run for run in runs if not set(run.metrics) <= self.held(run)}
         failures = tuple(failure for run in lacking.values() if (failure := self.failure(run)))
         return Outcome(len({run.id for run in runs} - set(lacking)), failures)
 

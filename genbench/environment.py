@@ -7,16 +7,13 @@ import hashlib
 import os
 import platform
 import socket
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from genbench.run import ROOT, Run
-
-DECIDES = ("kernels/genbench_kernels", "genbench/nets", "genbench/models", "genbench/datasets")
+from genbench.run import ROOT
 
 
 def host() -> str:
@@ -75,16 +72,3 @@ def environment(device: torch.device) -> dict[str, Any]:
 def _lock() -> str | None:
     path = ROOT / "requirements.lock"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else None
-
-
-def deciding_code(run: Run, model: type) -> str:
-    """Return a digest of the sources that decide a trained model; a checkpoint of other sources is not gone on with."""
-    paths = [path for folder in DECIDES for path in sorted((ROOT / folder).rglob("*.py"))]
-    paths += [ROOT / "genbench" / name for name in ("train.py", "moments.py", "model.py", "dataset.py")]
-    own = getattr(sys.modules.get(model.__module__), "__file__", None)
-    paths += [Path(own)] if own else []
-    digest = hashlib.sha256(f"{installed('torch')} {run.model} {run.data}".encode())
-    for path in paths:
-        if path.is_file():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

@@ -18,13 +18,16 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from genbench import __version__
 from genbench.dataset import Dataset
-from genbench.environment import deciding_code, environment, host
+from genbench.environment import environment, host
 from genbench.evaluation import Evaluation
 from genbench.isolation import one_line
 from genbench.model import Diverged, Model
 from genbench.notices import collecting
 from genbench.run import Measurement, Point, Record, Run, Status, find, first_error
+from genbench.sources import own_digest, source_fingerprint, sources_of
+from genbench.staleness import files_digest
 from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.validation.datasets import check_density, load_dataset
 from genbench.validation.measurements import check_files, check_measurements, check_taken
@@ -98,6 +101,7 @@ def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, An
     deadline = time.monotonic() + (run.resources.timeout or math.inf)
     device = prepared_device(run)
     record["environment"] = environment(device)
+    record["code"] = code_of(run)
     reseed("data", run.data)  # not the run's seed: whatever a data set draws, every run on it sees the same
     with timed(record, "data"):
         dataset = load_dataset(run.data)
@@ -107,6 +111,20 @@ def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, An
         record["curve"], record["selected_step"] = tuple(progress.curve), progress.selected_step
     with timed(record, "evaluate"):
         measured(Evaluation(model, dataset, run, progress.moments), work, record, deadline)
+
+
+def code_of(run: Run) -> dict[str, str | bool | None]:
+    """Return what tells later whether the record of `run` still holds: versions and digests of sources and files."""
+    code = {"genbench": __version__, "sources": own_digest(), **sources_of(run)}
+    if files := files_digest(run.data):
+        code[f"files {run.data}"] = files
+    return dict(code)
+
+
+def data_digest(run: Run) -> Record:
+    """Return a record with the SHA-256 of the data of `run` as they are now, and nothing else."""
+    reseed("data", run.data)
+    return Record(run=run, execution=execution(), status="ok", data_sha256=load_dataset(run.data).sha256)
 
 
 @contextmanager
@@ -148,7 +166,7 @@ def trained(
     It is loaded if `work` holds it, trained by the same code on the same data, and otherwise trained and put there.
     """
     name, model = f"{run.id}/model.pt", built(run, dataset, device)
-    code = f"{deciding_code(run, type(model))}-{dataset.sha256[:16]}"
+    code = f"{source_fingerprint(run)}-{dataset.sha256[:16]}"
     packed = work.load(name)
     try:
         if (progress := _loaded(packed, code, model)) is not None:

@@ -51,6 +51,23 @@ def find(kind: str, name: str) -> Any:
     raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{nearest(name, names(kind))}")
 
 
+def origin(kind: str, name: str) -> str | None:
+    """Return the module outside genbench from which `find` takes `name`; None if genbench has it.
+
+    Raises:
+        UsageError: a module of genbench cannot be imported, or nothing has that name.
+    """
+    module, _, attribute = name.partition(":")
+    own = imported(f"genbench.{kind}.{module}", name) if _PATH.fullmatch(name) else None
+    if own and hasattr(own, attribute or module.rpartition(".")[2]):
+        return None
+    for entry in importlib.metadata.entry_points(group=f"genbench.{kind}", name=name):
+        return entry.module
+    if not attribute:
+        raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{nearest(name, names(kind))}")
+    return module
+
+
 def attribute_of(module: ModuleType, attribute: str, name: str, kind: str) -> Any:
     """Return an attribute of the user's `module`; raises UsageError with the nearest name if it has none."""
     with importing(name, module.__name__):  # a module may compute its attributes

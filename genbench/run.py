@@ -557,7 +557,7 @@ class Record(Frozen):
     curve: tuple[Point, ...] = ()
     timings: dict[str, float] = {}  # seconds of wall time: data, train, evaluate, total
     environment: dict[str, str | int | float | bool | None] = {}
-    code: dict[str, str | bool | None] = {}  # commit, dirty, diff
+    code: dict[str, str | bool | None] = {}  # commit, dirty, diff; version; digests of sources: see sources.py
     command: str | None = None
 
     @property

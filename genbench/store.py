@@ -131,10 +131,6 @@ class Store:
         """Return the records of `run`, oldest first."""
         return self._read(self._places([run.suite], run.id))
 
-    def held(self, run: Run) -> set[str]:
-        """Return the metrics that records of `run` hold, under the name it has now: a row may be renamed."""
-        return {metric for record in self.of(run) if record.run.name == run.name for metric in record.metrics}
-
 
 def _problem(error: Exception) -> str:
     """Return one line that says what is wrong with a file."""

@@ -218,18 +218,6 @@ def test_results_of_a_folder_that_is_not_there_are_an_error_and_damaged_ones_are
     assert capsys.readouterr().err.startswith(f"genbench: {bad}: skipped, damaged: Invalid JSON")
 
 
-def test_what_is_held_is_what_ok_records_were_asked_for(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert store.held(RUN) == set()
-    store.write(record("1-a-x", status="diverged", measurements={}))
-    assert store.held(RUN) == set()
-    store.write(record("2-a-y"))
-    speed = RUN.model_copy(update={"metrics": ("throughput",)})
-    store.write(record("3-a-z", run=speed))
-    assert store.held(RUN) == {"likelihood", "throughput"}
-    assert store.held(RUN.model_copy(update={"name": "renamed"})) == set()
-
-
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is not writable: ") as error:

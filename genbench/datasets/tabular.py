@@ -61,6 +61,10 @@ class Table:
         """
         return [found(data_root(), file) for file in self.files]
 
+    def paths(self) -> list[Path]:
+        """Return the paths of the files that are read; raises UsageError if one is missing."""
+        return self.fetch()
+
 
 @functools.lru_cache(maxsize=1)
 def loaded(table: Table, paths: tuple[Path, ...]) -> Dataset:

@@ -36,6 +36,7 @@ class Source:
     Attributes:
         name: of the class in torchvision.datasets.
         files: what torchvision looks for, under the root.
+        reads: the same, as globs.
         urls: gives the archives that torchvision unpacks; each has a digest in `SHA256`.
         read: gives images and labels of an instance of that class.
         argument, parts: what names the official splits: train and test, or train, validation and test.
@@ -44,6 +45,7 @@ class Source:
 
     name: str
     files: str
+    reads: tuple[str, ...]
     urls: Urls
     read: Callable[[Any], Images]
     argument: str
@@ -66,6 +68,10 @@ class Source:
         """
         for part in self.parts:
             opened(self, data_root(), part)
+
+    def paths(self) -> list[Path]:
+        """Return the paths of the files that are read, as far as they are there."""
+        return [path for pattern in self.reads for path in data_root().glob(pattern) if path.is_file()]
 
 
 @functools.lru_cache(maxsize=1)
@@ -164,13 +170,31 @@ def _faces_urls(kind: Any) -> dict[str, list[str]]:
 IDX = "{train,t10k}-{images-idx3,labels-idx1}-ubyte"
 DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 TRAIN_TEST = ("train", (True, False))
-MNIST = Source("MNIST", f"MNIST/raw/{IDX}", _idx_urls, _grey, *TRAIN_TEST, one_in=6)
-FashionMNIST = Source("FashionMNIST", f"FashionMNIST/raw/{IDX}", _idx_urls, _grey, *TRAIN_TEST, one_in=6)
-KMNIST = Source("KMNIST", f"KMNIST/raw/{IDX}", _idx_urls, _grey, *TRAIN_TEST, one_in=6)
-CIFAR10 = Source("CIFAR10", "cifar-10-batches-py/", _cifar_urls, _cifar, *TRAIN_TEST)
-SVHN = Source("SVHN", "{train,test}_32x32.mat", _svhn_urls, _svhn, "split", ("train", "test"))
+MNIST = Source("MNIST", f"MNIST/raw/{IDX}", ("MNIST/raw/*-ubyte",), _idx_urls, _grey, *TRAIN_TEST, one_in=6)
+FashionMNIST = Source(
+    "FashionMNIST", f"FashionMNIST/raw/{IDX}", ("FashionMNIST/raw/*-ubyte",), _idx_urls, _grey, *TRAIN_TEST, one_in=6
+)
+KMNIST = Source("KMNIST", f"KMNIST/raw/{IDX}", ("KMNIST/raw/*-ubyte",), _idx_urls, _grey, *TRAIN_TEST, one_in=6)
+CIFAR10 = Source("CIFAR10", "cifar-10-batches-py/", ("cifar-10-batches-py/*",), _cifar_urls, _cifar, *TRAIN_TEST)
+SVHN = Source(
+    "SVHN",
+    "{train,test}_32x32.mat",
+    ("train_32x32.mat", "test_32x32.mat"),
+    _svhn_urls,
+    _svhn,
+    "split",
+    ("train", "test"),
+)
 FACES = "celeba/img_align_celeba/ and celeba/*.txt"
-CelebA = Source("CelebA", FACES, _faces_urls, _faces, "split", ("train", "valid", "test"))
+CelebA = Source(
+    "CelebA",
+    FACES,
+    ("celeba/*.txt", "celeba/img_align_celeba/*"),
+    _faces_urls,
+    _faces,
+    "split",
+    ("train", "valid", "test"),
+)
 
 SHA256 = {  # of every file that is downloaded, as torchvision.prototype.datasets has them (2022)
     "MNIST/raw/train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -207,3 +231,7 @@ def BinaryMNIST() -> Dataset:  # noqa: N802, beside MNIST
     means = [split.float() / 255 for split in (grey.train, grey.validation, grey.test)]
     train, validation, test = (torch.bernoulli(m, generator=generator).to(torch.uint8) for m in means)
     return Dataset(Space(grey.space.shape, levels=2), train, validation, test, labels=grey.labels, means=means[0])
+
+
+BinaryMNIST.fetch = MNIST.fetch  # type: ignore[attr-defined]
+BinaryMNIST.paths = MNIST.paths  # type: ignore[attr-defined]
