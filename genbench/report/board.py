@@ -137,7 +137,7 @@ class Board:
         """The measurement that orders the rows."""
         return self.columns[0].measurement if self.columns else None
 
-    @property
+    @cached_property
     def speed(self) -> Column | None:
         """The column of speed that quality is set against; None if no speed was measured."""
         rates = [column for column in self.columns if column.unit.endswith("/s")]

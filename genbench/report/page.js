@@ -99,12 +99,12 @@ function draw(board) {
 
 function ticks(low, high, log, count = 6) {
   if (log) {
-    const found = [], steps = Math.log10(high / low) > 2 ? [1] : Math.log10(high / low) > 1 ? [1, 3] : [1, 2, 5];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+    const decades = Math.log10(high) - Math.log10(low), found = [], steps = decades > 2 ? [1] : decades > 1 ? [1, 3] : [1, 2, 5];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += Math.max(1, Math.floor(decades / 8)))
       for (const step of steps) { const tick = step * 10 ** power; if (tick >= low && tick <= high) found.push(tick); }
     if (found.length > 1) return found;
   }
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = high / count - low / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(x => x * power).find(x => x >= rough);
   const found = [], first = Math.ceil(low / step);
   for (let i = 0; i <= 2 * count && (first + i) * step <= high; i++) found.push((first + i) * step);  // counts up where first + 1 is first
@@ -122,10 +122,11 @@ const least = values => values.reduce((a, b) => Math.min(a, b)), most = values =
 
 function axis(values, from, to, log) {
   let low = least(values), high = most(values);
-  if (log) { const room = Math.max((high / low) ** 0.06, 1.05); low /= room; high *= room; }
-  else { const room = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1; low -= room; high += room; }
-  const warp = log ? Math.log : x => x;
-  const at = x => from + (to - from) * (warp(x) - warp(low)) / (warp(high) - warp(low));
+  if (log) { const room = Math.max(high ** 0.06 / low ** 0.06, 1.05); low /= room; high *= room; }
+  else { const room = high * 0.06 - low * 0.06 || Math.abs(high) * 0.05 || 1; low -= room; high += room; }
+  [low, high] = [Math.max(low, log ? Number.MIN_VALUE : -Number.MAX_VALUE), Math.min(high, Number.MAX_VALUE)];
+  const warp = log ? Math.log : x => x / 2;  // halves, whose difference is finite
+  const at = x => from + (to - from) * ((warp(x) - warp(low)) / (warp(high) - warp(low)));
   return { at, ticks: ticks(low, high, log) };
 }
 

@@ -59,8 +59,9 @@ def _row(name: str, paper: Published, cells: dict[Column, Cell]) -> Row:
 def _ordered(measured: Sequence[Column], said: Sequence[Column]) -> list[Column]:
     """Return the columns there are, and after those of its measurement each that only papers fill."""
     columns = list(dict.fromkeys([*measured, *said]))
-    names = list(dict.fromkeys(column.measurement for column in columns))
-    return sorted(columns, key=lambda column: names.index(column.measurement))
+    names = dict.fromkeys(column.measurement for column in columns)
+    places = {name: place for place, name in enumerate(names)}
+    return sorted(columns, key=lambda column: places[column.measurement])
 
 
 def _place(row: Row, columns: Sequence[Column]) -> tuple[int, bool, float]:
