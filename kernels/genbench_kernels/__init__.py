@@ -3,6 +3,6 @@
 from genbench_kernels.affine_coupling import affine_coupling
 from genbench_kernels.op import explain
 from genbench_kernels.reparameterize import reparameterize
-from genbench_kernels.spectral_norm import spectral_norm_
+from genbench_kernels.spectral_norm import remove_spectral_norm_, spectral_norm_
 
-__all__ = ["affine_coupling", "explain", "reparameterize", "spectral_norm_"]
+__all__ = ["affine_coupling", "explain", "remove_spectral_norm_", "reparameterize", "spectral_norm_"]

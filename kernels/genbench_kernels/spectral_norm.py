@@ -65,6 +65,10 @@ def spectral_norm_(
     In eval mode u and v stay. They are kept per pass, so several forwards may precede one backward; one node of the
     graph then gives the gradients of all layers, once all are there.
 
+    A layer leaves by `remove_spectral_norm_`, or, of order="torch" and mode="weight", by torch's own
+    `parametrize.remove_parametrizations`; the others go on as they were. (In mode "sigma" torch's leaves W, which is
+    what `.weight` is there, and the input is no longer divided.)
+
     Source: Spectral Normalization for Generative Adversarial Networks, 2018, algorithm 1; 15 + n_iter iterations at the
     start for order="torch", none for "legacy", as torch has it. Arithmetic is float32, or float64 where the weight is.
     Raises ValueError for a layer without weight, one normalised before, and unknown order, mode or backend.
@@ -74,6 +78,32 @@ def spectral_norm_(
     group = _Group(layers, eps, n_iter, order, mode, backend)
     group.attach()
     return modules
+
+
+def remove_spectral_norm_(modules: Modules) -> Modules:
+    """Return `modules`, a network or layers, with W / sigma as the plain weight of every layer that was normalised.
+
+    u and v do not move, and layers of the same group that are not among `modules` stay normalised. Raises ValueError
+    where no layer is normalised by `spectral_norm_`.
+    """
+    candidates = list(modules.modules()) if isinstance(modules, nn.Module) else list(modules)
+    places = [(layer, place) for layer in candidates if (place := _place_of(layer)) is not None]
+    if not places:
+        raise ValueError(f"none of {[type(layer).__name__ for layer in candidates]} is under spectral_norm_")
+    for layer, (group, index) in places:
+        group.release(index)
+        for key in [k for k, h in layer._forward_pre_hooks.items() if isinstance(h, _Hook) and h.group is group]:
+            del layer._forward_pre_hooks[key]
+    return modules
+
+
+def _place_of(layer: nn.Module) -> tuple[_Group, int] | None:
+    """Return the group that normalises a layer, and the layer's index in it; None where none does."""
+    owners: list[Any] = [h for h in layer._forward_pre_hooks.values() if isinstance(h, _Hook)]
+    if parametrize.is_parametrized(layer, "weight"):
+        chain: Any = layer.parametrizations
+        owners += [p for p in chain.weight if isinstance(p, SpectralNorm)]
+    return next(((o.group, o.index) for o in owners if o.group.holds(o.index)), None)
 
 
 def _layers(modules: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
@@ -806,6 +836,30 @@ class _Group:
         chain = layer.parametrizations.weight
         return chain.original, chain[0]._u, chain[0]._v
 
+    def holds(self, index: int) -> bool:
+        """Return whether a layer is still normalised here: its parametrisation or hook may have been removed."""
+        layer: Any = self.layers[index]
+        if self.order == "legacy":
+            return "weight_orig" in layer._parameters
+        if not parametrize.is_parametrized(layer, "weight"):
+            return False
+        first = layer.parametrizations.weight[0]
+        return isinstance(first, SpectralNorm) and first.group is self
+
+    def release(self, index: int) -> None:
+        """Give a layer W / sigma as its plain weight, of u and v as they are."""
+        layer: Any = self.layers[index]
+        with torch.no_grad():
+            (value,) = self._normalise([index], 0, "weight", self.backend)
+        if self.order == "torch":
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        else:
+            layer.__dict__.pop("weight")
+            layer.register_parameter("weight", layer._parameters.pop("weight_orig"))
+            del layer.weight_u, layer.weight_v
+        with torch.no_grad():
+            layer.weight.copy_(value)
+
     def take(self, index: int) -> Tensor:
         """Return W / sigma (or sigma) of a layer: of the pass at hand, once, or of one that begins here."""
         entry = self.ready[index]
@@ -842,7 +896,7 @@ class _Group:
 
     def _begin(self, index: int) -> None:
         training = self.layers[index].training
-        same = [i for i, layer in enumerate(self.layers) if layer.training == training]
+        same = [i for i, layer in enumerate(self.layers) if layer.training == training and self.holds(i)]
         for members in self._kinds(same):
             values = self._normalise(members, self.n_iter if training else 0, self.mode, self.backend)
             for i, value in zip(members, values, strict=True):
@@ -912,6 +966,8 @@ class _Hook:
         self.group, self.index = group, index
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not self.group.holds(self.index):  # the parametrisation was removed, and the input is left as it is
+            return None
         value = self.group.take(self.index)
         if self.group.order == "legacy":
             weight = value if self.group.mode == "weight" else layer.weight_orig

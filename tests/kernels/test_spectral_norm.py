@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from genbench_kernels import explain, spectral_norm_
+from genbench_kernels import explain, remove_spectral_norm_, spectral_norm_
 from genbench_kernels.op import trace
 from genbench_kernels.spectral_norm import (
     OP,
@@ -429,6 +429,74 @@ def test_the_normalisation_can_be_taken_off() -> None:
     net = spectral_norm_(nn.Linear(6, 5), n_iter=100)
     parametrize.remove_parametrizations(net, "weight")
     assert torch.linalg.matrix_norm(net.weight, 2).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_layer_taken_off_leaves_the_others_as_torch_has_it(backend: Any, training: bool) -> None:
+    """Layer 2 of a group goes: it has its normalized weight, and the others move, and learn, as torch's do."""
+    ours, theirs = (net.train(training) for net in twins("torch", torch.float64, backend=backend))
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    for net in (ours, theirs):
+        net(x)
+        parametrize.remove_parametrizations(net[2], "weight")
+    torch.testing.assert_close(ours[2].weight, theirs[2].weight)
+    # torch moves u and v of the layer that is looked at, a group those of all: from here on they are compared alike
+    ours.load_state_dict(theirs.state_dict())
+    for _ in range(3):
+        outputs = []
+        for net in (ours, theirs):
+            net.zero_grad()
+            outputs.append(net(x))
+            outputs[-1].square().sum().backward()
+        torch.testing.assert_close(*outputs)
+        for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
+    state = theirs.state_dict()
+    assert set(state) == set(ours.state_dict())
+    for name, a in ours.state_dict().items():
+        torch.testing.assert_close(a, state[name], msg=name)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("index", [0, 2, None])
+def test_what_is_removed_is_the_same_map_of_a_plain_weight(order: Order, mode: Mode, index: int | None) -> None:
+    """Of one layer, or of all: the network computes what it did, and only what is left of it is normalised."""
+    net, x = spectral_norm_(network(torch.float64), order=order, mode=mode), torch.randn(2, 3, 4, 4).double()
+    net(x)
+    net.eval()
+    before = net(x)
+    remove_spectral_norm_(net if index is None else [net[index]])
+    torch.testing.assert_close(net(x), before)
+    gone = [net[0], net[2], net[4], net[7]] if index is None else [net[index]]
+    for layer in gone:
+        assert set(layer.state_dict()) == {"weight", "bias"}
+        assert isinstance(layer.weight, nn.Parameter)
+        assert not layer._forward_pre_hooks
+    if index is None:
+        network(torch.float64).load_state_dict(net.state_dict())
+    net.train()(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    spectral_norm_(gone)  # and it may be normalised again
+    net(x)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_layers_may_be_removed_before_any_pass_and_one_after_another(mode: Mode) -> None:
+    net, x = spectral_norm_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), mode=mode), torch.randn(3, 6)
+    parametrize.remove_parametrizations(net[0], "weight")
+    u = net[1].parametrizations.weight[0]._u.clone()
+    net(x).sum().backward()
+    assert not torch.equal(net[1].parametrizations.weight[0]._u, u)
+    torch.testing.assert_close(net[0](x), nn.functional.linear(x, net[0].weight, net[0].bias))
+    parametrize.remove_parametrizations(net[1], "weight")
+    torch.testing.assert_close(net(x), nn.functional.linear(net[0](x), net[1].weight, net[1].bias))
+
+
+def test_removing_from_what_is_not_normalised_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"none of .*Linear.* is under spectral_norm_"):
+        remove_spectral_norm_(nn.Linear(3, 2))
 
 
 # ----------------------------------------------------------------------------------------------- torch.compile
