@@ -1,4 +1,4 @@
-"""Reports of records that nothing of genbench would write: bytes flipped, types swapped, values and names of any kind."""
+"""Reports of records that genbench would not write: bytes flipped, types swapped, values and names of any kind."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import copy
 import io
 import json
 import random
-import shutil
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress

@@ -180,7 +180,7 @@ def _root_mean_square(values: Sequence[float]) -> float | None:
 
 def _scaled(values: Sequence[float]) -> tuple[int, list[float]]:
     """Return k and x / 2^k, all within [-1, 1]: no bit of a sum or square changes but those that would overflow."""
-    power = max(math.frexp(value)[1] for value in values)
+    power = math.frexp(max(map(abs, values)))[1]
     return power, [math.ldexp(value, -power) for value in values]
 
 
