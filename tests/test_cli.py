@@ -221,7 +221,7 @@ def test_gpus_that_are_not_there_are_unschedulable_at_once(tiny: Path, tmp_path:
         (["show", "zzz", "--results", "/nowhere"], "is no run"),
         (["report", "--results", "/nowhere"], "there are no records"),
         (["report", "flows", "--results", "/nowhere"], "no records of a suite 'flows'"),
-        (["compare", "/nowhere", "/nowhere"], "is not there"),
+        (["compare", "/nowhere", "/nowhere"], "there is no results folder /nowhere"),
         (["list", "model"], "invalid choice"),
         (["show", "", "--results", "/nowhere"], "the start of a run's id is empty"),
         (["verify", "", "--results", "/nowhere"], "the start of a run's id is empty"),
