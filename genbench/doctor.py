@@ -9,7 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from genbench.console import printable
 from genbench.downloads import FEATURE_NETS, data_root
 from genbench.environment import hardware, installed
 from genbench.run import UsageError
@@ -33,7 +35,8 @@ def examine(results: Path) -> bool:
     table = Table("", "what", "found", box=None, pad_edge=False)
     checks = list(_checks(results))
     for good, what, found in checks:
-        table.add_row({True: "[green]ok[/]", False: "[red]missing[/]", None: "[yellow]none[/]"}[good], what, found)
+        mark = {True: Text("ok", "green"), False: Text("problem", "red"), None: Text("none", "yellow")}[good]
+        table.add_row(mark, what, Text(printable(found)))
     Console().print(table)
     return all(good is not False for good, _, _ in checks)
 
@@ -52,11 +55,19 @@ def _checks(results: Path) -> Iterator[tuple[bool | None, str, str]]:
                 f"{type(error).__name__}: {error}; needed for {purpose}",
             )
     yield _gpu()
-    root = data_root()
-    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    there = sorted(name for name in folders if name != FEATURE_NETS)
-    yield (bool(there) or None), "GENBENCH_DATA", f"{root}: {', '.join(there) if there else 'no data sets'}"
+    yield _data(data_root())
     yield _results(results)
+
+
+def _data(root: Path) -> tuple[bool | None, str, str]:
+    try:
+        folders = [path.name for path in root.iterdir() if path.is_dir()]
+    except FileNotFoundError:
+        folders = []
+    except OSError as error:
+        return False, "GENBENCH_DATA", f"{root} cannot be read: {error.strerror}"
+    names = sorted(name for name in folders if name != FEATURE_NETS)
+    return (bool(names) or None), "GENBENCH_DATA", f"{root}: {', '.join(names) if names else 'no data sets'}"
 
 
 def _gpu() -> tuple[bool | None, str, str]:
@@ -68,8 +79,15 @@ def _gpu() -> tuple[bool | None, str, str]:
 
 
 def _results(folder: Path) -> tuple[bool, str, str]:
+    store = Store(folder)
     try:
-        Store(folder).prepare()
+        store.prepare()
+        free = f"{shutil.disk_usage(folder).free / 2**30:.0f} GiB free"
     except UsageError as error:
         return False, "results", str(error)
-    return True, "results", f"{folder} is writable, {shutil.disk_usage(folder).free / 2**30:.0f} GiB free"
+    except OSError as error:
+        return False, "results", f"{folder}: {error.strerror}"
+    records, damaged = store.records(), store.damaged
+    names = "".join(f"; {path}: damaged: {problem}" for path, problem in damaged[:3])
+    more = f"; and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+    return not damaged, "results", f"{folder} is writable, {free}, {len(records)} records{names}{more}"

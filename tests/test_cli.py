@@ -367,7 +367,22 @@ def test_doctor_says_what_is_there_and_what_cannot_be_written(
     assert "is writable" in capsys.readouterr().out
     (tmp_path / "file").write_text("")
     assert main(["doctor", "--results", str(tmp_path / "file" / "r")]) == 1
-    assert "missing" in capsys.readouterr().out
+    assert "problem" in capsys.readouterr().out
+
+
+def test_doctor_names_damaged_records_and_data_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "r" / "s" / "[red]" / "x.json"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("{")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GENBENCH_DATA", str(tmp_path / "file"))
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["doctor", "--results", str(tmp_path / "r")]) == 1
+    printed = capsys.readouterr().out
+    assert f"{bad}: damaged: Invalid JSON" in printed
+    assert f"{tmp_path / 'file'} cannot be read: Not a directory" in printed
 
 
 def test_what_is_missing_and_not_needed_is_not_imported(tiny: Path, tmp_path: Path) -> None:
