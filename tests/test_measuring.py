@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from genbench.dataset import Dataset, Space
+from genbench.dataset import Dataset, Modes, Space
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.likelihood import likelihood
+from genbench.metrics.representation import probe
 from genbench.model import Diverged, Model
 from genbench.perform import perform
 from genbench.progress import line
+from genbench.registry import find
 from genbench.report.tidy import by_run, lines
 from genbench.run import Record, Run, UsageError, checked
 from genbench.run import Suite as SuiteFile
 from genbench.store import Store
+from genbench.train import reseed
 from genbench.validation.likelihoods import is_impossible
+from genbench.validation.measurements import check_measurements
 
 
 def number(value: Any = 1.0, **more: Any) -> Measurement:
@@ -63,7 +69,7 @@ METRICS = {
     "unnamed": lambda _: {3: number()},
     "blank": lambda _: {" ": number()},
     "same": lambda _: {"other": number(), "good": number(-99.0)},
-    "same picture": draw("a.png", b"other"),
+    "same_picture": draw("a.png", b"other"),
     "folder": draw("../a.png"),
     "text": draw("b.png", "text"),
 }
@@ -71,15 +77,14 @@ METRICS = {
 
 @pytest.fixture
 def performed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Record]:
-    """Return a function that gives the record of a run with metrics out of `METRICS`."""
-    import genbench.perform
-
-    find = genbench.perform.find
-    own = lambda kind, name: Metric(METRICS[name]) if kind == "metrics" and name in METRICS else find(kind, name)  # noqa: E731
-    monkeypatch.setattr("genbench.perform.find", own)
+    """Return a function that gives the record of a run with metrics out of `METRICS`, called mine:<name>."""
+    plugin = ModuleType("mine")
+    vars(plugin).update({name: Metric(measure) for name, measure in METRICS.items()})
+    monkeypatch.setitem(sys.modules, "mine", plugin)
 
     def perform_with(*metrics: str) -> Record:
-        run = Run(suite="s", name="n", model="flows.linear:Linear", data="digits", steps=0, metrics=metrics)
+        names = tuple(f"mine:{metric}" for metric in metrics)
+        run = Run(suite="s", name="n", model="flows.linear:Linear", data="digits", steps=0, metrics=names)
         return perform(run, work=str(tmp_path / "work"))
 
     return perform_with
@@ -105,8 +110,8 @@ def performed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         ("word", "error", "word: Measurement: value: input should be a valid number, unable to parse"),
         ("unnamed", "error", "unnamed: InvalidMeasurement: returned a measurement called 3; expected a name"),
         ("blank", "error", "blank: InvalidMeasurement: returned a measurement called ' '; expected a name"),
-        ("same", "error", "same: InvalidMeasurement: 'good' is measured by good already; choose another name"),
-        ("same picture", "error", "same picture: InvalidMeasurement: 'a.png' is measured by picture already"),
+        ("same", "error", "same: InvalidMeasurement: 'good' is measured by mine:good already; choose another name"),
+        ("same_picture", "error", "same_picture: InvalidMeasurement: 'a.png' is measured by mine:picture already"),
         ("folder", "error", "folder: InvalidMeasurement: drew a file called '../a.png'; expected a name without a"),
         ("text", "error", "text: InvalidMeasurement: drew a value of type str for 'b.png'; expected bytes"),
     ],
@@ -115,18 +120,19 @@ def test_a_metric_that_fails_is_named_and_leaves_the_others(
     performed: Callable[..., Record], metric: str, status: str, problem: str
 ) -> None:
     record, alone = performed("good", "picture", metric, "after"), performed("after")
+    problem = f"mine:{problem}"
     assert (record.status, record.error[: len(problem)]) == (status, problem)
     assert set(record.measurements) == {"good", "after"}
     assert record.measurements["good"].value == 2.0, "the first of a name stays"
     assert record.measurements["after"] == alone.measurements["after"], "draws depend on no other metric"
     assert set(record.files) == {"a.png"}
-    assert record.completed == record.metrics == ("good", "picture", "after")
+    assert record.completed == record.metrics == ("mine:good", "mine:picture", "mine:after")
 
 
 def test_every_failure_is_named(performed: Callable[..., Record], tmp_path: Path) -> None:
     record = performed("zero", "good", "diverged", "bare")
     assert record.status == "diverged", "what else fails may fail for that"
-    assert [part.split(":")[0] for part in record.error.split("; ")][:3] == ["zero", "diverged", "bare"]
+    assert [part.split(":")[1] for part in record.error.split("; ")[:3]] == ["zero", "diverged", "bare"]
     text = (tmp_path / "work" / record.id / "error.txt").read_text()
     assert "ZeroDivisionError" in text
     assert "the likelihood is nan" in text
@@ -136,8 +142,8 @@ def test_a_metric_that_does_not_apply_is_in_the_record_and_in_the_line_of_the_ru
     performed: Callable[..., Record],
 ) -> None:
     record = performed("none", "good", "picture")
-    assert (record.status, record.not_applicable) == ("ok", ("none",))
-    assert line(record, "", 1, 1).endswith("2 nats; none does not apply")
+    assert (record.status, record.not_applicable) == ("ok", ("mine:none",))
+    assert line(record, "", 1, 1).endswith("2 nats; mine:none does not apply")
     assert performed("good").not_applicable == ()
 
 
@@ -146,12 +152,10 @@ def test_only_the_metric_that_failed_is_lacking_and_both_executions_are_read(
 ) -> None:
     store, first = Store(tmp_path), performed("good", "zero", "none")
     store.write(first)
-    assert store.held(first.run) == {"good", "none"}
-    METRICS["mended"] = METRICS["good"]
+    assert first.metrics == ("mine:good", "mine:none")
     second = performed("after")
     assert second.id == first.id
     store.write(second)
-    assert store.held(first.run) == {"good", "none", "after"}
     values = {(each.measurement, each.status): each.value for each in lines(by_run(store.records("s")))}
     assert values[("good", "ok")] == 2.0
     assert values[("after", "ok")] == second.measurements["after"].value
@@ -254,3 +258,33 @@ def test_any_exact_probability_above_1_is_invalid_and_one_draw_of_a_bound_is_not
     one[3] = 0.5
     assert verdicts(bits(), one, "exact") == {"invalid"}
     assert verdicts(bits(), one, "bound") == {None}
+
+
+# ------------------------------------------------------------------------------------------------- a few points
+
+FEW = ("diversity", "divergences", "fidelity", "likelihood", "latents", "memorisation", "modes", "samples")
+CODES = ("representation:linear_probe", "representation:clustering", "anomalies", "restoration:denoising")
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 2, 2), (8, 3, 8)])
+@pytest.mark.parametrize("model", ["flows.linear:Linear", "vaes.vae:VAE"])
+def test_metrics_take_a_few_points(sizes: tuple[int, int, int], model: str) -> None:
+    """Each gives finite numbers, or says that it does not apply."""
+    plane, generator = model.startswith("flows"), torch.Generator().manual_seed(0)
+    if plane:
+        splits = [POINTS[:n] for n in sizes]
+        data = Dataset(Space((2,)), *splits, log_prob=NORMAL.log_prob, modes=Modes(torch.eye(2), 0.5))
+    else:
+        splits = [torch.randint(0, 2, (n, 1, 8, 8), generator=generator, dtype=torch.uint8) for n in sizes]
+        data = Dataset(Space((1, 8, 8), 2), *splits, labels=tuple(torch.arange(n) % 2 for n in sizes))
+    run = Run(suite="s", name="n", model=model, data="few", metrics=("likelihood",))
+    evaluation = Evaluation(find("models", model)(data.space).eval(), data, run)
+    for name in (*FEW, *CODES) if plane or sizes[0] < 8 else [n for n in (*FEW, *CODES) if n != "fidelity"]:
+        reseed(0, name)
+        check_measurements(find("metrics", name).measure(evaluation))
+
+
+def test_codes_that_tell_nothing_are_as_good_as_the_most_frequent_label() -> None:
+    y, y_test = torch.tensor([1, 1, 0]), torch.tensor([1, 0, 1, 1])
+    assert probe(torch.ones(3, 2), y, torch.ones(4, 2), y_test).value == 0.75
+    assert probe(torch.randn(3, 2), torch.ones(3), torch.randn(4, 2), y_test).value == 0.75

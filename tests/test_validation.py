@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -214,16 +216,10 @@ def gives(method: str, value: Callable[[Tensor], Any], base: type[Model] = Norma
 
 def recorded(tmp_path: Path, monkeypatch: Any, model: Any, data: Dataset | None = None, **changes: Any) -> Record:
     """Return the record of a run of `model` on `data`."""
-    values = {"models": {"m": model}, "datasets": {"d": loader_of(data or reals())}}
-
-    def find(kind: str, name: str) -> Any:
-        from genbench.run import find
-
-        return values[kind][name] if name in values.get(kind, {}) else find(kind, name)
-
-    for module in ("genbench.perform", "genbench.validation.datasets"):
-        monkeypatch.setattr(f"{module}.find", find)
-    base = {"suite": "s", "name": "n", "model": "m", "data": "d", "steps": 4, "batch": 8, "checks": 2}
+    plugin = ModuleType("mine")
+    vars(plugin).update(m=model, d=loader_of(data or reals()))
+    monkeypatch.setitem(sys.modules, "mine", plugin)
+    base = {"suite": "s", "name": "n", "model": "mine:m", "data": "mine:d", "steps": 4, "batch": 8, "checks": 2}
     return perform(Run(**(base | {"metrics": ("likelihood",)} | changes)), work=str(tmp_path))
 
 
@@ -377,15 +373,15 @@ def test_methods_that_are_promised_and_missing_are_named(tmp_path: Path, monkeyp
 
 def test_what_is_no_model_is_named(tmp_path: Path, monkeypatch: Any) -> None:
     record = recorded(tmp_path, monkeypatch, lambda space: nn.Linear(2, 2))
-    assert record.error == "InvalidModel: model m: expected a genbench.model.Model, got a value of type Linear"
+    assert record.error == "InvalidModel: model mine:m: expected a genbench.model.Model, got a value of type Linear"
     record = recorded(tmp_path, monkeypatch, type("Mine", (Normal,), {"likelihood": "lower"}))
-    assert record.error.startswith("InvalidModel: model m: likelihood is 'lower'; expected 'exact', 'bound'")
+    assert record.error.startswith("InvalidModel: model mine:m: likelihood is 'lower'; expected 'exact', 'bound'")
 
 
 def test_bad_data_are_an_error_of_every_model_and_never_diverged(tmp_path: Path, monkeypatch: Any) -> None:
     record = recorded(tmp_path, monkeypatch, Normal, reals(with_value(X, NAN)))
     assert record.status == "error"
-    assert record.error.startswith("InvalidData: data d: split train has 1 values that are not finite")
+    assert record.error.startswith("InvalidData: data mine:d: split train has 1 values that are not finite")
     flat = reals(torch.zeros(40, 2))
     assert "constant" in recorded(tmp_path, monkeypatch, Normal, flat).error
     silent = type("Silent", (Normal,), {"likelihood": None, "loss": Undefined.loss})

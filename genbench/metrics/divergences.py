@@ -35,6 +35,7 @@ NODES = 4  # of Gauss-Legendre quadrature, along a side of a cell
 MIXED = 0.001  # share of points that are put into any cell
 IMPL = f"divergences 2, cells of {WIDTH}"
 SMOOTH_IMPL = f"{IMPL}, {MIXED} in any: too low where a mode is missing"
+LEAST = 1000  # samples
 DRAWS = 5  # of halves, and of samples of the truth, where each may take a second
 
 
@@ -142,7 +143,9 @@ def grid(data: Dataset) -> Grid:
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return divergences of as many samples as there are test points from the truth, where that is a density on R^2.
+    """Return divergences of samples from the truth, where that is a density on R^2.
+
+    There are as many samples as test points, and at least 1,000.
 
     - kl_data_model: KL(truth, model), which a mode that is missing raises; kl_model_data: KL(model, truth), which
       samples raise where there are no data; jensen_shannon; alpha_divergence, of alpha = 1/2, four times the squared
@@ -154,7 +157,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     data = evaluation.dataset
     if data.space.shape != (2,) or data.log_prob is None or not evaluation.model.generative:
         return {}
-    x = evaluation.sampled(len(data.test)).double()
+    x = evaluation.sampled(max(LEAST, len(data.test))).double()
     said = partial(Measurement, kind="estimate", n=len(x))
     return smooth(grid(data), x, said) | rough(grid(data), x, said)
 

@@ -23,7 +23,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     is that part, of a constant a thousandth, of new data 1, and above 1 of what spreads wider. Pixels are compared as
     numbers.
     """
-    if not evaluation.model.generative:
+    if not evaluation.model.generative or len(evaluation.dataset.train) < 2:
         return {}
     x, data = (points.flatten(1).double() for points in (evaluation.sampled(N), evaluation.dataset.train[:N]))
     radius = torch.pdist(data).quantile(NEAR, interpolation="higher").item()

@@ -23,6 +23,7 @@ __all__ = ["fidelity", "inception"]
 LEAST, MOST = 1000, 10_000  # samples; points they are compared with
 SUBSETS, SUBSET = 10, 1000  # of KID
 NEIGHBOURS = 3  # of precision and recall
+FEWEST = 2 * (NEIGHBOURS + 1)  # points of a split, for each half of the test split to have neighbours
 WIDE, FEW = 512, 4  # features from which on there are few halves: FID of 2048 takes many seconds
 
 Said = Callable[..., Measurement]
@@ -33,7 +34,7 @@ def measure(
 ) -> dict[str, Measurement]:
     """Return how near samples are to held-out data, in features of the network that `choose` gives; else nothing.
 
-    The reference is the test split, at most 10,000 points; there are as many samples, and at least 1,000. The
+    The reference is the test split, eight to 10,000 points; there are as many samples, and at least 1,000. The
     validation split is left out, since weights are selected by it: of the digits, whose test split has 180 points, this
     doubles the floor of FID (8.0 for 4.4) and makes errors half as large again, of one reference for all models. The
     network of `fidelity` is trained on the training split, of which only the floor takes points.
@@ -51,10 +52,11 @@ def measure(
       neighbour, and the share of the reference so near to samples, of as many samples as points (Improved Precision and
       Recall Metric for Assessing Generative Models, 2019, eq. 2). New data get some 0.9.
     """
-    net, data = choose(evaluation.run.data, evaluation.dataset), evaluation.dataset
-    if net is None or not evaluation.model.generative:
+    data, reference = evaluation.dataset, evaluation.dataset.test[:MOST]
+    if not evaluation.model.generative or min(len(reference), len(data.train)) < FEWEST:
         return {}
-    reference = data.test[:MOST]
+    if (net := choose(evaluation.run.data, data)) is None:
+        return {}
     n, m = max(LEAST, len(reference)), len(reference)
     sets = (evaluation.sampled(n), reference, data.train[:n])
     (fake, logits), (real, _), (train, _) = (net(pixels(x, data.space), evaluation.device) for x in sets)

@@ -52,9 +52,10 @@ def reach(v: Tensor, real: Tensor, fake: Tensor, edge: float) -> tuple[float, fl
     """Return where the colours of v (N, N) on [-edge, edge]^2 are centred and how far they reach either way.
 
     The middle is half of E_p v + E_q v, of real and fake (n, 2), by the cells that they are in, those outside in the
-    nearest; the reach is the 99 % quantile of |v - middle| over both.
+    nearest; the reach is the 99 % quantile of |v - middle| over as many of one as of the other.
     """
-    cells = [((x + edge) / (2 * edge) * len(v)).long().clamp(0, len(v) - 1) for x in (real, fake)]
+    n = min(len(real), len(fake))
+    cells = [((x[:n] + edge) / (2 * edge) * len(v)).long().clamp(0, len(v) - 1) for x in (real, fake)]
     seen = torch.stack([v[cell[:, 0], cell[:, 1]].double() for cell in cells])
     middle = seen.mean().item()
     return middle, max((seen - middle).abs().quantile(0.99).item(), 1e-12)

@@ -94,8 +94,9 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
             }
         if isinstance(model, Reconstructs):
             z = torch.cat([model.encode(batch).flatten(1).cpu() for batch in evaluation.batches(x)])
-            active = int((z.var(0) > ACTIVE).sum())
-            found["active_units"] = Measurement(value=active, unit="units", n=z.shape[1], impl="latents 1")
+            if len(z) > 1:
+                active = int((z.var(0) > ACTIVE).sum())
+                found["active_units"] = Measurement(value=active, unit="units", n=z.shape[1], impl="latents 1")
             found["reconstruction_error"] = reconstruction_error(evaluation, model)
             evaluation.files |= dict(pictures(evaluation, model, z))
     return found
@@ -115,7 +116,7 @@ def pictures(evaluation: Evaluation, model: Reconstructs, z: Tensor) -> Iterator
     """Yield pictures by name; z (N, Z) are the latents of the test split."""
     space, x, device = evaluation.dataset.space, evaluation.dataset.test, evaluation.device
     labels = None if evaluation.dataset.labels is None else evaluation.dataset.labels[2]
-    if labels is not None and z.shape[1] > 1:
+    if labels is not None and min(z.shape) > 1:
         yield "latents.png", png(scatter(z, labels))
     if not space.is_image or len(x) < 32:
         return

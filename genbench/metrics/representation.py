@@ -63,8 +63,11 @@ def probe(train: Tensor, y_train: Tensor, test: Tensor, y_test: Tensor) -> Measu
 
     std, mean = torch.std_mean(train, 0, correction=0)
     kept = std > 1e-4 * std.max()  # others do not move with x but for rounding
-    a, b = (((z - mean) / std)[:, kept].numpy() for z in (train, test))
-    right = torch.from_numpy(LogisticRegression(max_iter=1000).fit(a, y_train.numpy()).predict(b)) == y_test
+    if kept.any() and len(y_train.unique()) > 1:
+        a, b = (((z - mean) / std)[:, kept].numpy() for z in (train, test))
+        right = torch.from_numpy(LogisticRegression(max_iter=1000).fit(a, y_train.numpy()).predict(b)) == y_test
+    else:  # codes that tell nothing, or one label: the most frequent is the best guess
+        right = y_test == y_train.mode().values
     p, n = right.double().mean().item(), len(right)
     stderr = (p * (1 - p) / n) ** 0.5
     return Measurement(value=p, unit="of points", better="higher", n=n, stderr=stderr, impl="linear_probe 1")
@@ -75,7 +78,7 @@ def clusters(train: Tensor, test: Tensor, labels: Tensor) -> dict[str, Measureme
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    kmeans = KMeans(len(labels.unique()), n_init=10, random_state=int(torch.randint(2**31, ())))
+    kmeans = KMeans(min(len(labels.unique()), len(train)), n_init=10, random_state=int(torch.randint(2**31, ())))
     found, y = kmeans.fit(train.numpy()).predict(test.numpy()), labels.numpy()
     scores = {"ari": adjusted_rand_score(y, found), "nmi": normalized_mutual_info_score(y, found)}
     return {
