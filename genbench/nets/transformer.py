@@ -72,6 +72,8 @@ class Transformer(nn.Module):
         width, depth, heads: of the tokens inside, of the stack of layers, and of their attention.
         expansion: of the perceptrons, over the width.
         dropout: on every residual branch.
+        positions: standard deviation of the embeddings of positions at the start, beside tokens of about 1. Where they
+            are much smaller, attention learns late, or not at all, to look at a place.
 
     Raises:
         ValueError: `heads` does not divide `width`.
@@ -89,12 +91,13 @@ class Transformer(nn.Module):
         expansion: int = 4,
         dropout: float = 0.0,
         zero: bool = False,
+        positions: float = 0.02,
     ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
         self.embed = Linear(inputs, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(length, width))
+        self.positions = nn.Parameter(positions * torch.randn(length, width))
         self.layers = nn.ModuleList(Layer(width, heads, expansion, dropout) for _ in range(depth))
         last = Linear(width, outputs)
         self.head = nn.Sequential(nn.LayerNorm(width), zeroed(last) if zero else last)

@@ -19,6 +19,10 @@ from genbench.nets.transformer import Past, Transformer
 
 __all__ = ["TarFlow"]
 
+# Standard deviation of embeddings of positions, as large as tokens are. With 0.02 attention does not learn to look at
+# a place for hundreds of steps: each patch follows the one before it alone, and rows of an image do not fit together.
+POSITIONS = 1.0
+
 AFFINE = Elementwise(  # the paper's: z = (x - mu) e^-alpha, params (alpha, mu)
     2,
     partial(affine_coupling, layout="interleave", inverse=True),
@@ -85,8 +89,9 @@ class TarFlow(Flow):
     """Autoregressive transformers over patches of an image, forwards and backwards in turn.
 
     The paper writes [P-Ch-T-K] for patch, channels, blocks and layers. Not here: its noise augmentation with the
-    denoising of samples, and its guidance, which make samples look better, not likelihood. `grids` and
-    `components` are not its own.
+    denoising of samples, and its guidance, which make samples look better, not likelihood. Its own affine map on
+    pixels with uniform noise spends most of training on the scale of that noise; with `marginals` images come out
+    whole much sooner. `grids` and `components` are not its own.
 
     Args:
         patch: P, the side of a patch (images); of a vector each dimension is a token.
@@ -124,7 +129,15 @@ class TarFlow(Flow):
             order = GRIDS[grids[i % len(grids)]](space.shape, patch)
             T, P = order.shape
             net = Transformer(
-                P, map.parameters * P, T, width=channels, depth=layers, heads=heads, dropout=dropout, zero=True
+                P,
+                map.parameters * P,
+                T,
+                width=channels,
+                depth=layers,
+                heads=heads,
+                dropout=dropout,
+                zero=True,
+                positions=POSITIONS,
             )
             bijections += in_order(order.flip(0) if i % 2 else order, Autoregressive(net, T, map))
         super().__init__(space, bijections, **options)
