@@ -8,7 +8,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from genbench import __version__
 from genbench.dataset import Dataset
@@ -31,7 +32,15 @@ from genbench.staleness import files_digest
 from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.validation.datasets import check_density, load_dataset
 from genbench.validation.measurements import check_files, check_measurements, check_taken
-from genbench.validation.models import check_model, check_state, materialize, state_of
+from genbench.validation.models import (
+    check_log_prob,
+    check_model,
+    check_reloaded,
+    check_samples,
+    check_state,
+    materialize,
+    state_of,
+)
 from genbench.work import StorageError, Work
 
 
@@ -187,9 +196,33 @@ def trained(
     state = state_of(model)
     model.finish(dataset.train.to(device))
     check_state(model, state)
-    work.save(name, _packed(code, model, progress))
+    packed, reloaded = _packed(code, model, progress), built(run, dataset, device)
+    _loaded(packed, code, reloaded)
+    check_reloaded(model, *(answer(m.eval(), dataset, run.seed) for m in (model, model, reloaded)))
+    work.save(name, packed)
     work.remove(f"{run.id}/checkpoint.pt")
     return model.eval(), progress
+
+
+@torch.no_grad()
+def answer(model: Model, dataset: Dataset, seed: int) -> Tensor | None:
+    """Return log p of a few test points, (B,); a few samples of a model without a likelihood; None where both fail.
+
+    Two models that are the same give the same: the draws are those of the seed. What fails here is left to metrics.
+    """
+    reseed(seed, "answer")
+    with suppress(Exception):
+        return _answer(model, dataset)
+    return None
+
+
+def _answer(model: Model, dataset: Dataset) -> Tensor | None:
+    if model.likelihood is not None:
+        x = dataset.test[:8].to(next((t.device for t in model.state_dict().values()), torch.device("cpu")))
+        return check_log_prob(model, model.log_prob(x), x)
+    if model.generative:
+        return check_samples(model, model.sample(2), 2, dataset.space)
+    return None
 
 
 def _loaded(packed: bytes | None, code: str, model: Model) -> Progress | None:

@@ -483,6 +483,44 @@ def test_state_that_is_made_after_the_model_is_refused(tmp_path: Path, monkeypat
     assert record.error.startswith(f"InvalidModel: Mine added or replaced {named} after it was built")
 
 
+@pytest.mark.parametrize("kind", ["tensor", "number", "list", "buffer"])
+@pytest.mark.parametrize("likelihood", ["exact", None])
+def test_state_that_is_lost_when_saved_is_refused(
+    tmp_path: Path, monkeypatch: Any, kind: str, likelihood: str | None
+) -> None:
+    class Shifted(Normal):
+        def __init__(self, space: Space) -> None:
+            super().__init__(space)
+            self.register_buffer("kept", torch.zeros(2))
+            self.shift: Any = 0.0
+
+        def finish(self, x: Tensor) -> None:
+            mean = x.mean(0) + 3
+            if kind == "buffer":
+                self.kept.copy_(mean)
+            else:
+                self.shift = {"tensor": mean, "number": mean[0].item(), "list": [mean]}[kind]
+
+        def center(self) -> Tensor:
+            return self.kept + (self.shift[0] if isinstance(self.shift, list) else self.shift)
+
+        def log_prob(self, x: Tensor) -> Tensor:
+            return super().log_prob(x - self.center())
+
+        def loss(self, x: Tensor) -> Tensor:
+            return (x - self.mu).square().mean()
+
+        def sample(self, n: int) -> Tensor:
+            return super().sample(n) + self.center()
+
+    Shifted.likelihood = likelihood
+    record = recorded(tmp_path, monkeypatch, Shifted, metrics=("diversity",))
+    assert record.status == ("ok" if kind == "buffer" else "error")
+    if kind != "buffer":
+        assert record.error.startswith("InvalidModel: Shifted has state outside its state dict and is lost when saved")
+        assert not list(tmp_path.glob("*/model.pt")), "nor is it saved"
+
+
 def of_players(make: Callable[[Normal, MakeOptimizer], Any]) -> Normal:
     return type("Mine", (Normal,), {"players": make})(Space((2,)))
 

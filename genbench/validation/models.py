@@ -77,6 +77,27 @@ def check_state(model: nn.Module, before: State) -> None:
         raise InvalidModel(f"{type(model).__name__} added or replaced {names} after it was built; {advice}")
 
 
+def check_reloaded(model: nn.Module, before: Tensor | None, again: Tensor | None, after: Tensor | None) -> None:
+    """Refuse a model of which a part is not in its state dict: it answers otherwise when that is loaded again.
+
+    Args:
+        before, again: what the trained model answers to the same question, twice; None if it does not.
+        after: the same of a new model with its state dict.
+    """
+    if before is None or again is None or after is None or not close(before, again):
+        return
+    if not close(before, after):
+        advice = "hold tensors that training or finish sets in buffers (register_buffer)"
+        raise InvalidModel(f"{type(model).__name__} has state outside its state dict and is lost when saved; {advice}")
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Return whether two answers, floating point or integers, differ by rounding alone."""
+    a, b = a.double(), b.double()
+    alike = torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
+    return alike or bool((a - b).abs().mean() <= 1e-3 * a.abs().mean())
+
+
 def materialize(model: Model, x: Tensor) -> None:
     """Give lazy parameters and buffers of `model` their shapes by a first loss of x (B, *shape); else do nothing.
 
