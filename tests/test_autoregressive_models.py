@@ -58,6 +58,33 @@ def everything(space: Space) -> Tensor:
     return x.view(-1, *space.shape).to(torch.uint8)
 
 
+def test_dimensions_come_row_by_row_and_the_channels_of_a_pixel_together() -> None:
+    """Places in memory are (channel, row, column); the order is (row, column, channel)."""
+    assert raster((2, 2, 3)).tolist() == [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]
+    assert raster((4,)).tolist() == [0, 1, 2, 3]
+    first, second, third = orders_of((2, 1, 2), 3)
+    assert (first, second) == ([0, 2, 1, 3], [3, 1, 2, 0])
+    assert sorted(third) == [0, 1, 2, 3]
+    assert third not in (first, second)
+    assert orders_of((2, 1, 2), 3) == [first, second, third]
+
+
+def test_each_order_of_a_mixture_has_masks_of_its_own() -> None:
+    """Network m sees in order m: what moves the logits of a dimension are those before it there, and no other."""
+    space = Space((1, 2, 3), 3)
+    model, D = built((MADE, {"hidden": (70,), "orders": 3}), space), space.dims
+    assert isinstance(model, MADE)
+    x = points(space, 1).flatten()
+    flipped = x.repeat(D, 1)
+    flipped[range(D), range(D)] = (x + 1) % 3
+    for net, order in zip(
+        model.nets, ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], orders_of(space.shape, 3)[2]), strict=True
+    ):
+        with torch.no_grad():
+            moved = (model.given(net, flipped) - model.given(net, x[None])).abs().amax(1).mT > 1e-15
+        assert torch.equal(moved[order][:, order], torch.ones(D, D).tril(-1).bool())
+
+
 @ordered
 @every_space
 def test_each_dimension_is_told_by_all_before_it_and_no_other(row: Row, space: Space) -> None:

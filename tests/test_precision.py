@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Dataset, Space
+from genbench.model import Model, Player
 from genbench.models.autoregressive.made import MADE
 from genbench.models.flows.gaussianization import Rotation
 from genbench.models.flows.lu import LULinear
@@ -122,6 +124,12 @@ def trained(model: str, options: dict[str, Any], space: Space, precision: str, f
     return made.eval(), [point.loss for point in progress.curve if point.loss is not None]
 
 
+def optimized(model: Model) -> list[Player]:
+    """Return every player of a model."""
+    turns = model.players(partial(torch.optim.SGD, lr=0.0))
+    return [player for turn in turns for player in (turn if isinstance(turn, tuple) else (turn,))]
+
+
 @pytest.mark.parametrize(
     ("model", "options", "space"), ROWS, ids=[f"{m.split(':')[1]}-{s}-{i}" for i, (m, _, s) in enumerate(ROWS)]
 )
@@ -132,6 +140,9 @@ def test_a_model_trains_in_bfloat16_as_in_float32(model: str, options: dict[str,
     assert all(math.isfinite(loss) for loss in losses)
     slack = 0.1 if any(name in model for name in NOISY) else 0.02
     assert losses[:1] == pytest.approx(expected[:1], rel=slack, abs=slack)  # of the same weights, batch and draws
+    with torch.autocast("cpu", torch.bfloat16):
+        values = [player.loss(points(SPACES[space]).train[:8]) for player in optimized(made)]
+    assert all(loss.dtype is torch.float32 for loss in values)
     if made.likelihood is not None:
         with torch.no_grad():
             log_p = made.log_prob(points(SPACES[space]).test)

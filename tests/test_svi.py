@@ -94,12 +94,25 @@ def test_training_and_evaluation_have_budgets_of_their_own() -> None:
 
     model.log_likelihood = counted
     model.train().posterior(x)
-    assert calls == [4, 4, 4]
+    assert calls == [2, 2, 2]
     calls.clear()
     model.svi_tolerance = 1e-12
     model.eval().posterior(x)
     assert calls.count(4) == 50
     assert not any(q.requires_grad for q in model.posterior(x))
+
+
+def test_training_moves_the_start_of_the_variances_to_their_average() -> None:
+    """By a tenth of the way a batch; evaluation leaves it, and it is part of the state dict."""
+    space = SPACES["levels"]
+    model, x = built((UnamortisedVAE, {"svi_max_steps": 4, **SMALL}), space), points(space)
+    assert isinstance(model, UnamortisedVAE)
+    model.start_logvar.fill_(-1.0)
+    model.posterior(x)
+    assert (model.start_logvar == -1).all()
+    _, logvar = model.train().posterior(x)
+    torch.testing.assert_close(model.start_logvar, -0.9 + 0.1 * logvar.mean(0))
+    assert "start_logvar" in model.state_dict()
 
 
 def test_a_round_that_makes_things_worse_is_not_taken() -> None:

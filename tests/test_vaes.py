@@ -175,6 +175,22 @@ def test_draws_follow_the_mass(levels: int, name: ObservationName) -> None:
     assert (seen - cdf).abs().max() < 0.02  # of probability 2 e^-16 for each (Dvoretzky, Kiefer, Wolfowitz, 1956)
 
 
+def test_draws_of_a_logistic_have_its_moments_and_its_tails() -> None:
+    """Far from the edges, mean mu and variance s^2 pi^2 / 3 + 1/12 in levels; at an edge, the whole tail."""
+    p_x, half, n = OBSERVATIONS["logistic"](Space((2,), 256)), 127.5, 200_000
+    theta = torch.tensor([[0.1, 2.5], [math.log(6 / half), math.log(6 / half)]]).double()
+    x = p_x.sample(theta.expand(n, -1, -1)).double()
+    s = 6 * (1 + math.exp(-7) / (6 / half))  # its floor adds a little
+    variance = s**2 * math.pi**2 / 3 + 1 / 12
+    assert x[:, 0].mean().item() == pytest.approx(half * 1.1, abs=5 * (variance / n) ** 0.5)
+    assert x[:, 0].var().item() == pytest.approx(variance, rel=0.03)
+    assert (x[:, 1] == 255).all()
+    edge = theta[:, :1].clone()
+    edge[0] = 1.0  # mu is the last level: it has all above 254.5
+    at_edge = (p_x.sample(edge.expand(n, -1, -1)) == 255).double().mean().item()
+    assert at_edge == pytest.approx(1 / (1 + math.exp(-0.5 / s)), abs=5 * (0.25 / n) ** 0.5)
+
+
 @pytest.mark.parametrize("raw", [-1e4, -50.0, 0.0, 20.0])
 def test_logistic_is_safe_in_float32_with_its_gradients(raw: float) -> None:
     p_x = OBSERVATIONS["logistic"](Space((4,), 256))
@@ -367,6 +383,29 @@ def test_geco_raises_lambda_where_the_distortion_is_too_large_and_lowers_it_wher
         assert model.log_lambda.item() == pytest.approx(0.1 * 0.1 * excess / 3, rel=1e-5)
     model.train().loss(x)
     assert model.log_lambda.item() != pytest.approx(0.1 * 0.1 * -5 / 3)
+
+
+def test_geco_raises_its_multiplier_where_the_distortion_is_too_high_and_lowers_it_where_it_is_low() -> None:
+    """log lambda moves by speed * C, C the moving average of (distortion - asked) / asked."""
+    for excess, sign in ((2.0, 1), (-2.0, -1)):
+        model, C, log_lambda = GECO(SPACES["levels"], distortion=4.0, speed=0.1, memory=0.9, **SMALL), 0.0, 0.0
+        for _ in range(3):
+            model.adapt(torch.tensor(excess))
+            C = 0.9 * C + 0.1 * excess / 4
+            log_lambda += 0.1 * C
+        assert model.log_lambda.item() == pytest.approx(log_lambda)
+        assert sign * model.log_lambda.item() > 0
+
+
+@pytest.mark.parametrize("log_lambda", [-1.0, 0.0, 1.5])
+def test_the_loss_of_geco_is_that_of_beta_vae_at_one_over_lambda(log_lambda: float) -> None:
+    """(rate + lambda (distortion - asked)) / max(1, lambda); in evaluation the multiplier stays."""
+    model = built((GECO, {"distortion": 3.0, **SMALL}), SPACES["levels"])
+    model.log_lambda.fill_(log_lambda)
+    loss, rate, distortion = loss_and_parts(model, points(SPACES["levels"]))
+    weight = math.exp(log_lambda)
+    assert loss == pytest.approx((rate + weight * (distortion - 3.0)) / max(1.0, weight))
+    assert model.log_lambda.item() == pytest.approx(log_lambda)
 
 
 def loss_and_parts(model: LatentModel, x: Tensor) -> tuple[float, float, float]:

@@ -34,7 +34,7 @@ class UnamortisedVAE(Decoded):
         space: Space,
         *,
         svi_steps: int = 10,
-        svi_tolerance: float = 0.05,
+        svi_tolerance: float = 0.1,
         svi_max_steps: int = 400,
         **options: Any,
     ) -> None:
@@ -51,6 +51,6 @@ class UnamortisedVAE(Decoded):
         start = self.start_logvar.expand_as(mu)
         if not self.training:
             return self.optimized(x, mu, start, self.svi_tolerance, self.svi_max_steps)[:2]
-        mu, logvar = ascend(partial(self.log_likelihood, x), mu, start, self.svi_steps)
+        mu, logvar = ascend(partial(self.log_likelihood, x), mu, start, self.svi_steps, pairs=1)
         self.start_logvar.lerp_(logvar.mean(0), 0.1)
         return mu, logvar
