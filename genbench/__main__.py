@@ -329,7 +329,7 @@ def sample(args: argparse.Namespace) -> int:
         picture, device = drawn(args, chosen, dataset)
     except UsageError:
         raise
-    except Exception as error:  # a model may fail in any way; what it was is the answer
+    except (Exception, SystemExit) as error:  # a model may fail in any way; what it was is the answer
         print(f"genbench: run {chosen.id}: {one_line(f'{type(error).__name__}: {error}')}", file=sys.stderr)
         return FAILED
     try:

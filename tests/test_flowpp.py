@@ -116,9 +116,11 @@ def test_attention_without_places_does_not_know_the_order_of_positions() -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"heads": 3}, "heads=3 must divide channels=32"), ({}, "halvings=2 needs sides that 4")]
+    ("options", "message"),
+    [({"heads": 3}, "heads=3 must divide channels=32"), ({}, "4 must divide 6x6; network: mlp takes any")],
 )
 def test_shapes_that_do_not_fit_are_refused(options: dict[str, int], message: str) -> None:
     side = 8 if options else 6
     with pytest.raises(ValueError, match=message):
         FlowPP(Space((1, side, side), 17), **options)
+    FlowPP(Space((1, side, side), 17), network="mlp", **options)

@@ -16,7 +16,7 @@ from genbench.models.flows.coupling import couplings_of, moved_by
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.mixture_cdf import mixture_cdf
 from genbench.models.flows.normalization import NORMS, Norm
-from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating, divisible
+from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.nets.activations import Activation
 from genbench.nets.attention import gated_attention
 from genbench.nets.mlp import mlp
@@ -85,8 +85,11 @@ class FlowPP(Flow):
     ) -> None:
         map = mixture_cdf(components)
         if space.is_image and network == "auto":
+            if any(side % 4 for side in space.shape[1:]):
+                height, width = space.shape[1:]
+                raise ValueError(f"sides are halved twice, so 4 must divide {height}x{width}; network: mlp takes any")
             net = partial(gated_attention, channels=channels, blocks=blocks, heads=heads, dropout=dropout, zero=True)
-            bijections = image_stages(divisible(space.shape, halvings=2), stages, net, map, norm)
+            bijections = image_stages(space.shape, stages, net, map, norm)
         else:
             flat = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
