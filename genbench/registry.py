@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import io
 import os
 import re
 import sys
@@ -48,7 +49,16 @@ def find(kind: str, name: str) -> Any:
         return of_kind(kind, name, loaded)
     if valid and ":" in name and (other := imported(module, name)):
         return of_kind(kind, name, attribute_of(other, attribute, name, kind))
-    raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{nearest(name, names(kind))}")
+    raise unknown(kind, name)
+
+
+def unknown(kind: str, name: str) -> UsageError:
+    """Return an error that names what is nearest to `name`, or the module that does not exist."""
+    hint = nearest(name, names(kind))
+    module, colon, _ = name.partition(":")
+    if colon and _PATH.fullmatch(name) and "did you mean" not in hint:
+        hint = f": there is no module {module!r} in genbench.{kind}, in this folder or among the installed packages"
+    return UsageError(f"unknown {kind.removesuffix('s')} {name!r}{hint}")
 
 
 def origin(kind: str, name: str) -> str | None:
@@ -64,7 +74,7 @@ def origin(kind: str, name: str) -> str | None:
     for entry in importlib.metadata.entry_points(group=f"genbench.{kind}", name=name):
         return entry.module
     if not attribute:
-        raise UsageError(f"unknown {kind.removesuffix('s')} {name!r}{nearest(name, names(kind))}")
+        raise unknown(kind, name)
     return module
 
 
@@ -102,9 +112,11 @@ def importing(name: str, path: str) -> Iterator[None]:
     It may end in any way, `SystemExit` included, but for KeyboardInterrupt. A working directory that it changes is
     restored.
     """
-    with contextlib.redirect_stdout(sys.stderr), same_folder():
+    with output_on_stderr(), same_folder():
         try:
             yield
+        except KeyboardInterrupt:
+            raise
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if not package or sys.modules.get(package):  # the package is there, a module in it is not
@@ -112,8 +124,20 @@ def importing(name: str, path: str) -> Iterator[None]:
             raise UsageError(f"{name!r} needs the package {package!r}: {_install(package)}") from None
         except SystemExit as error:
             raise UsageError(f"{name!r}: {path} exits while it is imported: SystemExit({error.code!r})") from None
-        except Exception as error:  # code of others may raise anything
+        except BaseException as error:  # code of others may raise anything
             raise UsageError(f"{name!r}: {path} cannot be imported: {cause(error)}") from None
+
+
+@contextmanager
+def output_on_stderr() -> Iterator[None]:
+    """Print to stderr what is printed inside, at its end: stdout is for what was asked."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        if not printed.closed:
+            sys.stderr.write(printed.getvalue())
 
 
 @contextmanager
@@ -130,7 +154,7 @@ def same_folder() -> Iterator[None]:
         os.chdir(before)
 
 
-def cause(error: Exception) -> str:
+def cause(error: BaseException) -> str:
     """Return what `error` is in one line: its type, its message, and the file and line that raised it."""
     if isinstance(error, SyntaxError):  # which says itself where it is
         return f"{type(error).__name__}: {error}"

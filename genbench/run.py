@@ -451,9 +451,9 @@ def _hints(make: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of the arguments of `make`; a name that cannot be resolved, as one that only type checkers
     import, is Any."""
     try:
-        return typing.get_type_hints(make)
-    except NameError:
         return typing.get_type_hints(make, localns=_Resolvable(make))
+    except (AttributeError, SyntaxError, TypeError) as error:
+        raise UsageError(f"its type hints cannot be read: {type(error).__name__}: {error}") from None
 
 
 class _Resolvable(dict[str, Any]):

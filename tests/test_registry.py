@@ -41,7 +41,11 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ("raise SystemExit\n", "exits while it is imported: SystemExit(None)"),
         ("raise ValueError('a\\n\\nb\\x1b[31m')\n", "cannot be imported: ValueError: a b\\x1b[31m (*"),
         ("raise ImportError('no\\nway')\n", "cannot be imported: ImportError: no way (*"),
-        ("class E(BaseException): pass\nclass F(E, Exception): pass\nraise F\n", "cannot be imported: *F (*"),
+        ("class E(BaseException): pass\nraise E('x')\n", "cannot be imported: *E: x (*"),
+        ("raise GeneratorExit\n", "cannot be imported: GeneratorExit (*"),
+        ("class E(Exception):\n def __str__(self): raise E\nraise E\n", "imported: *E: <exception str() failed> ("),
+        ("x = 1\0\n", "cannot be imported: SyntaxError: source code *null bytes"),
+        ("from . import x\n", "cannot be imported: ImportError: attempted relative import*"),
         ("def f(): f()\nf()\n", "cannot be imported: RecursionError: *"),
         ("x = 1 / 0\n", "cannot be imported: ZeroDivisionError: division by zero (*"),
         ("assert False\n", "cannot be imported: AssertionError (*"),
@@ -106,6 +110,12 @@ def test_a_name_that_a_module_lacks_has_a_nearest_one(plugin) -> None:
 def test_what_is_no_name_is_unknown(kind: str, name: str) -> None:
     with pytest.raises(UsageError, match=f"^unknown {kind[:-1]}"):
         find(kind, name)
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets", "metrics"])
+def test_a_module_that_does_not_exist_is_named(kind: str) -> None:
+    with pytest.raises(UsageError, match=r"^unknown .* 'zzzz:Q': there is no module 'zzzz' in genbench"):
+        find(kind, "zzzz:Q")
 
 
 def test_an_import_neither_prints_nor_moves(plugin, capsys: pytest.CaptureFixture[str]) -> None:

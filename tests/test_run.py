@@ -461,6 +461,31 @@ def test_options_passed_on_are_checked_as_those_of_the_class_extended() -> None:
         options_of(IWAE, {"latent": "many"})
 
 
+def test_types_that_only_checkers_resolve_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "options_of_mine.py").write_text(
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "from genbench.model import Model\n"
+        "if TYPE_CHECKING:\n    from nowhere import Bar, Space\n"
+        "class Foo: pass\n"
+        "class Mine(Model):\n"
+        "    def __init__(self, space: Space, *, k: int, b: Bar | None = None, f: Foo = Foo()): pass\n"
+        "class Broken(Model):\n    def __init__(self, space, *, k: 'list[int' = 3): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = find("models", "options_of_mine:Mine")
+    assert options_of(mine, {"k": 3, "b": [1]}) == {"k": 3, "b": [1]}
+    for options, message in (
+        ({"k": True}, "option 'k': input should be a valid integer, got True"),
+        ({}, "option 'k' has no default and is missing"),
+        ({"k": 3, "f": 3}, "option 'f': no suite can give values of its type, .*Foo"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            options_of(mine, options)
+    with pytest.raises(UsageError, match="its type hints cannot be read: SyntaxError"):
+        options_of(find("models", "options_of_mine:Broken"), {})
+
+
 def test_a_model_that_keeps_its_options_takes_any() -> None:
     class Keeps(Model):
         def __init__(self, space: Space, **options: object) -> None:
