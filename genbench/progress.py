@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from genbench.console import printable
 from genbench.run import Record, Run
 
 
@@ -124,7 +125,7 @@ class Lines(Progress):
 
     def say(self, text: str) -> None:
         """Write it."""
-        print(text, file=self.file, flush=True)
+        print(printable(text), file=self.file, flush=True)
 
 
 class Display(Progress):
@@ -150,7 +151,7 @@ class Display(Progress):
 
     def say(self, text: str) -> None:
         """Write it above the bar."""
-        self.live.console.print(Text(text))
+        self.live.console.print(Text(printable(text)))
 
     def _now(self) -> Group:
         over, now = self.done + self.failed, time.monotonic()

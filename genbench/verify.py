@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from genbench.console import printable
 from genbench.environment import environment
 from genbench.perform import perform, prepared_device
 from genbench.run import Record, UsageError, find
@@ -28,19 +30,19 @@ def reproduced(records: Sequence[Record]) -> bool:
     old = good[-1]
     with tempfile.TemporaryDirectory() as work:
         new = perform(old.run, work=work)
-    table = Table("measurement", "recorded", "now", "", title=f"{old.run}, run {old.id}")
+    table = Table("measurement", "recorded", "now", "", title=Text(printable(f"{old.run}, run {old.id}")))
     for name, was in old.measurements.items():
         now = new.measurements.get(name)
         same = now is not None and now.value == was.value
-        table.add_row(
-            name, repr(was.value), repr(now.value) if now else new.status, "same" if same else "[red]differs[/]"
-        )
+        values = repr(was.value), repr(now.value) if now else new.status
+        table.add_row(Text(printable(name)), *values, Text("same") if same else Text("differs", "red"))
     console = Console()
     console.print(table)
     here = environment(prepared_device(old.run))
     for key in sorted(here.keys() & old.environment.keys()):
         if here[key] != old.environment[key]:
-            console.print(f"{key} was {old.environment[key]}, is {here[key]}")
+            changed = f"{key} was {old.environment[key]}, is {here[key]}"
+            console.print(printable(changed), markup=False, highlight=False)
     return new.status == "ok" and all(
         name in new.measurements and new.measurements[name].value == was.value for name, was in old.measurements.items()
     )

@@ -25,7 +25,8 @@ from scipy import stats
 import genbench
 from genbench.__main__ import main
 from genbench.console import accept_any_text, printable
-from genbench.report import files, leaderboard, lettering, write
+from genbench.progress import Lines
+from genbench.report import files, leaderboard, lettering, show, write
 from genbench.report.cells import _moments, _root_mean_square
 from genbench.report.curves import curves_of
 from genbench.report.figures import figures, intervals, learning, panels
@@ -550,3 +551,13 @@ def test_likelihoods_of_different_numbers_of_points_say_so(tmp_path):
     assert "test points: nats of 5000, ais nats of 200" in protocol_line([record(measurements=found)], tmp_path)
     found["ais_nats"] = measured(1.0, kind="bound", n=5000)
     assert "test points" not in protocol_line([record(measurements=found)], tmp_path)
+
+
+def test_names_that_are_markup_or_escapes_are_text_in_progress_and_show(capsys):
+    made = record("[/]", status="error", error="\x1b[2J [red]no")
+    Lines(sys.stderr).say(made.error)
+    show([made, record("[/]", measurements={"[/red]\x1b": measured(1.0)}, at=1)], Console(width=200))
+    captured = capsys.readouterr()
+    assert captured.err == "\\x1b[2J [red]no\n"
+    assert "\x1b" not in captured.out
+    assert "[/red]\\x1b" in captured.out

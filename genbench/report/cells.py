@@ -179,8 +179,11 @@ def _root_mean_square(values: Sequence[float]) -> float | None:
 
 
 def _scaled(values: Sequence[float]) -> tuple[int, list[float]]:
-    """Return k and x / 2^k, all within [-1, 1]: no bit of a sum or square changes but those that would overflow."""
-    power = math.frexp(max(map(abs, values)))[1]
+    """Return k and x / 2^k, whose squares neither over- nor underflow; no other bit of a sum or square changes."""
+    largest = max(map(abs, values))
+    if 1e-100 < largest < 1e100:
+        return 0, list(values)
+    power = math.frexp(largest)[1]
     return power, [math.ldexp(value, -power) for value in values]
 
 

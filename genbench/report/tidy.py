@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from genbench.console import printable
@@ -88,19 +88,22 @@ def as_csv(lines: Iterable[Line]) -> str:
     A spreadsheet would run a text that begins as a formula does, so that an apostrophe stands before it; control
     characters are spelled out. Numbers are as they are.
     """
-    text, safe = io.StringIO(), SafeTexts()
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Line._fields)
-    writer.writerows([safe[value] if type(value) is str else value for value in line] for line in lines)
+    writer.writerows(zip(*map(_safe_column, zip(*lines, strict=True)), strict=True))
     return text.getvalue()
 
 
-class SafeTexts(dict[str, str]):
-    """By text what stands for it in a CSV file: thousands of lines share their texts."""
+def _safe_column(column: tuple[Any, ...]) -> Sequence[Any]:
+    """Return what stands for a column in a CSV file; thousands of lines share their texts, nearly all of them safe."""
+    changed = {text: safe for text in set(column) if type(text) is str and (safe := safe_text(text)) != text}
+    return [changed.get(value, value) for value in column] if changed else column
 
-    def __missing__(self, text: str) -> str:
-        self[text] = f"'{printable(text)}" if text.lstrip(" ").startswith(FORMULA) else printable(text)
-        return self[text]
+
+def safe_text(text: str) -> str:
+    """Return `text` as a cell of a spreadsheet that shows it and does not run it."""
+    return f"'{printable(text)}" if text.lstrip(" ").startswith(FORMULA) else printable(text)
 
 
 def by_run(records: Iterable[Record]) -> Runs:
