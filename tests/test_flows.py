@@ -423,6 +423,18 @@ def test_bijections_that_draw_numbers_are_not_joined() -> None:
     assert "Joined" in type(chain.eval()(x)[0].grad_fn).__name__
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 6, 6)], ids=["vector", "image"])
+def test_the_first_batch_of_act_norm_is_taken_as_every_other(shape: tuple[int, ...]) -> None:
+    """The batch from which it starts has no closed form; it has the same value and log-determinant."""
+    layer, x = ActNorm(shape), 1 + 3 * torch.randn(32, *shape)
+    first, second = layer(x), layer(x)
+    assert layer.step(x) is not None
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(
+        first[1], -math.prod(shape[1:]) * x.var((0, *range(2, x.ndim)), correction=0).log().sum() / 2
+    )
+
+
 def test_modified_batch_norm_is_its_formula() -> None:
     layer, rho, eps = BatchNorm((3,), rho=0.9).double(), 0.9, 1e-4
     first, x = 1 + torch.randn(32, 3).double(), 2 * torch.randn(32, 3).double().requires_grad_()
