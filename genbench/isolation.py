@@ -149,7 +149,7 @@ class Server:
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", "from genbench.isolation import serve; serve()"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 env=os.environ | path,
                 process_group=0,  # Ctrl-C in a terminal is for the caller
             )
