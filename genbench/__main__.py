@@ -326,7 +326,8 @@ def sample(args: argparse.Namespace) -> int:
     if not (space.is_image or space.shape == (2,)):
         raise UsageError(f"run {chosen.id}: points of shape {space.shape} have no picture")
     try:
-        picture, device = drawn(args, chosen, dataset)
+        with naming(f"run {chosen.id}"):
+            picture, device = drawn(args, chosen, dataset)
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # a model may fail in any way; what it was is the answer
@@ -348,12 +349,12 @@ def picture_format(out: Path) -> str:
         UsageError: there is no such format, or no file can be written there.
     """
     form = FORMATS.get(out.suffix.lower())
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file in it")
     if form is None:
         raise UsageError(f"--out {out}: the suffix says the format of a picture, and is one of {', '.join(FORMATS)}")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: the folder {out.parent} does not exist")
-    if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file in it")
     if not os.access(out.parent, os.W_OK) or (out.exists() and not os.access(out, os.W_OK)):
         raise UsageError(f"--out {out}: is not writable")
     return form
@@ -533,8 +534,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
     accept_any_text()
     # a suite may name models of a module in this folder, or of one in the project's
-    here = [str(Path.cwd())] if os.path.exists(".") else []  # the folder may have been deleted
-    sys.path += [path for path in (*here, str(ROOT)) if path not in sys.path]
+    with suppress(FileNotFoundError):  # the folder has been deleted
+        sys.path += [path for path in (os.getcwd(), str(ROOT)) if path not in sys.path]
     try:
         args = parser().parse_all(arguments)
         if args.command == "run":

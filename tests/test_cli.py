@@ -236,7 +236,7 @@ def test_gpus_that_are_not_there_are_unschedulable_at_once(tiny: Path, tmp_path:
             "--out x.pdf: the suffix says the format of a picture, and is one of .png, .jpg",
         ),
         (["sample", "x", "--out", "x"], "--out x: the suffix says"),
-        (["sample", "x", "--out", ""], "the suffix says"),
+        (["sample", "x", "--out", ""], "is a folder"),
         (["sample", "x", "--out", "nope/x.png"], "--out nope/x.png: the folder nope does not exist"),
         (["sample", "x", "--out", "/dev/null/x.png"], "the folder /dev/null does not exist"),
         (["report", "--plots", "-1"], "argument --plots: '-1' is not a whole number from 0"),
@@ -256,7 +256,21 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_a_folder_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.png").mkdir()
     assert main(["sample", "x", "--out", str(tmp_path / "x.png")]) == 2
-    assert "is a folder" in capsys.readouterr().err
+    assert "is a folder; name a file in it" in capsys.readouterr().err
+    assert main(["sample", "x", "--out", str(tmp_path)]) == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err
+
+
+def test_a_folder_that_has_been_deleted_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["list", "models"]) == 0
+    assert main(["run", "smoke", "--dry-run"]) == 0
+    assert main(["run", "x.yaml", "--dry-run"]) == 2
+    assert "x.yaml: cannot be read: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_start_of_several_ids_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
