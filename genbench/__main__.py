@@ -534,8 +534,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
     accept_any_text()
     # a suite may name models of a module in this folder, or of one in the project's
+    folders = [str(ROOT)]
     with suppress(FileNotFoundError):  # the folder has been deleted
-        sys.path += [path for path in (os.getcwd(), str(ROOT)) if path not in sys.path]
+        folders.insert(0, os.getcwd())
+    sys.path += [path for path in folders if path not in sys.path]
     try:
         args = parser().parse_all(arguments)
         if args.command == "run":
