@@ -93,6 +93,9 @@ def test_a_damaged_picture_is_written_again(where: str, tmp_path: Path) -> None:
     assert work.put(b"picture", ".png") == name
     assert work.load(name) == b"picture"
     assert not work.is_damaged(name)
+    work._files.pipe_file(work._path(name), b"Picture")
+    work.put(b"picture", ".png")
+    assert work.load(name) == b"picture", "what exists under its name is verified before it is taken for written"
     copy = Work(tmp_path / "copy")
     copy.save(name, b"picture")
     assert copy.load(name) == b"picture"
