@@ -118,6 +118,10 @@ class Project:
         )
         return said.lines
 
+    def trained(self) -> bytes | None:
+        """Return the trained model of seed 0 as it is saved, with the digest of its code."""
+        return Work(self.store.work).load(f"{self.runs()[0].id}/model.pt")
+
     def values(self) -> list[float | None]:
         """Return the values of seed 0, oldest first."""
         return [r.measurements["nats"].value for r in self.store.of(self.runs()[0]) if r.measurements]
@@ -150,27 +154,30 @@ def test_a_row_of_another_name_is_recorded_under_that_name(project: Project) -> 
 
 
 def test_a_changed_model_is_trained_and_measured_again(project: Project) -> None:
+    before = project.trained()
     project.write("modelling", MODEL.replace("return -(x", "return -2 * (x"))
     assert project.call() == ["repeating 2 runs: modelling.py changed since they were recorded"]
     assert (project.outcome.done, len(project.performed)) == (2, 2)
     first, second = project.values()
-    assert second != first
+    assert project.trained() != before, "weights of the old code are not used"
     assert second == pytest.approx(2 * first, rel=0.01)
     assert project.call() == ["2 of 2 runs are done already"]
 
 
 def test_a_module_that_the_model_imports_counts(project: Project) -> None:
+    before = project.trained()
     project.write("helping", "def scale():\n    return 3.0\n")
     assert project.call() == ["repeating 2 runs: helping.py changed since they were recorded"]
+    assert project.trained() != before
     assert project.values()[1] == pytest.approx(3 * project.values()[0], rel=0.01)
 
 
 def test_a_changed_metric_is_measured_again_with_the_same_weights(project: Project) -> None:
-    weights = Work(project.store.work).load(f"{project.runs()[0].id}/model.pt")
+    before = project.trained()
     project.write("measuring", METRIC.replace("value=-", "value=7 -"))
     assert project.call() == ["measuring 2 runs again: measuring.py changed since they were recorded"]
     assert project.values()[1] == pytest.approx(7 + project.values()[0])
-    assert Work(project.store.work).load(f"{project.runs()[0].id}/model.pt") == weights
+    assert project.trained() == before
 
 
 def test_only_the_metric_that_changed_is_measured_again(project: Project) -> None:
@@ -183,9 +190,11 @@ def test_only_the_metric_that_changed_is_measured_again(project: Project) -> Non
 
 
 def test_changed_data_are_noticed_though_no_code_has_changed(project: Project) -> None:
+    before = project.trained()
     project.points(1)
     reason = "the data of data_of_mine:points changed since they were recorded"
     assert project.call() == [f"repeating 2 runs: {reason}"]
+    assert project.trained() != before, "weights of other data are not used"
     assert project.values()[0] != project.values()[1]
     assert project.call() == ["2 of 2 runs are done already"]
 
