@@ -141,6 +141,15 @@ def test_what_decides_numbers_counts(name: str, copy: Path) -> None:
     assert sources.own_digest() not in (before[0], "")
 
 
+def test_a_trained_model_depends_on_what_trains_in_genbench_and_not_on_what_measures(copy: Path) -> None:
+    run = Run(suite="s", name="n", model="flows.nice:NICE", data="toys:moons")
+    before = source_fingerprint(run)
+    (copy / "genbench" / "evaluation.py").write_text("changed")
+    assert source_fingerprint(run) == before
+    (copy / "genbench" / "train.py").write_text("changed")
+    assert source_fingerprint(run) != before
+
+
 def test_a_new_module_counts_and_what_decides_nothing_does_not(copy: Path) -> None:
     before = sources.own_digest()
     (copy / "genbench" / "report" / "text.py").write_text("changed")

@@ -88,8 +88,15 @@ def inception(data: str, dataset: Dataset) -> FeatureNet | None:
 
 @functools.lru_cache(maxsize=1)
 def inception_net(path: Path) -> FeatureNet:
-    """Return Inception-v3 with the weights in `path`."""
+    """Return Inception-v3 with the weights in `path`.
+
+    Raises:
+        UsageError: they are not those that torch-fidelity published.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    if not has_digest(path, INCEPTION_SHA256):
+        raise UsageError(f"{path} is damaged: it is not the file whose SHA-256 is {INCEPTION_SHA256}")
 
     net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
     return FeatureNet("inception-v3-bilinear", f"Inception-v3 {INCEPTION_SHA256[:8]}", net, colour=True)
