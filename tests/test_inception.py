@@ -109,7 +109,7 @@ def test_without_weights_and_network_one_line_says_what_to_put_where(tmp_path, m
     assert list((tmp_path / "feature-nets").glob("*.pth*")) == []
     run = Run(suite="s", name="n", model="gans.gan:GAN", data="digits", steps=0, metrics=("fidelity:inception",))
     record = perform(run, work=str(tmp_path / "work"))
-    assert (record.status, record.error) == ("error", f"UsageError: {message}")
+    assert (record.status, record.error) == ("error", f"fidelity:inception: UsageError: {message}")
 
 
 def test_weights_that_agree_in_their_first_digits_alone_are_set_aside(tmp_path, monkeypatch, capsys):
