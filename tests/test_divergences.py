@@ -85,6 +85,19 @@ def test_points_outside_are_in_the_last_cell():
     assert (shares[-1], shares[0], shares[4 * 8 + 4]) == (0.5, 0.25, 0.25)
 
 
+def test_both_laws_have_mass_one_when_a_point_in_a_thousand_is_in_any_cell():
+    law = grid(EIGHT)
+    masses: list[float] = []
+
+    def noted(p: Tensor, q: Tensor) -> float:
+        masses.extend((p.sum().item(), q.sum().item()))
+        return min(p.min().item(), q.min().item())
+
+    least = law.distance(noted, EIGHT.test.double())
+    assert masses == pytest.approx([1, 1], abs=1e-9)
+    assert least == pytest.approx(0.001 / len(law.p), rel=1e-3)
+
+
 def test_w1_is_the_best_assignment():
     generator = torch.Generator().manual_seed(0)
     p = torch.zeros(65).double()

@@ -74,7 +74,7 @@ def log_rectangle(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tens
 def panels(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
     """Return the edges of panels in order, (..., P): about the mode, and the steps at -alpha / gamma, -beta / gamma."""
     mode, slope = mode_of(A, B, alpha, beta, gamma)
-    finest = 0.1 / (1 + slope.abs() + (1 + gamma**2).sqrt())
+    finest = 0.1 / (2 + slope.abs())
     share = torch.arange(GRADES + 1, device=A.device) / GRADES
     reaches = REACH * (finest / REACH).unsqueeze(-1) ** share
     steep = torch.where(gamma.abs() < 1e-9, 1e-9, gamma).unsqueeze(-1)
