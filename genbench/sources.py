@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
+import threading
 import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec
@@ -181,10 +182,14 @@ def spec_of(module: str) -> ModuleSpec | None:
     return spec
 
 
+PARSING = threading.Lock()  # two threads that parse at once may fail: "AST constructor recursion depth mismatch"
+
+
 def imports(path: Path, module: str, is_package: bool) -> Iterator[str]:
     """Yield the names of modules that the file of `module` may import; nothing if it is no Python source."""
     try:
-        tree = ast.parse(path.read_bytes())
+        with PARSING:
+            tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
     package = module.split(".") if is_package else module.split(".")[:-1]

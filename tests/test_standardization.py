@@ -43,7 +43,7 @@ DENSITIES: dict[str, Row] = {
     "VAE": (VAE, NETS),
     "IWAE": (IWAE, {"k": 2, **NETS}),
     "Score": (ScoreVAE, NETS),
-    "Unamortised": (UnamortisedVAE, {"climbs": 2, **NETS}),
+    "Unamortised": (UnamortisedVAE, {"svi_steps": 2, "svi_max_steps": 2, **NETS}),
     "Hierarchical": (HierarchicalVAE, {"layers": (1, 2), "width": 8}),
     "VQVAE": (FlatVQVAE, {"codes": 4, "positions": 2, "hidden": (8,), "width": 8, "heads": 2}),
 }
