@@ -13,8 +13,8 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
-import threading
 import sysconfig
+import threading
 from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
