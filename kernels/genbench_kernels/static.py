@@ -1,9 +1,10 @@
 """Compiles every kernel of every op for GPUs that are not there, and holds what it reads against agreed budgets.
 
 `python -m genbench_kernels.static` traces each example of each op on the meta device, compiles each kernel it starts
-just as the launch would (types, alignment, constants, warps) for each of TARGETS, and counts in the machine code. A
-figure above `kernels/budgets/triton-<version>.json` fails, as do spills, budgeted or not; `--write` agrees to the
-figures of the day by rewriting that file, which is committed with the change that costs them.
+just as the launch would (types, alignment, constants, warps) for each of TARGETS, and counts in the machine code. Every
+figure gates: one above `kernels/budgets/triton-<version>.json` fails, as does one without a budget, a budget without a
+figure, and any spill (stack, spilled_loads), budgeted or not. `--write` agrees to the figures of the day by rewriting
+that file, which is committed with the change that costs them.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def _part(wanted: tuple[str, str]) -> Figures:
 
 
 def problems(measured: Figures, budget: Figures) -> Iterator[str]:
-    """Yield what fails the gate: spills, and every figure over its budget or without one."""
+    """Yield what fails the gate: spills, every figure over its budget or without one, and budgets without a figure."""
     for key, figure in measured.items():
         for spill in ("stack", "spilled_loads"):
             if figure.get(spill):
@@ -166,8 +167,10 @@ def problems(measured: Figures, budget: Figures) -> Iterator[str]:
             agreed = budget.get(key, {}).get(what)
             if agreed is None:
                 yield f"{key}: {what} {value} has no budget"
-            elif value > agreed and what != "loads":
+            elif value > agreed:
                 yield f"{key}: {what} {agreed} -> {value}"
+        for what in budget.get(key, {}).keys() - figure.keys():
+            yield f"{key}: {what} is budgeted, and no longer measured"
     yield from (f"{key}: budgeted, and no longer there" for key in budget.keys() - measured.keys())
 
 
@@ -190,6 +193,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     start, path = perf_counter(), budget_file()
     measured = figures(options.only, options.jobs)
+    if not measured:
+        print(f"static gate: cannot run, no example matches --only {options.only!r}; give it as op/example")
+        return 2
     kept = {key: value for key, value in _agreed(path).items() if not _selected(key, options.only)}
     if options.write:
         _write(path, {**kept, **measured})

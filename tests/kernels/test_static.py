@@ -77,6 +77,35 @@ def test_what_costs_more_is_a_problem(measured: Any, budget: Any, expected: list
     assert list(problems(measured, budget)) == expected
 
 
+CALL = ("launches", "bytes")
+KERNEL = ("shared", "registers", "stack", "spilled_loads", "instructions", "loads", "narrow_loads")
+MEASURED = {"call": dict.fromkeys(CALL, 100), "kernel": dict.fromkeys(KERNEL, 0)}
+
+
+@pytest.mark.parametrize(("key", "figure"), [*(("call", f) for f in CALL), *(("kernel", f) for f in KERNEL)])
+def test_every_figure_gates(key: str, figure: str) -> None:
+    """As the docstring says: one more than agreed fails, one less does not, and none goes without a budget."""
+    agreed = MEASURED[key][figure]
+    more = MEASURED | {key: MEASURED[key] | {figure: agreed + 1}}
+    less = MEASURED | {key: {f: v for f, v in MEASURED[key].items() if f != figure}}
+    assert f"{key}: {figure} {agreed} -> {agreed + 1}" in list(problems(more, MEASURED))
+    assert list(problems(MEASURED, more)) == list(problems(MEASURED, MEASURED)) == []
+    assert list(problems(MEASURED, less)) == [f"{key}: {figure} {agreed} has no budget"]
+    assert list(problems(less, MEASURED)) == [f"{key}: {figure} is budgeted, and no longer measured"]
+
+
+def test_the_figures_are_those_that_are_budgeted() -> None:
+    agreed = json.loads(budget_file().read_text())
+    assert {tuple(sorted(figure)) for key, figure in agreed.items() if "@" in key} == {tuple(sorted(KERNEL))}
+    assert {tuple(sorted(figure)) for key, figure in agreed.items() if "@" not in key} == {tuple(sorted(CALL))}
+
+
+def test_a_gate_that_compares_nothing_does_not_pass() -> None:
+    done = uninterpreted("-m", "genbench_kernels.static", "--only", "affine_coupling/nothing", "--jobs", "1")
+    assert done.returncode == 2
+    assert "affine_coupling/nothing" in done.stdout
+
+
 def test_every_kernel_agreed_to_is_free_of_spills_on_four_gpus() -> None:
     agreed = json.loads(budget_file().read_text())
     kernels = {key: figure for key, figure in agreed.items() if "@" in key}
