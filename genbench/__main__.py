@@ -109,11 +109,11 @@ def run(args: argparse.Namespace) -> int:
 
     from genbench.driver import drive
     from genbench.execute import in_process, on_ray
-    from genbench.isolation import isolated
+    from genbench.isolation import isolate
     from genbench.perform import data_digest, perform
 
     log, work = store.work.resolve() / "driver.log", _absolute(args.work or str(store.work))
-    in_child = isolated(
+    in_child = isolate(
         partial(perform, work=work, checkpoint_every=args.checkpoint_every),
         log=str(log) if args.executor == "process" else None,
     )
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         retry_failed=args.retry_failed,
         fail_fast=args.fail_fast,
         rerun=args.rerun,
-        digest=None if args.address else lambda run: isolated(data_digest, str(log))(run).data_sha256,
+        digest=None if args.address else lambda run: isolate(data_digest, str(log))(run).data_sha256,
     )
     if args.work:
         bring_pictures(store, args.work, runs[0].suite)

@@ -34,9 +34,9 @@ def examine(results: Path) -> bool:
     """Print a table of checks and return whether a suite can be run here."""
     table = Table("", "what", "found", box=None, pad_edge=False)
     checks = list(_checks(results))
-    for good, what, found in checks:
+    for good, what, detail in checks:
         mark = {True: Text("ok", "green"), False: Text("problem", "red"), None: Text("none", "yellow")}[good]
-        table.add_row(mark, what, Text(printable(found)))
+        table.add_row(mark, what, Text(printable(detail)))
     Console().print(table)
     return all(good is not False for good, _, _ in checks)
 

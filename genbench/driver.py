@@ -147,10 +147,10 @@ class Driver:
         records = [record for run in runs for record in self.store.of(run)]
         damaged, lines = damaged_pictures(records, Work(self.store.work))
         self.staleness = Staleness({record.execution for record in records}, rerun, digest, damaged)
-        wanted = {run.id: set[str]() for run in runs}
+        metrics = {run.id: set[str]() for run in runs}
         for run in runs:
-            wanted[run.id] |= set(run.metrics)
-        counting = {run.id: {m: r for m, r in self.counting(run).items() if m in wanted[run.id]} for run in runs}
+            metrics[run.id] |= set(run.metrics)
+        counting = {run.id: {m: r for m, r in self.counting(run).items() if m in metrics[run.id]} for run in runs}
         for line in [*lines, *explain(self.staleness, counting)]:
             self.progress.say(line)
 

@@ -59,10 +59,10 @@ class Isolated:
         most = limit + min(max(limit, LEAST_GRACE), MOST_GRACE) if limit else None
         job = Job(self.perform, pickle.dumps(run), self.log, most, os.getcwd(), list(sys.path), dict(os.environ))
         for attempt in range(1, ATTEMPTS + 1):
-            answer = _answered(job)
+            answer = _submit(job)
             if not answer.killed or attempt == ATTEMPTS:
                 break
-        match _unpickled(answer.content):
+        match _unpickle(answer.content):
             case Record(id=run.id) as record:
                 return record.model_copy(update={"attempts": attempt})
             case StorageError() as error:
@@ -70,7 +70,7 @@ class Isolated:
         return failed(run, *answer.verdict(limit), attempt)
 
 
-def isolated(perform: Perform, log: str | None = None) -> Isolated:
+def isolate(perform: Perform, log: str | None = None) -> Isolated:
     """Return a performer that gives each run of `perform`, which can be pickled, a process of its own."""
     return Isolated(pickle.dumps(perform), log)
 
@@ -132,7 +132,7 @@ class Answer(NamedTuple):
         return "crashed", f"its process was killed by {name}{hint}"
 
 
-def _unpickled(content: bytes) -> object:
+def _unpickle(content: bytes) -> object:
     """Return what a child wrote, None if that was cut short or is nothing of the kind."""
     try:
         return pickle.loads(content)
@@ -180,7 +180,7 @@ def _close() -> None:
         _idle.pop().close()
 
 
-def _answered(job: Job) -> Answer:
+def _submit(job: Job) -> Answer:
     """Return what became of `job`; another one may be under way in another thread."""
     server = _idle.pop() if _idle else Server()
     try:
@@ -214,12 +214,12 @@ def serve() -> NoReturn:
                 with suppress(Exception):  # the child says what is missing
                     importlib.import_module(name)
             job: Job = caller.recv()
-            answer, modules = _forked(job, caller, woken)
+            answer, modules = _fork_child(job, caller, woken)
             caller.send(answer)
     os._exit(0)
 
 
-def _forked(job: Job, caller: Connection, woken: int) -> tuple[Answer, list[str]]:
+def _fork_child(job: Job, caller: Connection, woken: int) -> tuple[Answer, list[str]]:
     """Return what became of `job` in a child, and what the child imported.
 
     Raises:
@@ -248,7 +248,7 @@ def _forked(job: Job, caller: Connection, woken: int) -> tuple[Answer, list[str]
             os.killpg(pid, signal.SIGKILL)  # what the run has started and left
     content = os.pread(answer, os.fstat(answer).st_size, 0)
     os.close(answer)
-    match _unpickled(content):
+    match _unpickle(content):
         case (list(modules), bytes(content)):
             return Answer(content, os.waitstatus_to_exitcode(done[1]), late), modules
     return Answer(b"", os.waitstatus_to_exitcode(done[1]), late), []

@@ -31,7 +31,7 @@ from genbench.sources import own_digest, source_fingerprint, sources_of
 from genbench.staleness import files_digest
 from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.validation.datasets import check_density, load_dataset
-from genbench.validation.measurements import check_files, check_measurements, check_taken
+from genbench.validation.measurements import check_files, check_measurements, check_names_unused
 from genbench.validation.models import (
     check_log_prob,
     check_model,
@@ -178,7 +178,7 @@ def trained(
     code = f"{source_fingerprint(run)}-{dataset.sha256[:16]}"
     packed = work.load(name)
     try:
-        if (progress := _loaded(packed, code, model)) is not None:
+        if (progress := _load_trained(packed, code, model)) is not None:
             return model.eval(), progress
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
@@ -197,7 +197,7 @@ def trained(
     model.finish(dataset.train.to(device))
     check_state(model, state)
     packed, reloaded = _packed(code, model, progress), built(run, dataset, device)
-    _loaded(packed, code, reloaded)
+    _load_trained(packed, code, reloaded)
     check_reloaded(model, *(answer(m.eval(), dataset, run.seed) for m in (model, model, reloaded)))
     work.save(name, packed)
     work.remove(f"{run.id}/checkpoint.pt")
@@ -225,7 +225,7 @@ def _answer(model: Model, dataset: Dataset) -> Tensor | None:
     return None
 
 
-def _loaded(packed: bytes | None, code: str, model: Model) -> Progress | None:
+def _load_trained(packed: bytes | None, code: str, model: Model) -> Progress | None:
     """Put a trained model into `model` and return how its training went; None if there is none of the same code."""
     state = unpacked(packed, code)
     if state is None:
@@ -256,29 +256,31 @@ def measured(evaluation: Evaluation, work: Work, record: dict[str, Any], deadlin
         if time.monotonic() > deadline:
             raise TimeoutError(f"no time was left for the metric {name!r}")
         try:
-            found, drawn = taken(name, evaluation, owners)
+            measurements, drawn = take_metric(name, evaluation, owners)
             files = {file: work.put(content, PurePosixPath(file).suffix) for file, content in drawn.items()}
         except StorageError:
             raise
         except (Exception, SystemExit) as error:
             failures[name] = error
             continue
-        owners |= dict.fromkeys((*found, *drawn), name)
-        record["measurements"] |= found
+        owners |= dict.fromkeys((*measurements, *drawn), name)
+        record["measurements"] |= measurements
         record["files"] = record.get("files", {}) | files
         record["completed"] = (*record.get("completed", ()), name)
-        if not found and not files:
+        if not measurements and not files:
             record["not_applicable"] = (*record.get("not_applicable", ()), name)
     if failures:
-        said = "; ".join(f"{name}: {_line(error)}" for name, error in failures.items())
-        raise BaseExceptionGroup(said, list(failures.values()))
+        message = "; ".join(f"{name}: {_line(error)}" for name, error in failures.items())
+        raise BaseExceptionGroup(message, list(failures.values()))
 
 
-def taken(name: str, evaluation: Evaluation, owners: dict[str, str]) -> tuple[dict[str, Measurement], dict[str, bytes]]:
+def take_metric(
+    name: str, evaluation: Evaluation, owners: dict[str, str]
+) -> tuple[dict[str, Measurement], dict[str, bytes]]:
     """Return what the metric `name` measures and draws, checked; `owners`: the metrics that have used a name before."""
     reseed(evaluation.run.seed, name)
     evaluation.files.clear()
-    found = check_measurements(find("metrics", name).measure(evaluation))
+    measurements = check_measurements(find("metrics", name).measure(evaluation))
     check_files(evaluation.files)
-    check_taken({**found, **evaluation.files}, owners)
-    return found, dict(evaluation.files)
+    check_names_unused({**measurements, **evaluation.files}, owners)
+    return measurements, dict(evaluation.files)

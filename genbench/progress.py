@@ -175,10 +175,10 @@ def line(record: Record, phase: str, over: int, total: int, eta: float | None = 
     what = f"{record.run}{phase and f', {phase}'}"
     took = f" in {spell(record.timings['total'])}" if "total" in record.timings else ""
     tries = f" after {record.attempts} tries" if record.attempts > 1 else ""
-    said, idle = headline(record), record.not_applicable
+    outcome, idle = headline(record), record.not_applicable
     missing = f"; {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} not apply" if idle else ""
     left = "" if eta is None or over == total else f"; ETA {spell(eta)}"
-    result = f"{record.status}{took}{tries}{said and f', {said}'}{missing}"
+    result = f"{record.status}{took}{tries}{outcome and f', {outcome}'}{missing}"
     return f"[{over:>{len(str(total))}}/{total}] {what}: {result}{left}"
 
 

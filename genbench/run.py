@@ -352,12 +352,12 @@ class Suite(Written):
         change: dict[str, Any],
     ) -> list[Run]:
         layers = [self.defaults, data, model, model.per_data.get(data.data)]
-        said = [
+        given = [
             layer.model_dump(exclude_unset=True, exclude={"seeds", "data", "model", "per_data"})
             for layer in layers
             if layer
         ]
-        settings = functools.reduce(merged, [*said, change])
+        settings = functools.reduce(merged, [*given, change])
         with naming(f"data.{data.data}"):
             find("datasets", data.data)
         with naming(f"models.{name}"):
@@ -433,18 +433,18 @@ def keywords_of(model: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
     makers = (
         [vars(c)["__init__"] for c in model.__mro__ if "__init__" in vars(c)] if inspect.isclass(model) else [model]
     )
-    found: dict[str, inspect.Parameter] = {}
+    keywords: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
     for i, make in enumerate(makers):
         taken = list(inspect.signature(make).parameters.values())[1 + inspect.isclass(model) :]  # self, the space
         own = {p.name: p for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         passed_on = any(p.kind is p.VAR_KEYWORD for p in taken)
         if i and not own and not passed_on:  # nothing above takes what is passed on: it keeps it
-            return found, hints, True
-        found, hints = own | found, _hints(make) | hints
+            return keywords, hints, True
+        keywords, hints = own | keywords, _hints(make) | hints
         if not passed_on:
-            return found, hints, False
-    return found, hints, True
+            return keywords, hints, False
+    return keywords, hints, True
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:

@@ -172,8 +172,8 @@ def spec_of(module: str) -> ModuleSpec | None:
     spec: ModuleSpec | None = None
     for name in _with_parents(module):
         try:
-            found = (f.find_spec(name, path) for f in sys.meta_path if hasattr(f, "find_spec"))  # type: ignore[arg-type]
-            spec = next((spec for spec in found if spec is not None), None)
+            specs = (f.find_spec(name, path) for f in sys.meta_path if hasattr(f, "find_spec"))  # type: ignore[arg-type]
+            spec = next((spec for spec in specs if spec is not None), None)
         except (ImportError, ValueError, OSError):
             return None
         if spec is None:

@@ -432,8 +432,8 @@ def _restore(state: dict[str, Any], model: Model, game: Game, average: Average) 
     means = [mean.to(live.device) for mean, live in zip(state["average"], average.live, strict=False)]
     _check_shapes(means, average.mean)
     average.mean = means
-    said = state["progress"]
-    progress = Progress(**said | {"curve": [Point(**point) for point in said["curve"]]})
+    progress_state = state["progress"]
+    progress = Progress(**progress_state | {"curve": [Point(**point) for point in progress_state["curve"]]})
     if progress.selected is not None:
         weights = model.state_dict()
         _check_shapes([progress.selected[name] for name in weights], list(weights.values()))

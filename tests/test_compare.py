@@ -144,9 +144,9 @@ def timing(*rates: float) -> list[Record]:
     ("rates", "verdict"), [((90, 100, 110), "same"), ((50, 55, 60), "slower"), ((190, 200, 210), "faster")]
 )
 def test_a_timing_of_one_seed_is_compared_by_its_repetitions_and_is_no_regression(rates, verdict):
-    found = compared(timing(99.0, 101.0, 105.0), timing(*rates))
-    assert found["verdict"].tolist() == [verdict]
-    assert outcome(found) == (1, 0, 0)
+    comparison = compared(timing(99.0, 101.0, 105.0), timing(*rates))
+    assert comparison["verdict"].tolist() == [verdict]
+    assert outcome(comparison) == (1, 0, 0)
 
 
 def test_a_measurement_without_a_better_end_has_changed_or_not():
@@ -161,15 +161,15 @@ def test_rows_of_one_name_are_matched_by_their_settings():
     def steps(n: int, *values: float) -> list[Record]:
         return row_of(values, run={"model": "flows.nice", "steps": n})
 
-    found = compared(steps(10, 1.0, 1.1, 1.2), [*steps(10, 1.0, 1.1, 1.3), *steps(20, 9.0, 9.1, 9.3)])
-    assert found["verdict"].tolist() == ["same"]
+    comparison = compared(steps(10, 1.0, 1.1, 1.2), [*steps(10, 1.0, 1.1, 1.3), *steps(20, 9.0, 9.1, 9.3)])
+    assert comparison["verdict"].tolist() == ["same"]
     other = compared(steps(10, 1.0, 1.1, 1.2), steps(20, 9.0, 9.1, 9.3))
     assert other["verdict"].tolist() == ["regressed"], "one row on each side, of one name: what --set changed"
 
 
 def test_of_many_cells_that_were_not_compared_some_are_named_in_one_line():
     a = [made for i in range(50) for made in row_of([1.0, 1.1], f"R{i}")]
-    said = not_compared(compared(a, row_of([1.0, 1.1], "R0")))
-    assert said.startswith("not compared: 49 missing in B: ")
-    assert said.endswith("and 45 more rows")
-    assert "\n" not in said
+    message = not_compared(compared(a, row_of([1.0, 1.1], "R0")))
+    assert message.startswith("not compared: 49 missing in B: ")
+    assert message.endswith("and 45 more rows")
+    assert "\n" not in message

@@ -346,9 +346,9 @@ def test_damaged_files_are_set_aside_and_unpacked_again(mirror, root, capsys):
     archive.write_bytes(archive.read_bytes()[:-1])
     vision.loaded.cache_clear()
     np.testing.assert_array_equal(find("datasets", "vision:MNIST")().test[:, 0], pixels(60, 28, 28))
-    said = capsys.readouterr().err
-    assert f"{archive} is damaged: its SHA-256 is" in said
-    assert f"{images} is damaged: of MNIST one file cannot be read" in said
+    errors = capsys.readouterr().err
+    assert f"{archive} is damaged: its SHA-256 is" in errors
+    assert f"{images} is damaged: of MNIST one file cannot be read" in errors
     assert images.with_name(f"{images.name}.damaged").exists()
 
 

@@ -156,19 +156,19 @@ def test_kl_of_a_mode_that_is_missing_is_an_underestimate_and_says_so():
     mode = torch.multinomial(share, 20_000, replacement=True, generator=generator)
     noise = torch.randn(20_000, 2, generator=generator, dtype=torch.float64)
     x = EIGHT.modes.centers[mode].double() + EIGHT.modes.sigma * noise
-    found = smooth(grid(EIGHT), x, partial(Measurement, kind="estimate"))["kl_data_model"]
+    kl = smooth(grid(EIGHT), x, partial(Measurement, kind="estimate"))["kl_data_model"]
     assert truth == pytest.approx(1.64, abs=0.005)
-    assert found.value == pytest.approx(0.95, abs=0.02)
-    assert found.impl.endswith("too low where a mode is missing")
+    assert kl.value == pytest.approx(0.95, abs=0.02)
+    assert kl.impl.endswith("too low where a mode is missing")
 
 
 def test_w1_between_middles_is_off_by_less_than_a_diagonal_and_to_either_side():
     """Two point masses, of which one is the truth: the distance between the middles of their cells is no bound."""
     law = Grid(1, 8, torch.zeros(65).double().index_fill_(0, torch.tensor([0]), 1.0))  # the cell [-1, -.75)^2
     for true, model, below in ((-0.76, -0.74, False), (-0.99, 0.99, True)):
-        distance, found = (model - true) * math.sqrt(2), law.w1(torch.full((1, 2), model).double())
-        assert (found < distance) is below
-        assert abs(found - distance) < 0.25 * math.sqrt(2)
+        distance, w1 = (model - true) * math.sqrt(2), law.w1(torch.full((1, 2), model).double())
+        assert (w1 < distance) is below
+        assert abs(w1 - distance) < 0.25 * math.sqrt(2)
 
 
 def test_a_sample_that_is_no_number_is_an_error():

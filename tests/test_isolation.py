@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from genbench import isolation
-from genbench.isolation import isolated, one_line
+from genbench.isolation import isolate, one_line
 from genbench.perform import perform
 from genbench.run import ROOT, Record
 from tests.faulty import a_run, on_linux, weights
@@ -40,7 +40,7 @@ def until_gone(*pids: int) -> None:
 def test_a_run_finds_nothing_of_the_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("/a/folder")
-    before, after = isolated(leaking)(a_run()), isolated(state)(a_run())
+    before, after = isolate(leaking)(a_run()), isolate(state)(a_run())
     assert (before.status, after.status, after.error) == ("ok", "ok", None)
     assert before.environment["pid"] != after.environment["pid"]
     same = set(before.environment) - {"pid", "draws"}
@@ -52,7 +52,7 @@ def test_a_run_finds_nothing_of_the_run_before(tmp_path: Path, monkeypatch: pyte
 
 def test_every_generator_is_seeded_by_the_run(tmp_path: Path) -> None:
     run = a_run(model="tests.faulty:Drawing")
-    records = [isolated(partial(seeded, work=str(tmp_path / name)))(run) for name in "ab"]
+    records = [isolate(partial(seeded, work=str(tmp_path / name)))(run) for name in "ab"]
     assert {record.status for record in records} == {"ok"}
     assert records[0].measurements == records[1].measurements
     assert weights(tmp_path / "a", run) == weights(tmp_path / "b", run)
@@ -79,7 +79,7 @@ def test_every_generator_is_seeded_by_the_run(tmp_path: Path) -> None:
     ],
 )
 def test_whatever_ends_a_process_is_a_record(how: str, status: str, attempts: int, message: str) -> None:
-    record = isolated(ending)(a_run(name=how))
+    record = isolate(ending)(a_run(name=how))
     assert (record.status, record.attempts) == (status, attempts)
     assert message in str(record.error)
 
@@ -87,14 +87,14 @@ def test_whatever_ends_a_process_is_a_record(how: str, status: str, attempts: in
 @pytest.mark.parametrize("how", ["sleeps", "loops in C"])
 def test_a_timeout_ends_what_never_returns(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "LEAST_GRACE", 0.2)
-    record = isolated(ending)(a_run(name=how, resources={"timeout": 0.1}))
+    record = isolate(ending)(a_run(name=how, resources={"timeout": 0.1}))
     assert (record.status, record.attempts) == ("timeout", 1)
     assert "its timeout of 0.1 s" in str(record.error)
-    assert isolated(state)(a_run()).status == "ok", "the server serves on"
+    assert isolate(state)(a_run()).status == "ok", "the server serves on"
 
 
 def test_a_record_of_any_size_comes_and_output_goes_to_the_log(tmp_path: Path) -> None:
-    record = isolated(large, log=str(tmp_path / "log"))(a_run())
+    record = isolate(large, log=str(tmp_path / "log"))(a_run())
     assert len(record.files["a"]) == 2**20
     assert (tmp_path / "log").read_text().split("\n") in (
         ["to the log", "to the log, too", ""],
@@ -104,7 +104,7 @@ def test_a_record_of_any_size_comes_and_output_goes_to_the_log(tmp_path: Path) -
 
 def test_a_killed_process_costs_an_attempt_and_no_bit(tmp_path: Path) -> None:
     run = a_run(options={"fault": "killed", "at": 15, "folder": str(tmp_path)})
-    record = isolated(partial(perform, work=str(tmp_path / "killed"), checkpoint_every=0.0))(run)
+    record = isolate(partial(perform, work=str(tmp_path / "killed"), checkpoint_every=0.0))(run)
     assert (record.status, record.attempts) == ("ok", 2)
     assert list(Counter((tmp_path / "steps").read_text().split()).values()) == [15, 26]
     undisturbed = perform(run, work=str(tmp_path / "undisturbed"))
@@ -114,7 +114,7 @@ def test_a_killed_process_costs_an_attempt_and_no_bit(tmp_path: Path) -> None:
 
 def test_two_threads_have_a_server_each(tmp_path: Path) -> None:
     records: list[Record] = []
-    threads = [threading.Thread(target=lambda: records.append(isolated(state)(a_run()))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: records.append(isolate(state)(a_run()))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -127,17 +127,17 @@ def test_two_threads_have_a_server_each(tmp_path: Path) -> None:
 def test_what_a_run_starts_ends_with_it(timeout: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "LEAST_GRACE", 2.0)
     resources = {"timeout": timeout} if timeout else {}
-    record = isolated(partial(with_offspring, folder=str(tmp_path)))(a_run(resources=resources))
+    record = isolate(partial(with_offspring, folder=str(tmp_path)))(a_run(resources=resources))
     assert record.status == ("timeout" if timeout else "ok")
     until_gone(*map(int, (tmp_path / "processes").read_text().split()))
 
 
 CALLER = """
 from functools import partial
-from genbench.isolation import isolated
+from genbench.isolation import isolate
 from tests.faulty import a_run
 from tests.unruly import with_offspring
-isolated(partial(with_offspring, folder={folder!r}))(a_run(resources={{"timeout": 3600}}))
+isolate(partial(with_offspring, folder={folder!r}))(a_run(resources={{"timeout": 3600}}))
 """
 
 

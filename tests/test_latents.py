@@ -62,8 +62,8 @@ def test_units_that_do_not_move_with_x_are_not_active() -> None:
 
 @pytest.mark.parametrize(("shift", "spread"), [(0.0, 0.0), (0.7, -0.4)])
 def test_the_amortisation_gap_is_the_divergence_from_the_best_q(shift: float, spread: float) -> None:
-    found = amortisation.measure(evaluated(LinearGaussian(shift, spread), 100))
-    gap, residual = found["amortisation_gap"], found["amortisation_residual"]
+    measurements = amortisation.measure(evaluated(LinearGaussian(shift, spread), 100))
+    gap, residual = measurements["amortisation_gap"], measurements["amortisation_residual"]
     expected = math.expm1(spread) - spread + shift**2
     assert gap.value == pytest.approx(expected, abs=0.02 + 4 * gap.stderr)
     assert residual.value == pytest.approx(0, abs=0.02)

@@ -209,9 +209,11 @@ class Given(Model):
 
 def verdicts(data: Dataset, extra: float | Tensor, kind: Any = "exact") -> set[str | None]:
     run = Run(suite="s", name="n", model="m", data="d")
-    found = likelihood.measure(Evaluation(Given(data.space, extra, kind), data, run))
-    assert set(found) == {"nats"} | ({"bpd"} if data.space.levels else {"excess_nats"} if data.log_prob else set())
-    return {measurement.verdict for measurement in found.values()}
+    measurements = likelihood.measure(Evaluation(Given(data.space, extra, kind), data, run))
+    assert set(measurements) == {"nats"} | (
+        {"bpd"} if data.space.levels else {"excess_nats"} if data.log_prob else set()
+    )
+    return {measurement.verdict for measurement in measurements.values()}
 
 
 @pytest.mark.parametrize("kind", ["exact", "bound", "estimate"])

@@ -883,12 +883,14 @@ def many_records() -> Iterator[Record]:
     for suite, data, row, seed in np.ndindex(5, 8, 50, 4):
         where = {"data": f"d{data}", "suite": f"s{suite}"}
         noise = rng.normal(0, 0.05, 8)
-        found = {f"m{i}": measured(row / 10 + i + noise[i]) for i in range(5)}
+        measurements = {f"m{i}": measured(row / 10 + i + noise[i]) for i in range(5)}
         status = "diverged" if row == 49 and seed == 1 else "ok"
-        yield record(f"R{row}", seed, measurements=found if status == "ok" else {}, curve=curve, status=status, **where)
+        yield record(
+            f"R{row}", seed, measurements=measurements if status == "ok" else {}, curve=curve, status=status, **where
+        )
         if seed == 0:
-            found = {f"s{i}": measured(100.0 + noise[i], raw=tuple(100 + noise), **speed) for i in range(3)}
-            yield record(f"R{row}", seed, at=1, measurements=found, **where)
+            measurements = {f"s{i}": measured(100.0 + noise[i], raw=tuple(100 + noise), **speed) for i in range(3)}
+            yield record(f"R{row}", seed, at=1, measurements=measurements, **where)
 
 
 def test_nothing_is_said_to_have_leaked_after_a_report():

@@ -181,8 +181,10 @@ def fuzzed(rng: random.Random, base: dict[str, Any], number: int) -> tuple[str, 
 
 
 def base_record() -> dict[str, Any]:
-    found = {"nats": measured(1.0), "rate": measured(9.0, unit="samples/s", better="higher", raw=(1.0, 2.0))}
-    made = record(measurements=found, curve=CURVE, timings={"total": 1.0}, data_sha256="a", command="genbench run x")
+    measurements = {"nats": measured(1.0), "rate": measured(9.0, unit="samples/s", better="higher", raw=(1.0, 2.0))}
+    made = record(
+        measurements=measurements, curve=CURVE, timings={"total": 1.0}, data_sha256="a", command="genbench run x"
+    )
     return made.model_dump(mode="json")
 
 

@@ -102,14 +102,14 @@ def test_thousands_of_rows_are_ranked_as_in_one_block(monkeypatch):
 @pytest.mark.parametrize("value", [1e308, -1e308, 5e-324, -1e-310])
 def test_records_of_extreme_values_are_written_without_a_warning(tmp_path, value):
     curve = (Point(step=1, seconds=1.0, loss=value), Point(step=10**30, seconds=1e308, loss=-value))
-    found = {
+    measurements = {
         "nats": measured(value, stderr=abs(value), raw=(value, -value)),
         "train_throughput": measured(abs(value), unit="samples/s", better="higher", raw=(value, value)),
         "fid[net]": measured(value),
         "fid_floor[net]": measured(value),
     }
     records = [
-        record(name, seed, measurements=found, curve=curve, timings={"total": 1e308}, attempts=10**40)
+        record(name, seed, measurements=measurements, curve=curve, timings={"total": 1e308}, attempts=10**40)
         for name in ("A", "B")
         for seed in (0, 1)
     ]
@@ -219,11 +219,11 @@ def test_a_report_is_printed_on_a_terminal_of_any_encoding(tmp_path, monkeypatch
 
 
 def test_an_error_handler_that_the_user_chose_stays(monkeypatch):
-    for errors, kept in (("strict", "readable"), ("replace", "replace")):
+    for errors, expected in (("strict", "readable"), ("replace", "replace")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
         monkeypatch.setattr(sys, "stdout", stream)
         accept_any_text()
-        assert stream.errors == kept
+        assert stream.errors == expected
 
 
 def test_boards_of_names_that_look_alike_have_files_and_anchors_of_their_own(tmp_path):
@@ -390,8 +390,8 @@ def test_a_report_is_written_before_it_is_printed(tmp_path):
 
 
 def test_columns_without_room_are_counted_and_not_all_named(capsys):
-    found = {f"m{i}": measured(1.0) for i in range(3000)}
-    leaderboard([record(measurements=found)], Console(width=80))
+    measurements = {f"m{i}": measured(1.0) for i in range(3000)}
+    leaderboard([record(measurements=measurements)], Console(width=80))
     out = capsys.readouterr().out
     assert len(out) < 3000
     assert "more" in out
@@ -483,9 +483,9 @@ def test_a_row_whose_seeds_were_measured_by_different_versions_is_not_ranked():
 
 
 def test_commit_seconds_and_attempts_are_of_the_execution_that_gave_the_number(tmp_path):
-    def made(at: int, status: str, **found: Measurement) -> Record:
+    def made(at: int, status: str, **measurements: Measurement) -> Record:
         about = {"code": {"commit": str(at) * 40, "dirty": at == 2}, "timings": {"total": 10.0 * at}, "attempts": at}
-        return record(at=at, status=status, measurements=found, data_sha256=f"data {at}", **about)
+        return record(at=at, status=status, measurements=measurements, data_sha256=f"data {at}", **about)
 
     speed = measured(9.0, unit="samples/s", better="higher", impl="throughput 1")
     records = [made(1, "ok", nats=measured(1.0)), made(2, "ok", rate=speed), made(3, "timeout")]
@@ -547,10 +547,10 @@ def test_what_another_suite_trained_is_known_by_its_curve_there(tmp_path):
 
 
 def test_likelihoods_of_different_numbers_of_points_say_so(tmp_path):
-    found = {"nats": measured(1.0, kind="bound", n=5000), "ais_nats": measured(1.0, kind="bound", n=200)}
-    assert "test points: nats of 5000, ais nats of 200" in protocol_line([record(measurements=found)], tmp_path)
-    found["ais_nats"] = measured(1.0, kind="bound", n=5000)
-    assert "test points" not in protocol_line([record(measurements=found)], tmp_path)
+    measurements = {"nats": measured(1.0, kind="bound", n=5000), "ais_nats": measured(1.0, kind="bound", n=200)}
+    assert "test points: nats of 5000, ais nats of 200" in protocol_line([record(measurements=measurements)], tmp_path)
+    measurements["ais_nats"] = measured(1.0, kind="bound", n=5000)
+    assert "test points" not in protocol_line([record(measurements=measurements)], tmp_path)
 
 
 def test_names_that_are_markup_or_escapes_are_text_in_progress_and_show(capsys):

@@ -395,9 +395,9 @@ def test_suites_too_large_are_refused_at_once(tmp_path: Path) -> None:
     path.write_text(f"suite: s\ndata: {data}\nmetrics: [likelihood]\nmodels:\n{models}\n")
     with pytest.raises(UsageError, match="models: 40000 pairs of row and data are more than 10000"):
         read_suite(path)
-    found = read_suite(suite(tmp_path, GOOD))
+    large = read_suite(suite(tmp_path, GOOD))
     with pytest.raises(UsageError, match="120000 runs are more than 100000"):
-        found.runs(seeds=range(40_000))
+        large.runs(seeds=range(40_000))
 
 
 def test_only_is_a_glob_of_rows_or_cells(tmp_path: Path) -> None:
@@ -409,16 +409,16 @@ def test_only_is_a_glob_of_rows_or_cells(tmp_path: Path) -> None:
 
 
 def test_a_row_whose_name_looks_like_a_glob_is_matched_by_its_name(tmp_path: Path) -> None:
-    found = read_suite(
+    globs = read_suite(
         suite(tmp_path, GOOD.replace("      NICE: flows", "      'N [a-c]*': flows").partition("    published")[0])
     )
-    assert {r.name for r in found.runs(only="N [a-c]*")} == {"N [a-c]*"}
-    assert {r.data for r in found.runs(only="N [a-c]*/digits")} == {"digits"}
+    assert {r.name for r in globs.runs(only="N [a-c]*")} == {"N [a-c]*"}
+    assert {r.data for r in globs.runs(only="N [a-c]*/digits")} == {"digits"}
 
 
 def test_a_change_reaches_only_the_rows_asked_for(tmp_path: Path) -> None:
-    found = read_suite(suite(tmp_path, GOOD))
-    (run,) = found.runs(only="RealNVP", seeds=[7], change={"options": {"couplings": 3}, "lr": 1e-2})
+    flows = read_suite(suite(tmp_path, GOOD))
+    (run,) = flows.runs(only="RealNVP", seeds=[7], change={"options": {"couplings": 3}, "lr": 1e-2})
     assert (run.seed, run.options, run.optimizer.lr) == (7, {"couplings": 3}, 0.01)
 
 

@@ -274,7 +274,7 @@ def test_new_digits_are_at_the_floor_and_fewer_kinds_or_noise_are_not():
     assert new["inception_score[digits-cnn]"].value == pytest.approx(9.7, abs=0.3)
     assert new["fid[digits-cnn]"].impl.endswith("180 points of test")
     assert new["fid[digits-cnn]"].n == 1000
-    floors = {found["fid_floor[digits-cnn]"] for found in (new, half, noise)}
+    floors = {measurements["fid_floor[digits-cnn]"] for measurements in (new, half, noise)}
     assert len(floors) == 1, "the floor is of data alone"
     assert floors.pop().value == pytest.approx(8, abs=2)
 
@@ -460,8 +460,8 @@ def test_reals_as_large_as_there_are_keep_their_order_in_a_picture():
 
 def test_memorisation_of_fewer_points_than_cells_has_a_value_and_no_warning(recwarn):
     data = Dataset(Space((2,)), *torch.randn(3, 8, 2).unbind())
-    found = memorisation.measure(evaluated(data, copies(data.train)))
-    assert found["nearer_than_new"].value > 0.5
+    measurements = memorisation.measure(evaluated(data, copies(data.train)))
+    assert measurements["nearer_than_new"].value > 0.5
     assert [str(w.message) for w in recwarn if "cluster" in str(w.message)] == []
     one = Dataset(Space((2,)), torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
     assert memorisation.measure(evaluated(one, copies(one.train)))["nearer_than_new"].stderr is None

@@ -63,7 +63,7 @@ nats, one = Metric(measure), Metric(measure_one)
 MODULES = {"modelling": MODEL, "helping": "def scale():\n    return 1.0\n", "data_of_mine": DATA, "measuring": METRIC}
 
 
-class Said(Progress):
+class CollectedMessages(Progress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Project:
 
     def call(self, rerun: bool = False, **settings: object) -> list[str]:
         """Drive the runs and return what was said."""
-        said, runs = Said(), self.runs(**settings)
+        messages, runs = CollectedMessages(), self.runs(**settings)
         performing = partial(perform, work=str(self.store.work))
         self.performed = list[Run]()
 
@@ -114,9 +114,9 @@ class Project:
             return record.data_sha256
 
         self.outcome: Outcome = drive(
-            runs, self.store, in_process, perform=noted, rerun=rerun, digest=digest, progress=said
+            runs, self.store, in_process, perform=noted, rerun=rerun, digest=digest, progress=messages
         )
-        return said.lines
+        return messages.lines
 
     def trained(self) -> bytes | None:
         """Return the trained model of seed 0 as it is saved, with the digest of its code."""
@@ -252,8 +252,8 @@ def test_a_damaged_picture_is_set_aside_and_drawn_again(project: Project) -> Non
     (record, *_) = project.store.of(project.runs()[0])
     picture = project.store.work / record.files["drawn.png"]
     picture.write_bytes(b"Picture")
-    said = project.call()
-    assert said[0].startswith(f"{picture} is damaged: its SHA-256 is not that of its name")
+    messages = project.call()
+    assert messages[0].startswith(f"{picture} is damaged: its SHA-256 is not that of its name")
     assert (len(project.performed), project.outcome.done) == (2, 2), "both seeds drew the same"
     assert picture.read_bytes() == b"picture"
     assert project.call() == ["2 of 2 runs are done already"]

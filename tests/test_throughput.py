@@ -56,22 +56,22 @@ def run(**changes: object) -> Run:
 
 @pytest.mark.parametrize("duration", [1e-5, 0.004, 0.3])
 def test_the_rate_is_points_over_the_time_of_a_call(clock: Clock, duration: float) -> None:
-    found = speed(clock.call(lambda _: duration), 128, CPU)
-    assert found.value == pytest.approx(128 / duration)
-    assert found.raw == pytest.approx([128 / duration] * found.n)
-    assert (found.unit, found.better, found.impl) == ("samples/s", "higher", "throughput 2")
+    rate = speed(clock.call(lambda _: duration), 128, CPU)
+    assert rate.value == pytest.approx(128 / duration)
+    assert rate.raw == pytest.approx([128 / duration] * rate.n)
+    assert (rate.unit, rate.better, rate.impl) == ("samples/s", "higher", "throughput 2")
 
 
 def test_the_rate_of_a_call_that_sleeps() -> None:
-    found = speed(lambda: time.sleep(0.02), 10, CPU)
-    assert 10 / 0.04 < found.value <= 10 / 0.02
+    rate = speed(lambda: time.sleep(0.02), 10, CPU)
+    assert 10 / 0.04 < rate.value <= 10 / 0.02
 
 
 def test_repetitions_are_counted_and_the_median_is_of_them(clock: Clock) -> None:
     durations = [1.0, 0.1, 0.2, 0.4, 0.8]  # the first warms up; the others last over a second, so three are enough
-    found = speed(clock.call(lambda i: durations[i]), 1, CPU)
-    assert found.raw == pytest.approx((10.0, 5.0, 2.5))
-    assert (found.n, found.value, clock.calls) == (3, pytest.approx(5.0), 4)
+    rate = speed(clock.call(lambda i: durations[i]), 1, CPU)
+    assert rate.raw == pytest.approx((10.0, 5.0, 2.5))
+    assert (rate.n, rate.value, clock.calls) == (3, pytest.approx(5.0), 4)
     assert speed(clock.call(lambda _: 0.01), 1, CPU).n == 5
 
 
@@ -79,16 +79,16 @@ def test_repetitions_are_counted_and_the_median_is_of_them(clock: Clock) -> None
 def test_a_slow_call_is_timed_at_least_once_and_the_rest_is_bounded(
     clock: Clock, duration: float, repetitions: int
 ) -> None:
-    found = speed(clock.call(lambda _: duration), 7, CPU)
-    assert (found.n, found.value) == (repetitions, pytest.approx(7 / duration))
+    rate = speed(clock.call(lambda _: duration), 7, CPU)
+    assert (rate.n, rate.value) == (repetitions, pytest.approx(7 / duration))
     assert clock.now <= max(module.LIMIT + duration, 2 * duration)
 
 
 def test_a_machine_that_slows_down_a_thousandfold_does_not_take_a_thousand_times_as_long(clock: Clock) -> None:
     """One call of 10 us at first, and then each of 10 ms."""
-    found = speed(clock.call(lambda i: 1e-5 if i < 5 else 1e-2), 1, CPU)
+    rate = speed(clock.call(lambda i: 1e-5 if i < 5 else 1e-2), 1, CPU)
     assert clock.now < 7 * SECONDS
-    assert found.value == pytest.approx(100)
+    assert rate.value == pytest.approx(100)
 
 
 # ------------------------------------------------------------------------------------------------- complete steps
@@ -124,8 +124,8 @@ def test_the_metric_counts_points_of_a_training_batch(clock: Clock, monkeypatch:
         monkeypatch.setattr(model, "sample", lambda self, n: setattr(clock, "now", clock.now + 0.25))
     monkeypatch.setattr(Linear, "log_prob", lambda self, x: setattr(clock, "now", clock.now + 0.125))
     monkeypatch.setattr(module, "memory", lambda *_: None)
-    found = throughput.measure(Evaluation(Linear(PLANE.space), PLANE, run()))
-    values = {name: m.value for name, m in found.items() if m is not None}
+    measurements = throughput.measure(Evaluation(Linear(PLANE.space), PLANE, run()))
+    values = {name: m.value for name, m in measurements.items() if m is not None}
     assert values == {"train_throughput": 32, "sample_throughput": 64, "density_throughput": 128}
     gan = GAN(PLANE.space, hidden=(4,), critic_steps=3)
     assert throughput.measure(Evaluation(gan, PLANE, run()))["train_throughput"].value == 32

@@ -91,12 +91,12 @@ def test_every_batch_of_an_epoch_is_another_part_of_the_training_split(tmp_path:
 
 def averages(live: list[float], decay: float) -> list[float]:
     """Return the averages after each step of theta, which starts at 0 and is `live` after each."""
-    mean, found = 0.0, list[float]()
+    mean, means = 0.0, list[float]()
     for i, theta in enumerate(live):
         d = min(decay, (1 + i) / (10 + i))
         mean = d * mean + (1 - d) * theta
-        found.append(mean)
-    return found
+        means.append(mean)
+    return means
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.95])

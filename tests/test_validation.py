@@ -491,18 +491,18 @@ def test_state_that_is_lost_when_saved_is_refused(
     class Shifted(Normal):
         def __init__(self, space: Space) -> None:
             super().__init__(space)
-            self.register_buffer("kept", torch.zeros(2))
+            self.register_buffer("mean_of_data", torch.zeros(2))
             self.shift: Any = 0.0
 
         def finish(self, x: Tensor) -> None:
             mean = x.mean(0) + 3
             if kind == "buffer":
-                self.kept.copy_(mean)
+                self.mean_of_data.copy_(mean)
             else:
                 self.shift = {"tensor": mean, "number": mean[0].item(), "list": [mean]}[kind]
 
         def center(self) -> Tensor:
-            return self.kept + (self.shift[0] if isinstance(self.shift, list) else self.shift)
+            return self.mean_of_data + (self.shift[0] if isinstance(self.shift, list) else self.shift)
 
         def log_prob(self, x: Tensor) -> Tensor:
             return super().log_prob(x - self.center())

@@ -86,15 +86,15 @@ def measure(
         gap = torch.cat([each.gap(len(part)) for part in torch.arange(drawn).split(size)]).cpu()
     impl = f"ais 2, first {points} points, {chains} chains, {temperatures} temperatures{noise}"
     kind: Kind = "estimate" if noise else "bound"
-    said = partial(mean, kind=kind, impl=impl)
-    gaps = {"ais_gap_nats": said(gap, unit="nats")}
-    said = partial(said, verdict=verdict(log_p.double(), kind, evaluation.dataset, truth))
-    found = {"ais_nats": said(-log_p, unit="nats"), **gaps}
+    make_measurement = partial(mean, kind=kind, impl=impl)
+    gaps = {"ais_gap_nats": make_measurement(gap, unit="nats")}
+    make_measurement = partial(make_measurement, verdict=verdict(log_p.double(), kind, evaluation.dataset, truth))
+    measurements = {"ais_nats": make_measurement(-log_p, unit="nats"), **gaps}
     if space.levels is not None:
-        found["ais_bpd"] = said(-log_p / math.log(2) / space.dims, unit="bits/dim")
+        measurements["ais_bpd"] = make_measurement(-log_p / math.log(2) / space.dims, unit="bits/dim")
     if truth is not None:
-        found["ais_excess_nats"] = said(truth - log_p.double(), unit="nats")
-    return found
+        measurements["ais_excess_nats"] = make_measurement(truth - log_p.double(), unit="nats")
+    return measurements
 
 
 NAMES = ("ais_nats", "ais_bpd", "ais_excess_nats", "ais_gap_nats")

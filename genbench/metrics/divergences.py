@@ -158,32 +158,34 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     if data.space.shape != (2,) or data.log_prob is None or not evaluation.model.generative:
         return {}
     x = evaluation.sampled(max(LEAST, len(data.test))).double()
-    said = partial(Measurement, kind="estimate", n=len(x))
-    return smooth(grid(data), x, said) | rough(grid(data), x, said)
+    make_measurement = partial(Measurement, kind="estimate", n=len(x))
+    return smooth(grid(data), x, make_measurement) | rough(grid(data), x, make_measurement)
 
 
-def smooth(law: Grid, x: Tensor, said: Callable[..., Measurement]) -> dict[str, Measurement]:
+def smooth(law: Grid, x: Tensor, make_measurement: Callable[..., Measurement]) -> dict[str, Measurement]:
     """Return what counting adds to in proportion to 1/n, extrapolated, of x (n, 2)."""
-    found = {}
+    measurements = {}
     for name, divergence in SMOOTH.items():
         distance = partial(law.distance, divergence)
         value, halves = distance(x), of_halves(distance, x)
-        found[name] = said(
+        measurements[name] = make_measurement(
             value=endless(value, halves), unit="nats", better="lower", stderr=stderr(halves), impl=SMOOTH_IMPL
         )
-    return found
+    return measurements
 
 
-def rough(law: Grid, x: Tensor, said: Callable[..., Measurement]) -> dict[str, Measurement]:
+def rough(law: Grid, x: Tensor, make_measurement: Callable[..., Measurement]) -> dict[str, Measurement]:
     """Return the others, of x (n, 2) as it is, and what as many samples of the truth get."""
-    found, generator = {}, torch.Generator().manual_seed(0)
+    measurements, generator = {}, torch.Generator().manual_seed(0)
     nulls = [law.sample(len(x), generator) for _ in range(DRAWS)]
     distances: dict[str, Callable[[Tensor], float]] = {"total_variation": law.total_variation, "w1": law.w1}
     for name, distance in distances.items():
         error, floors = stderr(of_halves(distance, x, draws=DRAWS)), torch.tensor([distance(null) for null in nulls])
-        found[name] = said(value=distance(x), unit="", better="lower", stderr=error, impl=IMPL)
-        found[f"{name}_floor"] = said(value=floors.mean().item(), unit="", stderr=floors.std().item(), impl=IMPL)
-    return found
+        measurements[name] = make_measurement(value=distance(x), unit="", better="lower", stderr=error, impl=IMPL)
+        measurements[f"{name}_floor"] = make_measurement(
+            value=floors.mean().item(), unit="", stderr=floors.std().item(), impl=IMPL
+        )
+    return measurements
 
 
 divergences = Metric(measure)

@@ -26,7 +26,7 @@ NEIGHBOURS = 3  # of precision and recall
 FEWEST = 2 * (NEIGHBOURS + 1)  # points of a split, for each half of the test split to have neighbours
 WIDE, FEW = 512, 4  # features from which on there are few halves: FID of 2048 takes many seconds
 
-Said = Callable[..., Measurement]
+MakeMeasurement = Callable[..., Measurement]
 
 
 def measure(
@@ -60,36 +60,40 @@ def measure(
     n, m = max(LEAST, len(reference)), len(reference)
     sets = (evaluation.sampled(n), reference, data.train[:n])
     (fake, logits), (real, _), (train, _) = (net(pixels(x, data.space), evaluation.device) for x in sets)
-    said = partial(Measurement, unit="", n=n, impl=f"{name} 2, {net.about}, {m} points of test")
+    make_measurement = partial(Measurement, unit="", n=n, impl=f"{name} 2, {net.about}, {m} points of test")
     draws = DRAWS if fake.shape[1] < WIDE else FEW
     halved = partial(of_halves, draws=draws)
-    found = {
-        **frechet(real, fake, train, draws, said),
-        "kid": said(value=kid(real, fake), stderr=stderr(halved(kid, real, fake)), better="lower"),
-        "inception_score": said(
+    measurements = {
+        **frechet(real, fake, train, draws, make_measurement),
+        "kid": make_measurement(value=kid(real, fake), stderr=stderr(halved(kid, real, fake)), better="lower"),
+        "inception_score": make_measurement(
             value=inception_score(logits), stderr=stderr(halved(inception_score, logits)), better="higher"
         ),
-        **covered(real, fake[:m], partial(said, n=m)),
+        **covered(real, fake[:m], partial(make_measurement, n=m)),
     }
-    return {f"{key}[{net.name}]": measurement for key, measurement in found.items()}
+    return {f"{key}[{net.name}]": measurement for key, measurement in measurements.items()}
 
 
-def frechet(real: Tensor, fake: Tensor, train: Tensor, draws: int, said: Said) -> dict[str, Measurement]:
+def frechet(
+    real: Tensor, fake: Tensor, train: Tensor, draws: int, make_measurement: MakeMeasurement
+) -> dict[str, Measurement]:
     """Return FID, what it is for real points, and what it comes to with endless points."""
     value, halves = fid(real, fake), of_halves(fid, real, fake, draws=draws)
     null = of_partitions(fid, real, train, draws=draws)
     return {
-        "fid": said(value=value, stderr=stderr(halves), better="lower"),
-        "fid_floor": said(value=null.mean().item(), stderr=null.std().item()),
-        "fid_infinity": said(value=endless(value, halves), stderr=stderr(halves), better="lower", kind="estimate"),
+        "fid": make_measurement(value=value, stderr=stderr(halves), better="lower"),
+        "fid_floor": make_measurement(value=null.mean().item(), stderr=null.std().item()),
+        "fid_infinity": make_measurement(
+            value=endless(value, halves), stderr=stderr(halves), better="lower", kind="estimate"
+        ),
     }
 
 
-def covered(real: Tensor, fake: Tensor, said: Said) -> dict[str, Measurement]:
+def covered(real: Tensor, fake: Tensor, make_measurement: MakeMeasurement) -> dict[str, Measurement]:
     """Return precision and recall."""
     shares, halves = precision_recall(real, fake), of_halves(precision_recall, real, fake, draws=FEW)
     return {
-        key: said(value=share, stderr=stderr(each), better="higher")
+        key: make_measurement(value=share, stderr=stderr(each), better="higher")
         for key, share, each in zip(("precision", "recall"), shares, halves.unbind(1), strict=True)
     }
 

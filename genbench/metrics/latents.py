@@ -82,12 +82,12 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     has two dimensions, E[x | z] at the quantiles of its prior.
     """
     model, x = evaluation.model, evaluation.dataset.test
-    found: dict[str, Measurement] = {}
+    measurements: dict[str, Measurement] = {}
     with torch.no_grad():
         if isinstance(model, Bounds):
             parts = [model.rate_and_distortion(batch, DRAWS) for batch in evaluation.batches(x, 64)]
             rate, distortion = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
-            found |= {
+            measurements |= {
                 "elbo": averaged(-rate - distortion, "nats", "higher", "bound"),
                 "rate": averaged(rate, "nats"),
                 "distortion": averaged(distortion, "nats"),
@@ -96,10 +96,10 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
             z = torch.cat([model.encode(batch).flatten(1).cpu() for batch in evaluation.batches(x)])
             if len(z) > 1:
                 active = int((z.var(0) > ACTIVE).sum())
-                found["active_units"] = Measurement(value=active, unit="units", n=z.shape[1], impl="latents 1")
-            found["reconstruction_error"] = reconstruction_error(evaluation, model)
+                measurements["active_units"] = Measurement(value=active, unit="units", n=z.shape[1], impl="latents 1")
+            measurements["reconstruction_error"] = reconstruction_error(evaluation, model)
             evaluation.files |= dict(pictures(evaluation, model, z))
-    return found
+    return measurements
 
 
 def reconstruction_error(evaluation: Evaluation, model: Reconstructs) -> Measurement:
@@ -190,8 +190,11 @@ def gap(evaluation: Evaluation) -> dict[str, Measurement]:
             )
             gains.append(optimal - own)
             residuals.append(longer - optimal)
-    said = partial(averaged, unit="nats", better="lower", kind="estimate", impl="amortisation 2")
-    return {"amortisation_gap": said(torch.cat(gains)), "amortisation_residual": said(torch.cat(residuals))}
+    make_measurement = partial(averaged, unit="nats", better="lower", kind="estimate", impl="amortisation 2")
+    return {
+        "amortisation_gap": make_measurement(torch.cat(gains)),
+        "amortisation_residual": make_measurement(torch.cat(residuals)),
+    }
 
 
 # ------------------------------------------------------------------------------------------- gradient variances

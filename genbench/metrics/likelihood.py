@@ -35,8 +35,8 @@ def mean(values: Tensor, kind: Kind, unit: str, impl: str, verdict: str | None =
     stderr = (values.std(correction=1) / len(values) ** 0.5).item() if len(values) > 1 else None
     if not math.isfinite(value := values.mean().item()):
         raise Diverged(f"the likelihood of the test split is {-value} {unit}")
-    said = partial(Measurement, unit=unit, better="lower", kind=kind, impl=impl, verdict=verdict)
-    return said(value=value, n=len(values), stderr=stderr)
+    make_measurement = partial(Measurement, unit=unit, better="lower", kind=kind, impl=impl, verdict=verdict)
+    return make_measurement(value=value, n=len(values), stderr=stderr)
 
 
 def measure(evaluation: Evaluation, k: int | None = None, points: int | None = None) -> dict[str, Measurement]:
@@ -59,13 +59,13 @@ def measure(evaluation: Evaluation, k: int | None = None, points: int | None = N
     log_p, draws = (evaluation.log_prob[:points], None) if k is None else bound(evaluation, k, x)
     impl = "likelihood 1" + (f", L_{draws}" if draws else "") + (f", first {points} points" if points else "")
     truth = None if truth is None else truth[:points]
-    said = partial(mean, kind=kind, impl=impl, verdict=verdict(log_p, kind, evaluation.dataset, truth))
-    found = {"nats": said(-log_p, unit="nats")}
+    make_measurement = partial(mean, kind=kind, impl=impl, verdict=verdict(log_p, kind, evaluation.dataset, truth))
+    measurements = {"nats": make_measurement(-log_p, unit="nats")}
     if space.levels is not None:
-        found["bpd"] = said(-log_p / math.log(2) / space.dims, unit="bits/dim")
+        measurements["bpd"] = make_measurement(-log_p / math.log(2) / space.dims, unit="bits/dim")
     if truth is not None:
-        found["excess_nats"] = said(truth - log_p, unit="nats")
-    return found
+        measurements["excess_nats"] = make_measurement(truth - log_p, unit="nats")
+    return measurements
 
 
 def verdict(log_p: Tensor, kind: Kind, data: Dataset, truth: Tensor | None) -> str | None:
@@ -75,7 +75,7 @@ def verdict(log_p: Tensor, kind: Kind, data: Dataset, truth: Tensor | None) -> s
 
 def bound(evaluation: Evaluation, k: int, x: Tensor) -> tuple[Tensor, int | None]:
     """Return L_k of x (N, *shape), (N,) float64 nats, and k; log p(x) and None for a model without latents."""
-    found, rows = [], 0
+    bounds, rows = [], 0
     with torch.no_grad():
         for batch in evaluation.batches(x, 256):
             parts, rows = list[Tensor](), 0
@@ -85,8 +85,8 @@ def bound(evaluation: Evaluation, k: int, x: Tensor) -> tuple[Tensor, int | None
                 if len(log_w) == 1 < k - rows:  # log p(x) itself
                     break
                 rows += len(log_w)
-            found.append(torch.stack(parts).logsumexp(0).cpu() - math.log(max(rows, 1)))
-    return torch.cat(found), rows or None
+            bounds.append(torch.stack(parts).logsumexp(0).cpu() - math.log(max(rows, 1)))
+    return torch.cat(bounds), rows or None
 
 
 NAMES = ("nats", "bpd", "excess_nats")

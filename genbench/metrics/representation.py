@@ -62,9 +62,9 @@ def probe(train: Tensor, y_train: Tensor, test: Tensor, y_test: Tensor) -> Measu
     from sklearn.linear_model import LogisticRegression
 
     std, mean = torch.std_mean(train, 0, correction=0)
-    kept = std > 1e-4 * std.max()  # others do not move with x but for rounding
-    if kept.any() and len(y_train.unique()) > 1:
-        a, b = (((z - mean) / std)[:, kept].numpy() for z in (train, test))
+    varying = std > 1e-4 * std.max()  # others do not move with x but for rounding
+    if varying.any() and len(y_train.unique()) > 1:
+        a, b = (((z - mean) / std)[:, varying].numpy() for z in (train, test))
         right = torch.from_numpy(LogisticRegression(max_iter=1000).fit(a, y_train.numpy()).predict(b)) == y_test
     else:  # codes that tell nothing, or one label: the most frequent is the best guess
         right = y_test == y_train.mode().values

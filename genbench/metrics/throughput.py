@@ -51,16 +51,16 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     """
     run, device, size = evaluation.run, evaluation.device, evaluation.run.batch
     x = evaluation.dataset.test[:size].to(device)
-    found = {}
+    measurements = {}
     with torch.no_grad():
         if evaluation.model.generative:
-            found["sample_throughput"] = speed(lambda: evaluation.model.sample(size), size, device)
+            measurements["sample_throughput"] = speed(lambda: evaluation.model.sample(size), size, device)
         if evaluation.model.likelihood is not None:
-            found["density_throughput"] = speed(lambda: evaluation.model.log_prob(x), len(x), device)
+            measurements["density_throughput"] = speed(lambda: evaluation.model.log_prob(x), len(x), device)
     if run.steps and (training := Training(copy.deepcopy(evaluation.model), evaluation.dataset, run, device)).players:
-        found["train_throughput"] = speed(training.step, size, device)
-        found["train_memory"] = memory(training, device)
-    return found
+        measurements["train_throughput"] = speed(training.step, size, device)
+        measurements["train_memory"] = memory(training, device)
+    return measurements
 
 
 @dataclass

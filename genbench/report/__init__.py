@@ -68,6 +68,6 @@ def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> Outco
     were compared, were not, and got worse."""
     from genbench.report.comparison import compared, outcome, print_comparison
 
-    found = compared(a, b)
-    print_comparison(found, console)
-    return outcome(found)
+    comparison = compared(a, b)
+    print_comparison(comparison, console)
+    return outcome(comparison)

@@ -32,13 +32,13 @@ def boards(
         weights: which weights of each run were measured, by its id.
     """
     folded = rows(lines)
-    found, hues = cells(folded), _hues(folded)
+    folds, hues = cells(folded), _hues(folded)
     tables: dict[Place, list[Row]] = defaultdict(list)
     impls: dict[Place, dict[Column, str]] = defaultdict(dict)
     for key, mine in folded.items():
         *_, label = key
-        tables[key[:3]].append(_row(label, mine, found[key], hues[key[0], label], weights or {}))
-        impls[key[:3]] |= {column: fold.impl for column, fold in found[key].items()}
+        tables[key[:3]].append(_row(label, mine, folds[key], hues[key[0], label], weights or {}))
+        impls[key[:3]] |= {column: fold.impl for column, fold in folds[key].items()}
     columns = {place: _ordered(impls[place], metrics.get(place[0], ())) for place in sorted(tables)}
     return [_board(place, tables[place], columns[place]) for place in columns]
 

@@ -75,20 +75,22 @@ def compared(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> p
         for fold in folds.values()
         if fold.n
     ]
-    found = [*_tested(pairs, alpha), *_failed(first, second, partner)]
-    found += [_row(key, "", "missing", _missing(key, first)) for key in first if key not in partner and not before[key]]
-    return pd.DataFrame(found, columns=COLUMNS)
+    table = [*_tested(pairs, alpha), *_failed(first, second, partner)]
+    table += [_row(key, "", "missing", _missing(key, first)) for key in first if key not in partner and not before[key]]
+    return pd.DataFrame(table, columns=COLUMNS)
 
 
 def _partners(first: Mapping[Key, Sequence[Line]], second: Mapping[Key, Sequence[Line]]) -> dict[Key, Key]:
     """Return by row of the first side that of the second: of the same label, else of the same name and settings."""
-    protocols = {_protocol(key, said): key for key, said in second.items()}
-    found = {key: key if key in second else protocols.get(_protocol(key, said)) for key, said in first.items()}
-    return {key: other for key, other in found.items() if other}
+    protocols = {_protocol(key, row_lines): key for key, row_lines in second.items()}
+    partners = {
+        key: key if key in second else protocols.get(_protocol(key, row_lines)) for key, row_lines in first.items()
+    }
+    return {key: other for key, other in partners.items() if other}
 
 
-def _protocol(key: Key, said: Sequence[Line]) -> tuple[Any, ...]:
-    return (*key[:3], said[-1].name, said[-1].settings)
+def _protocol(key: Key, row_lines: Sequence[Line]) -> tuple[Any, ...]:
+    return (*key[:3], row_lines[-1].name, row_lines[-1].settings)
 
 
 # ----------------------------------------------------------------------------------------------------- cells
@@ -133,10 +135,10 @@ def _untested(a: Fold, b: Fold) -> str:
     if not (a.alike and b.alike):
         return "of seeds that were measured by different versions of the metric, or on different data"
     if a.impl != b.impl:
-        said, other = a.lines[0], b.lines[0]
-        if said.impl == other.impl:
+        ours, theirs = a.lines[0], b.lines[0]
+        if ours.impl == theirs.impl:
             return "on different data"
-        return f"by different versions of the metric ({said.impl!r} and {other.impl!r})"
+        return f"by different versions of the metric ({ours.impl!r} and {theirs.impl!r})"
     return ""
 
 
@@ -166,8 +168,8 @@ def _single_values(fold: Fold) -> list[tuple[Any, ...]]:
 def _line(
     key: Key, a: Fold, b: Fold | None, test: tuple[float, float, float], verdict: str, why: str
 ) -> tuple[Any, ...]:
-    there = (b.mean, b.n) if b else (None, 0)
-    return (*key, *a.column[:3], a.mean, a.n, *there, *test, verdict, why)
+    second = (b.mean, b.n) if b else (None, 0)
+    return (*key, *a.column[:3], a.mean, a.n, *second, *test, verdict, why)
 
 
 # ------------------------------------------------------------------------------------------------------ rows
@@ -185,30 +187,30 @@ def _missing(key: Key, first: Mapping[Key, Sequence[Line]]) -> str:
     return f"missing in B ({failures(first[key]) or 'without a value'} in A)"
 
 
-def _row(key: Key, said: str, verdict: str, why: str) -> tuple[Any, ...]:
-    return (*key, said, *(None,) * (len(COLUMNS) - len(key) - 3), verdict, why)
+def _row(key: Key, measurement: str, verdict: str, why: str) -> tuple[Any, ...]:
+    return (*key, measurement, *(None,) * (len(COLUMNS) - len(key) - 3), verdict, why)
 
 
 # --------------------------------------------------------------------------------------------------- in words
 
 
-def outcome(found: pd.DataFrame) -> Outcome:
+def outcome(comparison: pd.DataFrame) -> Outcome:
     """Return how many cells of `compared` were compared, were not, and are worse (failed rows among them)."""
-    left = int(found["verdict"].isin(UNCOMPARED).sum())
-    return Outcome(int((found["verdict"] != "failed").sum()) - left, left, len(regressions(found)))
+    left = int(comparison["verdict"].isin(UNCOMPARED).sum())
+    return Outcome(int((comparison["verdict"] != "failed").sum()) - left, left, len(regressions(comparison)))
 
 
-def regressions(found: pd.DataFrame) -> pd.DataFrame:
+def regressions(comparison: pd.DataFrame) -> pd.DataFrame:
     """Return the lines of `compared` that are worse: regressed, failed, or invalid now."""
-    return found[found["verdict"].isin(WORSE)]
+    return comparison[comparison["verdict"].isin(WORSE)]
 
 
-def print_comparison(found: pd.DataFrame, console: Console) -> None:
+def print_comparison(comparison: pd.DataFrame, console: Console) -> None:
     """Print how many cells have which verdict, those that changed, and in one line what was not compared and why."""
-    counts = found["verdict"].value_counts()
+    counts = comparison["verdict"].value_counts()
     total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    console.print(total if outcome(found).compared else f"nothing was compared{f': {total}' if total else ''}")
-    changed = found[found["verdict"].isin(SHOWN)]
+    console.print(total if outcome(comparison).compared else f"nothing was compared{f': {total}' if total else ''}")
+    changed = comparison[comparison["verdict"].isin(SHOWN)]
     table = Table("verdict", "suite", "data", "model", "measurement", "before", "after", "difference", box=None)
     for line in changed.to_dict("records"):
         texts = [line["verdict"], line["suite"], line["data"], line["row"], line["measurement"]]
@@ -216,18 +218,18 @@ def print_comparison(found: pd.DataFrame, console: Console) -> None:
         table.add_row(*(Text(printable(text)) for text in [*texts, *numbers]), style=SHOWN[line["verdict"]])
     if len(changed):
         console.print(table)
-    if said := not_compared(found):
-        console.print(printable(said), markup=False, highlight=False, soft_wrap=True)
+    if uncompared := not_compared(comparison):
+        console.print(printable(uncompared), markup=False, highlight=False, soft_wrap=True)
 
 
-def not_compared(found: pd.DataFrame) -> str:
+def not_compared(comparison: pd.DataFrame) -> str:
     """Return one line that names the cells that were not compared, by reason; "" if there are none."""
     reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for line in found[found["verdict"].isin(UNCOMPARED)].to_dict("records"):
+    for line in comparison[comparison["verdict"].isin(UNCOMPARED)].to_dict("records"):
         row = f"{line['suite']} v{line['version']} / {line['data']} / {line['row']}"
         reasons[line["reason"]][row].append(line["measurement"])
-    said = "; ".join(f"{sum(map(len, named.values()))} {why}: {_names(named)}" for why, named in reasons.items())
-    return f"not compared: {said}" if said else ""
+    text = "; ".join(f"{sum(map(len, named.values()))} {why}: {_names(named)}" for why, named in reasons.items())
+    return f"not compared: {text}" if text else ""
 
 
 def _names(named: Mapping[str, Sequence[str]]) -> str:

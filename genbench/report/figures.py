@@ -287,15 +287,15 @@ def learning(board: Board, curves: Curves) -> Figure | None:
     shown: list[float] = []
     for row, points in drawn:
         values = [(float(min(p.step, HUGE)), p.validation if validated else p.loss) for p in points]
-        kept = {step: value for step, value in values if _fits(value) and _fits(step)}
+        plotted = {step: value for step, value in values if _fits(value) and _fits(step)}
         axes.plot(
-            list(kept),
-            list(kept.values()),
+            list(plotted),
+            list(plotted.values()),
             color=COLOURS[row.hue % len(COLOURS)],
             lw=1.3,
             label=keyed(row.name, 8, 150),
         )
-        shown += kept.values()
+        shown += plotted.values()
     axes.set_ylim(*_middle(shown))
     axes.set_xlabel("step")
     axes.set_ylabel("validation, nats" if validated else "training loss")

@@ -49,10 +49,10 @@ def write(
     """
     records = list(records)
     runs, files = by_run(records), suite_files(records, folder)
-    told = lines(runs)
+    measured = lines(runs)
     tables = [
         with_published(board, files.get((board.suite, board.version)))
-        for board in boards(told, metrics_of(records, files.values()), weights_of(records))
+        for board in boards(measured, metrics_of(records, files.values()), weights_of(records))
     ]
     newest = sorted(tables, key=lambda board: board.newest, reverse=True)
     plots = dict(figures(newest, curves_of(runs), most, svg))
@@ -61,13 +61,13 @@ def write(
     written = {
         "LEADERBOARD.md": markdown(tables, machines, plots).encode(),
         "leaderboard.html": page(tables, machines, runs, folder / ".work"),
-        "leaderboard.csv": as_csv([*told, *published_lines(tables)]).encode(),
+        "leaderboard.csv": as_csv([*measured, *published_lines(tables)]).encode(),
         **{f"plots/{name}": content for name, content in plots.items()},
     }
     with storage(out / "plots", "made"):
         plots_folder(out).mkdir(parents=True, exist_ok=True)
     write_together({out / name: content for name, content in written.items()})
-    _tidied(out / "plots", plots)
+    _remove_old_plots(out / "plots", plots)
     if console:
         print_boards([table for table in tables if suites is None or table.suite in suites], console)
     return [out / name for name in written]
@@ -107,9 +107,9 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _tidied(folder: Path, kept: Container[str]) -> None:
-    """Remove plots of an earlier report that are not among `kept`: nothing shows them any more."""
+def _remove_old_plots(folder: Path, drawn: Container[str]) -> None:
+    """Remove plots of an earlier report that are not among `drawn`: nothing shows them any more."""
     for path in folder.glob("*-v*.*.*"):
         _, kind, form = path.name.rsplit(".", 2)
-        if kind in KINDS and form in ("png", "svg") and path.name not in kept and not path.is_dir():
+        if kind in KINDS and form in ("png", "svg") and path.name not in drawn and not path.is_dir():
             path.unlink()

@@ -40,11 +40,11 @@ def best(board: Board, runs: Runs) -> list[tuple[Row, str]]:
     None of them has an invalid value: it would be the best.
     """
     rows = [row for row in board.measured if not any(cell.invalid for cell in row.cells.values())]
-    found = [(row, name) for row in rows if (name := picture(board, row, runs))]
+    pictures = [(row, name) for row in rows if (name := picture(board, row, runs))]
     if not palette(board):
-        return found[:BEST]
+        return pictures[:BEST]
     firsts: dict[str, tuple[Row, str]] = {}
-    for row, name in found:
+    for row, name in pictures:
         firsts.setdefault(family(row), (row, name))
     return list(firsts.values())[:FAMILIES]
 

@@ -73,10 +73,10 @@ def ranks(sample: Sample, better: Literal["lower", "higher"], alpha: float = 0.0
     from the best does not rank before one that is better on average.
     """
     blocks = (Sample(*(part[i : i + BLOCK] for part in sample)) for i in range(0, len(sample.mean), BLOCK))
-    found = 1 + np.concatenate([_beaten(block, sample, better, alpha) for block in blocks])
+    positions = 1 + np.concatenate([_beaten(block, sample, better, alpha) for block in blocks])
     order = np.argsort(sample.mean if better == "lower" else -sample.mean, kind="stable")
-    found[order] = np.maximum.accumulate(found[order])
-    return found
+    positions[order] = np.maximum.accumulate(positions[order])
+    return positions
 
 
 def _beaten(rows: Sample, others: Sample, better: Literal["lower", "higher"], alpha: float) -> NDArray[np.int64]:

@@ -88,8 +88,8 @@ def points(board: Board) -> str:
             if column.measurement in alike:
                 numbers[column.measurement] |= {seed.n for seed in cell.seeds if seed.n is not None}
         if len(set().union(*numbers.values())) > 1:
-            said = (f"{name.replace('_', ' ')} of {_shared(numbers[name])}" for name in alike if numbers[name])
-            return f"test points: {', '.join(said)}"
+            counts = (f"{name.replace('_', ' ')} of {_shared(numbers[name])}" for name in alike if numbers[name])
+            return f"test points: {', '.join(counts)}"
     return ""
 
 

@@ -17,18 +17,18 @@ class InvalidMeasurement(UsageError):
     """What a metric returned, or drew, is not what `Metric` promises."""
 
 
-def check_measurements(found: object) -> dict[str, Measurement]:
-    """Return `found`, what a metric returned: measurements by name."""
-    if not isinstance(found, Mapping):
-        raise InvalidMeasurement(f"returned {describe(found)}; expected a dict of Measurements by name")
-    for name, measurement in found.items():
+def check_measurements(result: object) -> dict[str, Measurement]:
+    """Return `result`, what a metric returned: measurements by name."""
+    if not isinstance(result, Mapping):
+        raise InvalidMeasurement(f"returned {describe(result)}; expected a dict of Measurements by name")
+    for name, measurement in result.items():
         if not isinstance(name, str) or not name.strip():
             raise InvalidMeasurement(f"returned a measurement called {name!r}; expected a name of letters")
         if not isinstance(measurement, Measurement):
             raise InvalidMeasurement(f"returned {describe(measurement)} for {name!r}; expected a Measurement")
         if measurement.value is not None and not math.isfinite(measurement.value):
             raise InvalidMeasurement(f"returned {measurement.value} for {name!r}; expected a finite number, or None")
-    return dict(found)
+    return dict(result)
 
 
 def check_files(files: Mapping[Any, Any]) -> None:
@@ -40,7 +40,7 @@ def check_files(files: Mapping[Any, Any]) -> None:
             raise InvalidMeasurement(f"drew {describe(content)} for {name!r}; expected bytes")
 
 
-def check_taken(names: Mapping[str, object], owners: Mapping[str, str]) -> None:
+def check_names_unused(names: Mapping[str, object], owners: Mapping[str, str]) -> None:
     """Refuse names that an earlier metric has used; `owners`: that metric, by name."""
     if clash := next((name for name in names if name in owners), None):
         raise InvalidMeasurement(f"{clash!r} is measured by {owners[clash]} already; choose another name")
