@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -17,20 +15,22 @@ from filelock import FileLock, Timeout
 from genbench.environment import host
 from genbench.execute import Executor
 from genbench.isolation import Perform
+from genbench.program import check, interruptible
 from genbench.progress import Progress, progress_on
 from genbench.provenance import code_version
 from genbench.run import Record, Run, find
 from genbench.staleness import Digest, Staleness, damaged_pictures, explain
 from genbench.store import Store
-from genbench.work import Work
+from genbench.work import StorageError, Work, storage
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many of the runs that were asked for have all their metrics, and the last word on those that failed."""
+    """How many of the requested runs have all their metrics, the failures of others, and those without any record."""
 
     done: int
     failed: tuple[Record, ...]
+    missing: tuple[Run, ...] = ()
 
 
 def drive(
@@ -65,7 +65,9 @@ def drive(
     store.prepare()
     driver = Driver(store, executor, perform, retry_failed, fail_fast, progress or progress_on())
     quality, speed = phase(runs, alone=False), phase(runs, alone=True)
-    with interruptible(), (store.work / "driver.log").open("a") as log, redirect_stdout(log), driver:
+    with storage(store.work / "driver.log", "written"):
+        log = (store.work / "driver.log").open("a")
+    with interruptible(), log, redirect_stdout(log), driver:
         driver.before = {run.id: newest.execution for run in runs if (newest := driver.newest(run))}
         driver.look_back(runs, rerun, digest)
         due, due_alone = driver.due(quality), driver.due(speed)
@@ -73,8 +75,11 @@ def drive(
         driver.progress.expect(due_alone)
         driver.say_what_stands(driver.outcome([*quality, *speed]), len({run.id for run in runs}))
         if driver.perform_all(due, alone=False) and due_alone:
-            with FileLock(store.work / f"speed-{host()}.lock", poll_interval=1.0):  # one measures at a time
+            lock = FileLock(store.work / f"speed-{host()}.lock", poll_interval=1.0)  # one measures at a time
+            acquire(lock)
+            with lock:
                 driver.perform_all(due_alone, alone=True)
+            lock.release()
         return driver.outcome([*quality, *speed])
 
 
@@ -100,6 +105,22 @@ def lowest_seeds(runs: Sequence[Run]) -> list[Run]:
     for run in sorted(runs, key=lambda run: run.seed):
         lowest.setdefault((run.name, run.data), run)
     return list(lowest.values())
+
+
+def acquire(lock: FileLock, timeout: float = -1) -> bool:
+    """Return whether `lock` is acquired within `timeout` seconds (default: as long as that takes).
+
+    Raises:
+        StorageError: its file cannot be locked.
+    """
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(getattr(error, "errno", None), f"{lock.lock_file} cannot be locked: {reason}") from error
+    return True
 
 
 @dataclass
@@ -198,6 +219,7 @@ class Driver:
             with closing(self.executor(self.perform, self._claimed(waiting, elsewhere), alone=alone)) as records:
                 for record in records:
                     self._keep(record)
+                    check()
                     if self.fail_fast and record.status != "ok":
                         return False
             if len(elsewhere) == len(waiting):
@@ -209,9 +231,7 @@ class Driver:
         """Yield each run under a lock, if it is still lacking; those locked by others are put `elsewhere`."""
         for planned in runs:
             lock = FileLock(self.store.work / f"{planned.id}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            if not acquire(lock, timeout=0):
                 elsewhere.append(planned)
                 continue
             run = self.lacking(planned)
@@ -234,18 +254,6 @@ class Driver:
     def outcome(self, runs: Sequence[Run]) -> Outcome:
         """Return how `runs` stand now."""
         lacking = {run.id: run for run in runs if not set(run.metrics) <= self.held(run)}
-        failures = tuple(failure for run in lacking.values() if (failure := self.failure(run)))
-        return Outcome(len({run.id for run in runs} - set(lacking)), failures)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM do inside what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        failures = {run.id: failure for run in lacking.values() if (failure := self.failure(run))}
+        missing = tuple(run for run in lacking.values() if run.id not in failures)
+        return Outcome(len({run.id for run in runs} - set(lacking)), tuple(failures.values()), missing)
