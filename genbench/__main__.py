@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from genbench import program
+
+if program.is_program(__name__):
+    program.begin()  # an interrupt while the rest is imported is one, too
+
 import argparse
 import ast
 import importlib
@@ -95,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         isolation.start()  # it imports torch while this process does
     with naming(str(path)):
         runs = suite.runs(args.only, args.seeds, args.change)
+    program.check()
     if args.dry_run:
         for planned in runs:
             print(f"{planned.id}  {planned}")
@@ -106,16 +112,18 @@ def run(args: argparse.Namespace) -> int:
     refuse_clash(args.results, suite.suite)
     store.prepare()
     store.keep(suite, path.read_bytes())
+    work = _absolute(args.work or str(store.work))
+    check_work(work)
 
     from genbench.driver import drive
     from genbench.execute import in_process, on_ray
     from genbench.isolation import isolate
     from genbench.perform import data_digest, perform
 
-    log, work = store.work.resolve() / "driver.log", _absolute(args.work or str(store.work))
+    log = str(store.work.resolve() / "driver.log")
     in_child = isolate(
         partial(perform, work=work, checkpoint_every=args.checkpoint_every),
-        log=str(log) if args.executor == "process" else None,
+        log=log if args.executor == "process" else None,
     )
     outcome = drive(
         here,
@@ -125,12 +133,25 @@ def run(args: argparse.Namespace) -> int:
         retry_failed=args.retry_failed,
         fail_fast=args.fail_fast,
         rerun=args.rerun,
-        digest=None if args.address else lambda run: isolate(data_digest, str(log))(run).data_sha256,
+        digest=None if args.address else lambda run: isolate(data_digest, log)(run).data_sha256,
     )
     if args.work:
         bring_pictures(store, args.work, runs[0].suite)
     publish(store, {runs[0].suite}, args.results)
-    return FAILED if outcome.failed or len(here) < len(runs) else OK
+    if outcome.missing:
+        several = f"{len(outcome.missing)} runs have" if len(outcome.missing) > 1 else "1 run has"
+        print(f"genbench: {several} no complete record, as {outcome.missing[0]}", file=sys.stderr)
+    return FAILED if outcome.failed or outcome.missing or len(here) < len(runs) else OK
+
+
+def check_work(work: str) -> None:
+    """Raise UsageError if `work` is a URL that nothing installed here can read."""
+    from genbench.work import Work
+
+    try:
+        Work(work)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"--work {work}: {one_line(error)}") from None
 
 
 def _absolute(work: str) -> str:
@@ -161,6 +182,7 @@ def fetched(runs: Sequence[Run]) -> list[Run]:
         except UsageError as error:
             missing[data] = error
             print(f"genbench: {data}: {error}", file=sys.stderr)
+        program.check()
     here = [run for run in runs if run.data not in missing]
     if not here:
         raise UsageError("none of the data are here; nothing is run")
@@ -174,6 +196,7 @@ def bring_pictures(store: Store, work: str, suite: str) -> None:
     there, here = Work(work), Work(store.work)
     drawn = {name for record in store.records(suite) for name in record.files.values()}
     for name in filter(PICTURE.fullmatch, drawn):  # a record of another's may say any path
+        program.check()
         if here.load(name) is None and (content := there.load(name)) is not None:
             here.save(name, content)
 
@@ -475,6 +498,19 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def check_run_options(args: argparse.Namespace) -> None:
+    """Parse and check the options of `run`; raises UsageError."""
+    args.seeds = seeds(args.seeds) if args.seeds else None
+    if not 0 <= args.checkpoint_every < math.inf:
+        raise UsageError(f"--checkpoint-every {args.checkpoint_every:g} is not a number of seconds, 0 or more")
+    for option, key in (("gpus_per_run", "gpus"), ("timeout", "timeout")):
+        if (value := getattr(args, option)) is not None:
+            with naming(f"--{option.replace('_', '-')}"):
+                checked(Settings, {"resources": {key: value}})
+    with naming("--set"):
+        args.change = changes(args.set, args.gpus_per_run, args.timeout)
+
+
 def parser() -> Parser:
     """Return the parser of the whole command line."""
     top = Parser(prog="genbench", description=__import__("genbench").__doc__, allow_abbrev=False)
@@ -539,19 +575,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders.insert(0, os.getcwd())
     sys.path += [path for path in folders if path not in sys.path]
     try:
+        with program.interruptible():
+            code = done(arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    return program.leave_quickly(code) if program.is_program(__name__) else code
+
+
+def done(arguments: Sequence[str] | None) -> int:
+    """Return the exit code of what the command line says; what cannot be done is one line on stderr."""
+    try:
         args = parser().parse_all(arguments)
         if args.command == "run":
+<<<<<<< HEAD
             args.seeds = None if args.seeds is None else seeds(args.seeds)
             args.change = changes(args.set, args.gpus_per_run, args.timeout)
         code: int = args.do(args)
+=======
+            check_run_options(args)
+        try:
+            return int(args.do(args))
+        except SystemExit as error:
+            raise UsageError(f"a module that is not genbench's ended the program: SystemExit({error.code!r})") from None
+>>>>>>> baeb859 (Exit 130 whenever interrupted, name every OSError, join clusters that ask for a token)
     except UsageError as error:
-        print(f"genbench: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        return OK
-    return code
+        message = str(error)
+    except BrokenPipeError:  # the reader of the output has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        message = described(error)
+    program.check()  # an import that was interrupted fails in odd ways
+    print(f"genbench: {printable(message)}", file=sys.stderr)
+    return USAGE
+
+
+def described(error: OSError) -> str:
+    """Return the path that `error` is about, where it names one, and the system's reason."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return " ".join((f"{error.filename}: {reason}" if error.filename is not None else reason).split())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from genbench.isolation import one_line
 from genbench.resources import Node
 from genbench.run import UsageError
 
@@ -27,12 +28,15 @@ WISHES = {  # of a cluster that is started here, where the user has none
 def connect(address: str | None = None, cpus: int | None = None) -> None:
     """Join the cluster at `address`, or start one of this machine alone, unless Ray is up already.
 
+    A cluster that is started listens on every network of the machine, and serves only who has its token: Ray makes one
+    in ``~/.ray/auth_token``. To a cluster that asks for a token, the one that this user has is shown.
+
     Args:
         address: "auto", "host:port", or "ray://host:port", which needs ``ray[client]``.
         cpus: cores that a started cluster offers; all by default.
 
     Raises:
-        UsageError: there is no Ray, or no cluster at that address.
+        UsageError: there is no Ray, no cluster at that address, none that takes the token, or none could be started.
     """
     for name, value in WISHES.items():
         os.environ.setdefault(name, value)
@@ -42,26 +46,84 @@ def connect(address: str | None = None, cpus: int | None = None) -> None:
         raise UsageError("the package 'ray' is not installed; --executor process does without it") from None
     if ray.is_initialized():
         return
+    logging.getLogger("ray").setLevel(logging.ERROR)
     where: dict[str, Any] = {"address": address}
     if address is None:
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # workers find what this process does
         where = {"address": "local", "include_dashboard": False, "object_store_memory": STORE, "num_cpus": cpus}
     try:
         _knock(address)
+        _show_token(address)
         with same_signals():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-    except (OSError, ValueError, ImportError) as error:
+    except SystemExit:  # Ray's own handler of SIGTERM, which it sets before it is done
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        with suppress(Exception):
+            disconnect()
+        reason = one_line(str(error).strip().partition("\n")[0] or error)
         if address is None:
-            raise
-        said = str(error).strip().partition("\n")[0]
-        raise UsageError(f"--address {address!r}: no Ray cluster was joined: {said}") from None
+            again = "try again, or run without Ray: --executor process"
+            raise UsageError(f"no Ray cluster could be started on this machine: {reason}; {again}") from None
+        raise UsageError(f"--address {address!r}: no Ray cluster was joined: {reason}") from None
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # of HTTP/2, with no settings
 
 
 def _knock(address: str | None) -> None:
-    """Raise OSError if nobody listens at ``host:port``, which Ray would try for minutes."""
+    """Raise OSError unless a server of gRPC answers at ``host:port``, which Ray would try for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+    if not host or not port.isdigit():
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10) as connection:
+        connection.sendall(PREFACE)
+        try:
+            answer = connection.recv(4)
+        except TimeoutError:
+            answer = b""
+    if answer[3:] != b"\x04":  # a server's settings come first
+        raise OSError("what listens there is not a Ray cluster")
+
+
+def _show_token(address: str | None) -> None:
+    """Have Ray show the token of this user where the cluster at `address` asks for one; by itself it does so for "auto".
+
+    Raises:
+        RuntimeError: the cluster refuses the token, or there is none.
+    """
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray._raylet import GcsClient
+    from ray.exceptions import AuthenticationError
+
+    if address is None or "://" in address or not (gcs := canonicalize_bootstrap_address(address)):
+        return
+    for attempt in ("as it is", "with the token"):
+        try:
+            with no_stderr():
+                GcsClient(address=gcs)
+            return
+        except AuthenticationError:
+            if attempt == "with the token" or not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+                break
+    raise RuntimeError(
+        "the cluster asks for its token, and this user has another one or none; copy its ~/.ray/auth_token here, or set "
+        "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    )
+
+
+@contextmanager
+def no_stderr() -> Iterator[None]:
+    """Drop what libraries in C++ write to stderr inside: errors come as exceptions, too."""
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def disconnect() -> None:

@@ -215,6 +215,7 @@ class Driver:
         """Perform `waiting`, also those that other drivers hold and give up; return whether to go on."""
         self.progress.phase = "speed" if alone else ""
         while waiting:
+            check()
             elsewhere: list[Run] = []
             with closing(self.executor(self.perform, self._claimed(waiting, elsewhere), alone=alone)) as records:
                 for record in records:

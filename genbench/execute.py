@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from genbench.cluster import connect, disconnect, nodes
 from genbench.isolation import ATTEMPTS, Perform, die_with_parent, failed
+from genbench.program import check
 from genbench.resources import Node, this_machine, unmet, with_cores, with_twice_the_memory
 from genbench.run import Record, Run, Status
 from genbench.work import StorageError
@@ -125,6 +126,7 @@ def _finished(flying: Mapping[Any, Try]) -> list[Any]:
     import ray
 
     for _ in range(5):
+        check()
         if done := ray.wait(list(flying), timeout=0.2)[0]:
             return list(done)
     return []

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, NoReturn
 
+from genbench.program import check
 from genbench.run import Record, Run, Status
 from genbench.work import StorageError
 
@@ -185,6 +186,8 @@ def _submit(job: Job) -> Answer:
     server = _idle.pop() if _idle else Server()
     try:
         server.connection.send(job)
+        while not server.connection.poll(1.0):
+            check()
         answer: Answer = server.connection.recv()
     except (EOFError, ConnectionError):
         server.close()
