@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from genbench import RUNS
 from genbench.console import accept_any_text, printable
-from genbench.errors import one_line, short
+from genbench.errors import short
+from genbench.isolation import error_line
 from genbench.report import PLOTS, uncollected, write
 from genbench.run import (
     MAX_SEEDS,
@@ -151,7 +152,7 @@ def check_work(work: str) -> None:
     try:
         Work(work)
     except (ValueError, ImportError) as error:
-        raise UsageError(f"--work {work}: {one_line(error)}") from None
+        raise UsageError(f"--work {work}: {error}") from None
 
 
 def _absolute(work: str) -> str:
@@ -354,7 +355,7 @@ def sample(args: argparse.Namespace) -> int:
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # a model may fail in any way; what it was is the answer
-        print(f"genbench: run {chosen.id}: {one_line(f'{type(error).__name__}: {error}')}", file=sys.stderr)
+        print(f"genbench: run {chosen.id}: {error_line(error)}", file=sys.stderr)
         return FAILED
     try:
         write_whole(args.out, encoded(picture, form))
@@ -498,19 +499,6 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def check_run_options(args: argparse.Namespace) -> None:
-    """Parse and check the options of `run`; raises UsageError."""
-    args.seeds = seeds(args.seeds) if args.seeds else None
-    if not 0 <= args.checkpoint_every < math.inf:
-        raise UsageError(f"--checkpoint-every {args.checkpoint_every:g} is not a number of seconds, 0 or more")
-    for option, key in (("gpus_per_run", "gpus"), ("timeout", "timeout")):
-        if (value := getattr(args, option)) is not None:
-            with naming(f"--{option.replace('_', '-')}"):
-                checked(Settings, {"resources": {key: value}})
-    with naming("--set"):
-        args.change = changes(args.set, args.gpus_per_run, args.timeout)
-
-
 def parser() -> Parser:
     """Return the parser of the whole command line."""
     top = Parser(prog="genbench", description=__import__("genbench").__doc__, allow_abbrev=False)
@@ -587,17 +575,12 @@ def done(arguments: Sequence[str] | None) -> int:
     try:
         args = parser().parse_all(arguments)
         if args.command == "run":
-<<<<<<< HEAD
             args.seeds = None if args.seeds is None else seeds(args.seeds)
             args.change = changes(args.set, args.gpus_per_run, args.timeout)
-        code: int = args.do(args)
-=======
-            check_run_options(args)
         try:
             return int(args.do(args))
         except SystemExit as error:
             raise UsageError(f"a module that is not genbench's ended the program: SystemExit({error.code!r})") from None
->>>>>>> baeb859 (Exit 130 whenever interrupted, name every OSError, join clusters that ask for a token)
     except UsageError as error:
         message = str(error)
     except BrokenPipeError:  # the reader of the output has closed it

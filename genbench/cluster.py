@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from genbench.isolation import one_line
+from genbench.isolation import error_line
 from genbench.resources import Node
 from genbench.run import UsageError
 
@@ -61,7 +61,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> None:
     except Exception as error:
         with suppress(Exception):
             disconnect()
-        reason = one_line(str(error).strip().partition("\n")[0] or error)
+        reason = error_line(str(error).strip().partition("\n")[0] or error)
         if address is None:
             again = "try again, or run without Ray: --executor process"
             raise UsageError(f"no Ray cluster could be started on this machine: {reason}; {again}") from None
@@ -87,14 +87,14 @@ def _knock(address: str | None) -> None:
 
 
 def _show_token(address: str | None) -> None:
-    """Have Ray show the token of this user where the cluster at `address` asks for one; by itself it does so for "auto".
+    """Have Ray show the user's token where the cluster at `address` asks for one, as it does by itself for "auto".
 
     Raises:
         RuntimeError: the cluster refuses the token, or there is none.
     """
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray._private.services import canonicalize_bootstrap_address
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
 
     if address is None or "://" in address or not (gcs := canonicalize_bootstrap_address(address)):
@@ -108,8 +108,8 @@ def _show_token(address: str | None) -> None:
             if attempt == "with the token" or not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
                 break
     raise RuntimeError(
-        "the cluster asks for its token, and this user has another one or none; copy its ~/.ray/auth_token here, or set "
-        "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        "the cluster asks for its token, and this user has another one or none; copy its ~/.ray/auth_token here, or"
+        " set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     )
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, NoReturn
 
+from genbench.errors import one_line
 from genbench.program import check
 from genbench.run import Record, Run, Status
 from genbench.work import StorageError
@@ -80,17 +81,18 @@ def failed(run: Run, status: Status, error: object, attempts: int = 1) -> Record
     """Return the record of a `run` that could not make one itself."""
     from genbench.perform import execution
 
-    return Record(run=run, execution=execution(), status=status, error=one_line(error), attempts=attempts)
+    return Record(run=run, execution=execution(), status=status, error=error_line(error), attempts=attempts)
 
 
-def one_line(error: object) -> str:
-    """Return what `error` says, in one line of at most 500 printable characters."""
+def error_line(error: object) -> str:
+    """Return what `error` says, after its type if it is an exception, in one line of at most 500 characters."""
     try:
         text = str(error)
     except Exception:
         text = "(its message cannot be printed)"
-    text = f"{type(error).__name__}: {text}" if isinstance(error, BaseException) else text
-    return " ".join(text.encode("utf-8", "replace").decode().split())[:500]
+    return " ".join(
+        one_line(f"{type(error).__name__}: {text}" if isinstance(error, BaseException) else text, 500).split()
+    )
 
 
 # ---------------------------------------------------------------------------------- between caller and server

@@ -23,7 +23,7 @@ from genbench import __version__
 from genbench.dataset import Dataset
 from genbench.environment import environment, host
 from genbench.evaluation import Evaluation
-from genbench.isolation import one_line
+from genbench.isolation import error_line
 from genbench.model import Diverged, Model
 from genbench.notices import collecting
 from genbench.run import Measurement, Point, Record, Run, Status, find, first_error
@@ -82,10 +82,10 @@ def perform(run: Run, *, work: str, checkpoint_every: float = 30.0) -> Record:
 def _line(error: BaseException) -> str:
     match error:
         case BaseExceptionGroup():  # of metrics, each named there
-            return one_line(error.message)
+            return error_line(error.message)
         case ValidationError():  # of a measurement
-            return one_line(f"{error.title}: {first_error(error)}")
-    return one_line(error)
+            return error_line(f"{error.title}: {first_error(error)}")
+    return error_line(error)
 
 
 def _status(error: BaseException) -> Status:
@@ -183,7 +183,7 @@ def trained(
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # whatever another program wrote, a user's own load_state_dict included
-        work.set_aside(name, one_line(error))
+        work.set_aside(name, error_line(error))
         model = built(run, dataset, device)
     training = partial(train, dataset=dataset, run=run, work=work, code=code, checkpoint_every=checkpoint_every)
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from genbench import isolation
-from genbench.isolation import isolate, one_line
+from genbench.isolation import error_line, isolate
 from genbench.perform import perform
 from genbench.run import ROOT, Record
 from tests.faulty import a_run, on_linux, weights
@@ -164,6 +164,6 @@ def test_a_run_dies_with_its_caller_and_with_its_server(victim: str, tmp_path: P
 
 
 def test_an_error_is_one_line_of_at_most_500_characters() -> None:
-    assert one_line(ValueError("a\n\n  b")) == "ValueError: a b"
-    assert one_line("plain") == "plain"
-    assert len(one_line(ValueError("x" * 1000))) == 500
+    assert error_line(ValueError("a\n\n  b")) == "ValueError: a b"
+    assert error_line("plain") == "plain"
+    assert len(error_line(ValueError("x" * 1000))) == 500
