@@ -154,7 +154,7 @@ class Driver:
             lock.release()
         self.progress.__exit__(*exception)
         if isinstance(exception[1], KeyboardInterrupt):
-            self.progress.say("interrupted; what was under way goes on from its last checkpoint when called for again")
+            self.progress.say("interrupted; run the same command to resume from the last checkpoint")
 
     def say_what_stands(self, outcome: Outcome, runs: int) -> None:
         """Say what there was before, if anything."""

@@ -72,6 +72,12 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def _report_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Print what Python could not raise, but for an interrupt, which `check` raises later."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+
+
 _exit_code: int | None = None
 
 
@@ -93,4 +99,5 @@ def _end() -> None:
 def begin() -> None:
     """Make this process ready, before all that takes long to import: its signals, and its end after all others'."""
     leave_at_once()
+    sys.unraisablehook = _report_unraisable
     atexit.register(_end)

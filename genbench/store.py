@@ -41,7 +41,8 @@ class Store:
             if not os.access(self.folder, os.W_OK) or not os.access(self.work, os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
-            raise UsageError(f"results folder {self.folder} is not writable: {error.strerror}") from None
+            where = f"{error.filename}: " if error.filename else ""
+            raise UsageError(f"results folder {self.folder} is not writable: {where}{error.strerror}") from None
 
     def write(self, record: Record) -> Path:
         """Write `record` whole and return its path; no other record is touched.

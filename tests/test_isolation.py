@@ -69,7 +69,7 @@ def test_every_generator_is_seeded_by_the_run(tmp_path: Path) -> None:
         ("GeneratorExit", "error", 1, "GeneratorExit:"),
         ("BaseException", "error", 1, "BaseException: bare"),
         ("unprintable", "error", 1, "Unprintable: (its message cannot be printed)"),
-        ("surrogate", "error", 1, "ValueError: ? a b"),
+        ("surrogate", "error", 1, "ValueError: \\ud800 a b"),
         ("not a record", "crashed", 1, "its process exited with code 0 and left no record"),
         ("SIGKILL", "crashed", 3, "killed by SIGKILL; if not by hand, the system did so for want of memory"),
         ("SIGSEGV", "crashed", 3, "its process was killed by SIGSEGV"),
