@@ -29,7 +29,7 @@ from genbench.run import Record, Run, UsageError
 from genbench.store import Store
 from tests.faulty import a_run
 
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES)
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOLCK)
 FUNCTIONS = {  # what is patched: modules and names
     "open": [(builtins, "open"), (io, "open")],
     "open descriptor": [(os, "open")],
@@ -95,7 +95,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_an_error_of_any_call_loses_nothing(function: str, template: Path, tmp_path: Path) -> None:
-    """All calls that one run makes fail in turn: with four errors each, 300 faults over all functions."""
+    """All calls that one run makes fail in turn: with five errors each, 370 faults over all functions."""
     shutil.copytree(template, tmp_path / "whole")
     with failing(tmp_path, function, None) as calls:
         call(tmp_path / "whole", runs(1))
