@@ -45,12 +45,15 @@ class Progress:
         self.done = self.failed = 0
         self.abreast = 1
         self.phase: Literal["", "speed"] = ""
+        self.not_applicable: dict[str, list[str]] = {}  # names of rows by metric
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """The last word is said."""
+        """Say which metrics did not apply, once for all runs."""
+        for metric, rows in self.not_applicable.items():
+            self.say(f"{metric} does not apply to {', '.join(rows)}")
 
     @property
     def total(self) -> int:
@@ -79,6 +82,10 @@ class Progress:
         self.seconds[self.kind_of(run)].append(time.monotonic() - began)
         self.done += record.status == "ok"
         self.failed += record.status != "ok"
+        for metric in record.not_applicable:
+            rows = self.not_applicable.setdefault(metric, [])
+            if record.run.name not in rows:
+                rows.append(record.run.name)
 
     def say(self, text: str) -> None:
         """Something worth a line."""
@@ -142,6 +149,7 @@ class Display(Progress):
         return self
 
     def __exit__(self, *exception: object) -> None:
+        super().__exit__()
         self.live.__exit__(None, None, None)
 
     def finish(self, record: Record) -> None:
@@ -175,10 +183,9 @@ def line(record: Record, phase: str, over: int, total: int, eta: float | None = 
     what = f"{record.run}{phase and f', {phase}'}"
     took = f" in {spell(record.timings['total'])}" if "total" in record.timings else ""
     tries = f" after {record.attempts} tries" if record.attempts > 1 else ""
-    outcome, idle = headline(record), record.not_applicable
-    missing = f"; {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} not apply" if idle else ""
+    outcome = headline(record)
     left = "" if eta is None or over == total else f"; ETA {spell(eta)}"
-    result = f"{record.status}{took}{tries}{outcome and f', {outcome}'}{missing}"
+    result = f"{record.status}{took}{tries}{outcome and f', {outcome}'}"
     return f"[{over:>{len(str(total))}}/{total}] {what}: {result}{left}"
 
 

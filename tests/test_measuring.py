@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from genbench.metrics.likelihood import likelihood
 from genbench.metrics.representation import probe
 from genbench.model import Diverged, Model
 from genbench.perform import perform
-from genbench.progress import line
+from genbench.progress import Lines
 from genbench.registry import find
 from genbench.report.tidy import by_run, lines
 from genbench.run import Record, Run, UsageError, checked
@@ -138,13 +139,22 @@ def test_every_failure_is_named(performed: Callable[..., Record], tmp_path: Path
     assert "the likelihood is nan" in text
 
 
-def test_a_metric_that_does_not_apply_is_in_the_record_and_in_the_line_of_the_run(
+def test_a_metric_that_does_not_apply_is_in_the_record_and_named_once_at_the_end(
     performed: Callable[..., Record],
 ) -> None:
     record = performed("none", "good", "picture")
     assert (record.status, record.not_applicable) == ("ok", ("mine:none",))
-    assert line(record, "", 1, 1).endswith("2 nats; mine:none does not apply")
     assert performed("good").not_applicable == ()
+    other = record.model_copy(update={"run": record.run.model_copy(update={"name": "Other", "seed": 1})})
+    again = record.model_copy(update={"run": record.run.model_copy(update={"seed": 2})})
+    with Lines(file := StringIO()) as progress:
+        for one in (record, other, again):
+            progress.expect([one.run])
+            progress.start(one.run, one.run)
+            progress.finish(one)
+    assert [text for text in file.getvalue().splitlines() if "apply" in text] == [
+        f"mine:none does not apply to {record.run.name}, Other"
+    ]
 
 
 def test_only_the_metric_that_failed_is_lacking_and_both_executions_are_read(
