@@ -128,7 +128,7 @@ class Work:
             return
         target = _unused(f"{path}.damaged", self._files.exists)
         with storage(path, "renamed"):
-            self._files.mv(path, target, recursive=True)
+            self._files.mv(path, target)
         notify(_set_aside_line(path, target, problem))
 
     def remove(self, name: str) -> None:

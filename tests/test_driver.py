@@ -106,6 +106,11 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
     assert outcome.done == 1
 
 
+def test_fail_fast_measures_no_speed_after_a_failure(tmp_path: Path) -> None:
+    driven(Store(tmp_path), performer := Performer(seed1="error"), runs(3), fail_fast=True)
+    assert [(seed, metrics) for seed, metrics, _ in performer.performed] == [(0, (NATS,)), (1, (NATS,))]
+
+
 def test_a_run_that_another_driver_holds_is_waited_for_and_not_performed(tmp_path: Path) -> None:
     store, elsewhere = Store(tmp_path), runs(1, NATS)[0]
     store.prepare()
@@ -136,17 +141,19 @@ def test_each_record_is_on_disk_before_the_next_run_and_ctrl_c_gives_its_claim_u
         return Record(run=run, execution=execution(), status="ok")
 
     with pytest.raises(KeyboardInterrupt):
-        drive(runs(3, NATS), store, in_process, perform=perform, progress=Progress())
+        drive(runs(3, NATS), store, in_process, perform=perform, progress=Lines(file := StringIO()))
+    *_, last = file.getvalue().splitlines()
+    assert last == "interrupted; run the same command to resume from the last checkpoint"
     driven(store, again := Performer(), runs(3, NATS))
     assert [seed for seed, _, _ in again.performed] == [2]
 
 
-def test_a_record_says_command_and_code(tmp_path: Path) -> None:
+def test_a_record_says_command_and_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/genbench", "run", "my suite", "--seeds", "0"])
     store = Store(tmp_path)
     driven(store, Performer(), runs(1, NATS))
     (record,) = store.records()
-    assert record.command is not None
-    assert record.command.startswith("genbench")
+    assert record.command == "genbench run 'my suite' --seeds 0"
     assert set(record.code) == {"commit", "dirty", "diff"}
 
 

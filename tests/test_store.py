@@ -35,6 +35,8 @@ def test_what_is_written_is_read_and_sorted_by_time(tmp_path: Path) -> None:
     assert store.records()[0] == record("20260101T0Z-b-1")
     assert store.records("other") == []
     assert not list(tmp_path.rglob("*.new")), "no temporary file is left"
+    parts = json.loads(path.read_text(), object_pairs_hook=list)
+    assert [key for key, _ in parts] == sorted(key for key, _ in parts), "keys in order: versions compare line by line"
 
 
 def test_suites_asked_for_twice_are_read_once_and_no_other(tmp_path: Path) -> None:

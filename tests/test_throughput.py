@@ -12,7 +12,7 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics import throughput as module
-from genbench.metrics.throughput import SECONDS, Training, memory, speed, throughput
+from genbench.metrics.throughput import SECONDS, Training, memory, rise, speed, throughput
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
 from genbench.models.vaes.vqvae import FlatVQVAE
@@ -165,3 +165,17 @@ def test_memory_counts_averaged_weights_and_the_stage_that_needs_most() -> None:
 
     weights = 4 * sum(p.numel() for p in Linear(PLANE.space).parameters())
     assert bytes_of(ema=0.5) - bytes_of() == pytest.approx(weights, abs=0.5 * weights)
+
+
+def test_memory_of_a_gpu_is_what_the_call_adds_at_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 bytes are allocated before; the call takes 300 more, of which 100 stay."""
+    device = {"now": 1000, "peak": 5000}
+
+    def call() -> None:
+        device["peak"] = max(device["peak"], device["now"] + 300)
+        device["now"] += 100
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: device.update(peak=device["now"]))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: device["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: device["peak"])
+    assert rise(call, torch.device("cuda")) == 300

@@ -467,7 +467,10 @@ def test_lazy_parameters_take_their_shapes_before_training(tmp_path: Path, monke
 @pytest.mark.parametrize("when", ["loss", "finish"])
 @pytest.mark.parametrize("kind", ["parameter", "buffer", "replaced"])
 def test_state_that_is_made_after_the_model_is_refused(tmp_path: Path, monkeypatch: Any, when: str, kind: str) -> None:
+    calls: list[int] = []
+
     def extend(self: Model, x: Tensor) -> None:
+        calls.append(len(x))
         if kind == "buffer":
             self.register_buffer("late", torch.zeros(2))
         elif not hasattr(self, "late"):
@@ -481,6 +484,7 @@ def test_state_that_is_made_after_the_model_is_refused(tmp_path: Path, monkeypat
     record = recorded(tmp_path, monkeypatch, type("Mine", (Normal,), {when: loss if when == "loss" else extend}))
     named = "'late', 'mu'" if kind == "replaced" else "'late'"
     assert record.error.startswith(f"InvalidModel: Mine added or replaced {named} after it was built")
+    assert len(calls) == 1, "after the first step, not at the end of training"
 
 
 @pytest.mark.parametrize("kind", ["tensor", "number", "list", "buffer"])
@@ -505,13 +509,14 @@ def test_state_that_is_lost_when_saved_is_refused(
             return self.mean_of_data + (self.shift[0] if isinstance(self.shift, list) else self.shift)
 
         def log_prob(self, x: Tensor) -> Tensor:
+            assert likelihood, "a model without a likelihood is asked for samples"
             return super().log_prob(x - self.center())
 
         def loss(self, x: Tensor) -> Tensor:
             return (x - self.mu).square().mean()
 
         def sample(self, n: int) -> Tensor:
-            return super().sample(n) + self.center()
+            return super().sample(n) + (0 if likelihood else self.center())
 
     Shifted.likelihood = likelihood
     record = recorded(tmp_path, monkeypatch, Shifted, metrics=("diversity",))

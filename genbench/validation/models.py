@@ -56,7 +56,7 @@ State = dict[str, tuple[int | None, torch.Size]]  # of parameters and buffers, b
 
 def state_of(model: nn.Module) -> State:
     """Return what `check_state` compares with."""
-    parameters = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    parameters = {name: id(p) for name, p in model.named_parameters()}
     return {
         name: (parameters.get(name), x.shape)
         for name, x in model.state_dict(keep_vars=True).items()
