@@ -22,10 +22,10 @@ def results(folder: str | Path = RUNS) -> pandas.DataFrame:
     Raises:
         UsageError: `folder` does not exist or cannot be read.
     """
+    from genbench.errors import UsageError
     from genbench.notices import notify
+    from genbench.records.store import Store
     from genbench.report.tidy import tidy
-    from genbench.run import UsageError
-    from genbench.store import Store
 
     store = Store(Path(folder))
     if not store.folder.is_dir():

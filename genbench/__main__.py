@@ -24,31 +24,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from genbench import RUNS
 from genbench.console import accept_any_text, printable
-from genbench.errors import short
-from genbench.isolation import error_line
+from genbench.errors import UsageError, error_context, nearest, short
+from genbench.records.artifacts import write_whole
+from genbench.records.record import Record
+from genbench.records.store import Store
+from genbench.registry import docs_of, find, names
 from genbench.report import PLOTS, uncollected, write
-from genbench.run import (
-    MAX_SEEDS,
-    ROOT,
-    Record,
-    Resources,
-    Run,
-    Settings,
-    UsageError,
-    checked,
-    docs_of,
-    find,
-    merged,
-    names,
-    naming,
-    nearest,
-    read_suite,
-    suite_path,
-    suite_paths,
-)
-from genbench.store import Store
+from genbench.runner.isolation import error_line
+from genbench.strict_model import checked
 from genbench.strict_yaml import MAX_DEPTH, read_yaml
-from genbench.work import write_whole
+from genbench.suite import MAX_SEEDS, ROOT, Resources, Run, Settings, merged, read_suite, suite_path, suite_paths
 
 if TYPE_CHECKING:
     import torch
@@ -96,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
     path = suite_path(args.suite)
     suite = read_suite(path)
     if args.executor == "process" and not args.dry_run:
-        from genbench import isolation
+        from genbench.runner import isolation as isolation
 
         isolation.start()  # it imports torch while this process does
-    with naming(str(path)):
+    with error_context(str(path)):
         runs = suite.runs(args.only, args.seeds, args.change)
     program.check()
     if args.dry_run:
@@ -116,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
     work = _absolute(args.work or str(store.work))
     check_work(work)
 
-    from genbench.driver import drive
-    from genbench.execute import in_process, on_ray
-    from genbench.isolation import isolate
-    from genbench.perform import data_digest, perform
+    from genbench.runner.driver import drive
+    from genbench.runner.executors import in_process, on_ray
+    from genbench.runner.isolation import isolate
+    from genbench.runner.worker import data_digest, perform
 
     log = str(store.work.resolve() / "driver.log")
     in_child = isolate(
@@ -147,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_work(work: str) -> None:
     """Raise UsageError if `work` is a URL that nothing installed here can read."""
-    from genbench.work import Work
+    from genbench.records.artifacts import Work
 
     try:
         Work(work)
@@ -192,7 +177,7 @@ def fetched(runs: Sequence[Run]) -> list[Run]:
 
 def bring_pictures(store: Store, work: str, suite: str) -> None:
     """Copy what was drawn from the work folder of the workers to the one beside the records, for the report."""
-    from genbench.work import Work
+    from genbench.records.artifacts import Work
 
     there, here = Work(work), Work(store.work)
     drawn = {name for record in store.records(suite) for name in record.files.values()}
@@ -350,7 +335,7 @@ def sample(args: argparse.Namespace) -> int:
     if not (space.is_image or space.shape == (2,)):
         raise UsageError(f"run {chosen.id}: points of shape {space.shape} have no picture")
     try:
-        with naming(f"run {chosen.id}"):
+        with error_context(f"run {chosen.id}"):
             picture, device = drawn(args, chosen, dataset)
     except UsageError:
         raise
@@ -415,8 +400,8 @@ def encoded(picture: Tensor, form: str) -> bytes:
 def loaded(args: argparse.Namespace, chosen: Run, dataset: Dataset) -> Evaluation:
     """Return the trained model of `chosen`, ready to measure; it is trained if it is not kept."""
     from genbench.evaluation import Evaluation
-    from genbench.perform import prepared_device, trained
-    from genbench.work import Work
+    from genbench.records.artifacts import Work
+    from genbench.runner.worker import prepared_device, trained
 
     device = prepared_device(chosen)
     model, _ = trained(chosen, dataset, Work(args.work or Store(args.results).work), device, 30.0, math.inf)
@@ -425,7 +410,7 @@ def loaded(args: argparse.Namespace, chosen: Run, dataset: Dataset) -> Evaluatio
 
 def verify(args: argparse.Namespace) -> int:
     """Train a run anew from nothing and compare its measurements with the record."""
-    from genbench.verify import reproduced
+    from genbench.runner.verify import reproduced
 
     return OK if reproduced(one(Store(args.results), args.run)) else FAILED
 
@@ -459,15 +444,15 @@ def changes(pairs: Sequence[str], gpus: float | None, timeout: float | None) -> 
         parts = key.split(".")
         if not equals or not all(parts) or len(parts) > MAX_DEPTH:
             raise UsageError(f"--set {short(pair)} is not key=value, as in optimizer.ema=0.99")
-        with naming("--set"):
+        with error_context("--set"):
             nested = read_yaml(value, *parts)
         for part in reversed(parts):
             nested = {part: nested}
         change = merged(change, nested)
-    with naming("--set"):
+    with error_context("--set"):
         change = checked(Settings, change).model_dump(exclude_unset=True)
     for name, option, amount in (("gpus", "--gpus-per-run", gpus), ("timeout", "--timeout", timeout)):
-        with naming(option):
+        with error_context(option):
             resources = checked(Resources, {name: amount}) if amount is not None else None
         change = merged(change, {"resources": resources.model_dump(exclude_unset=True)}) if resources else change
     return change

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from genbench.console import printable
-from genbench.downloads import FEATURE_NETS, data_root
-from genbench.environment import hardware, installed
-from genbench.run import UsageError
-from genbench.store import Store
+from genbench.datasets.downloads import FEATURE_NETS, data_root
+from genbench.errors import UsageError
+from genbench.records.environment import hardware, installed
+from genbench.records.store import Store
 
 NEEDED = {
     "torch": "everything",

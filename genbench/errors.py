@@ -44,7 +44,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 @contextmanager
-def naming(where: str) -> Iterator[None]:
+def error_context(where: str) -> Iterator[None]:
     """Put `where` before the message of a UsageError raised inside."""
     try:
         yield

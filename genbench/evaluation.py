@@ -11,8 +11,9 @@ from torch import Tensor
 
 from genbench.dataset import Dataset
 from genbench.model import Model
-from genbench.moments import Moments
-from genbench.run import Measurement, Run
+from genbench.records.record import Measurement
+from genbench.snapshots import Moments
+from genbench.suite import Run
 from genbench.train import reseed
 from genbench.validation.datasets import true_log_prob
 from genbench.validation.models import check_log_prob, check_log_weights, check_samples

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genbench.dataset import Space
-from genbench.run import Kind
 from genbench.standardization import Standardization
+from genbench.suite import Kind
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 

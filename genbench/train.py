@@ -20,8 +20,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from genbench.dataset import Dataset
 from genbench.model import Diverged, Model, Player
-from genbench.moments import Moments, moment, steps_of
-from genbench.run import Optimizer, Point, Run
+from genbench.records.artifacts import Work
+from genbench.records.record import Point
+from genbench.snapshots import Moments, moment, steps_of
+from genbench.suite import Optimizer, Run
 from genbench.validation.models import (
     check_log_prob,
     check_loss,
@@ -30,7 +32,6 @@ from genbench.validation.models import (
     check_state,
     state_of,
 )
-from genbench.work import Work
 
 Batch = Callable[[int], Tensor]
 LOOK = 50  # steps between two looks at whether the loss is still finite

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from genbench.environment import environment, installed
-from genbench.provenance import code_version
+from genbench.records.environment import environment, installed
+from genbench.records.provenance import code_version
 
 THREADS, MAKINGS, ROUNDS, STEPS, WARM_UP = (1, 2), 5, 21, 4, 20
 

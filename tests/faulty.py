@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.model import Model
-from genbench.perform import execution
-from genbench.run import Record, Run
+from genbench.records.record import Record
+from genbench.runner.worker import execution
+from genbench.suite import Run
 
 Fault = Literal["none", "killed", "hang", "nan", "raise"]
 on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processes from /proc")

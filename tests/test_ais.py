@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genbench.annealing import LARGEST, at, lower, move, schedule, steps, upper, weights
 from genbench.dataset import Dataset, Space
-from genbench.decoders import Noisy
 from genbench.evaluation import Evaluation
 from genbench.metrics import likelihood
 from genbench.metrics.ais import ais, measure, quick
+from genbench.metrics.annealing import LARGEST, at, lower, move, schedule, steps, upper, weights
+from genbench.metrics.decoders import Noisy
 from genbench.models.autoencoders.autoencoder import Autoencoder
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
 from genbench.models.vaes.hierarchical import HierarchicalVAE
 from genbench.models.vaes.vae import VAE
-from genbench.run import Run, find, read_suite, suite_paths
+from genbench.registry import find
+from genbench.suite import Run, read_suite, suite_paths
 from tests.test_vaes import LinearGaussian
 
 RUN = Run(suite="s", name="n", model="vaes.vae:VAE", data="digits")

@@ -18,7 +18,8 @@ from genbench.model import Model
 from genbench.models.autoencoders.autoencoder import Autoencoder, Coder, Contractive, Denoising, Sparse, sparsity
 from genbench.models.autoencoders.pca import PCA
 from genbench.models.flows.linear import Linear
-from genbench.run import Run, find
+from genbench.registry import find
+from genbench.suite import Run
 
 RUN = Run(suite="s", name="n", model="autoencoders.pca:PCA", data="digits")
 Make = Callable[..., Coder]

@@ -13,7 +13,8 @@ from genbench.evaluation import Evaluation, Measurement
 from genbench.metrics import classifier
 from genbench.metrics.cas import cas
 from genbench.model import Model
-from genbench.run import Run, find
+from genbench.registry import find
+from genbench.suite import Run
 
 NAMED, DIGITS = find("datasets", "named")(), find("datasets", "digits")()
 N, PIXELS = len(NAMED.train), 64

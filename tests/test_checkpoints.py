@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from genbench.perform import perform
-from genbench.run import Record, Run
-from genbench.work import Work
+from genbench.records.artifacts import Work
+from genbench.records.record import Record
+from genbench.runner.worker import perform
+from genbench.suite import Run
 from tests.faulty import a_run, weights
 
 State = dict[str, Any]

@@ -13,8 +13,10 @@ import pytest
 import genbench
 from genbench import RUNS
 from genbench.__main__ import main, seeds
-from genbench.run import ROOT, Record, Run, UsageError, suite_paths
-from genbench.store import Store
+from genbench.errors import UsageError
+from genbench.records.record import Record
+from genbench.records.store import Store
+from genbench.suite import ROOT, Run, suite_paths
 
 SUITE = """
 suite: tiny

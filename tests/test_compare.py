@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from genbench.__main__ import main
+from genbench.records.record import Record
+from genbench.records.store import Store
 from genbench.report.comparison import compared, not_compared, outcome
-from genbench.run import Record
-from genbench.store import Store
 from tests.test_report import measured, record, row_of
 
 A = [*row_of([1.0, 1.1, 1.2]), *row_of([2.0, 2.1, 2.2], "Glow")]

@@ -23,7 +23,7 @@ from genbench.models.contrastive.clip import CLIP
 from genbench.models.contrastive.losses import matching, nt_xent
 from genbench.models.contrastive.simclr import SimCLR
 from genbench.nets.augmentations import Augmentation, affine, erased
-from genbench.run import Run
+from genbench.suite import Run
 from genbench.train import Game, batches, reseed
 
 RUN = Run(suite="s", name="n", model="contrastive.simclr:SimCLR", data="digits", steps=0)

@@ -19,7 +19,8 @@ from genbench.dataset import Dataset, Space
 from genbench.datasets import photos as photo_patches
 from genbench.datasets import vision
 from genbench.datasets.plane import Noise
-from genbench.run import UsageError, find, names
+from genbench.errors import UsageError
+from genbench.registry import find, names
 
 EMBEDDED = [name for name in names("datasets") if not name.startswith(("vision", "tabular"))]
 TOYS = [name for name in EMBEDDED if name.startswith("toys")]

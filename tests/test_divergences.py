@@ -16,7 +16,8 @@ from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation, Measurement
 from genbench.metrics.divergences import Grid, alpha, divergences, grid, jensen_shannon, kl, reverse_kl, smooth
 from genbench.metrics.modes import modes
-from genbench.run import Run, find
+from genbench.registry import find
+from genbench.suite import Run
 from genbench.validation.models import InvalidModel
 from tests.drawn import Drawn
 

@@ -13,13 +13,14 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from genbench.driver import Outcome, drive
-from genbench.execute import in_process
-from genbench.perform import execution
-from genbench.progress import Display, Lines, Progress, spell
-from genbench.provenance import code_version
-from genbench.run import Measurement, Record, Run, Status
-from genbench.store import Store
+from genbench.records.provenance import code_version
+from genbench.records.record import Measurement, Record, Status
+from genbench.records.store import Store
+from genbench.runner.driver import Outcome, drive
+from genbench.runner.executors import in_process
+from genbench.runner.progress import Display, Lines, Progress, spell
+from genbench.runner.worker import execution
+from genbench.suite import Run
 from tests.faulty import a_run
 
 NATS, SPAN = "tests.faulty:nats", "tests.faulty:span"
@@ -215,7 +216,7 @@ def test_a_terminal_shows_counts_and_what_is_under_way() -> None:
 
 def test_eta_is_from_runs_of_a_kind_and_shared_by_those_abreast(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("genbench.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("genbench.runner.progress.time.monotonic", lambda: now)
     progress = Progress()
     fast, slow = [a_run(i, name="fast") for i in range(4)], [a_run(i, name="slow", steps=7) for i in range(4)]
     progress.expect([*fast, *slow])
@@ -236,7 +237,7 @@ def test_eta_is_from_runs_of_a_kind_and_shared_by_those_abreast(monkeypatch: pyt
 
 def test_eta_of_what_was_not_seen_is_by_the_steps_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("genbench.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("genbench.runner.progress.time.monotonic", lambda: now)
     progress = Progress()
     many, few = a_run(name="many", steps=100), a_run(name="few", steps=10)
     speed = [run.model_copy(update={"metrics": ("tests.faulty:span",)}) for run in (many, few)]

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from genbench.cluster import disconnect
-from genbench.execute import Executor, in_process, on_ray
-from genbench.perform import perform
-from genbench.resources import unmet, with_cores, with_twice_the_memory
-from genbench.run import Record, Resources, Run, UsageError
+from genbench.errors import UsageError
+from genbench.records.record import Record
+from genbench.runner.executors import Executor, in_process, on_ray
+from genbench.runner.ray_cluster import disconnect
+from genbench.runner.resources import unmet, with_cores, with_twice_the_memory
+from genbench.runner.worker import perform
+from genbench.suite import Resources, Run
 from tests.faulty import a_run, always_killed, meeting, not_performing, on_linux, sleeper, weights, without_end
 
 

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import yaml
 
-from genbench.cluster import disconnect
-from genbench.driver import drive
-from genbench.execute import Executor, in_process, on_ray
-from genbench.perform import perform
-from genbench.progress import Progress
-from genbench.run import ROOT, Record, Resources
-from genbench.store import Store
+from genbench.records.record import Record
+from genbench.records.store import Store
+from genbench.runner.driver import drive
+from genbench.runner.executors import Executor, in_process, on_ray
+from genbench.runner.progress import Progress
+from genbench.runner.ray_cluster import disconnect
+from genbench.runner.worker import perform
+from genbench.suite import ROOT, Resources
 from tests.faulty import a_run, not_performing, on_linux, weights, without_end
 
 quietly = partial(drive, progress=Progress())

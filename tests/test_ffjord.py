@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
-from genbench.metrics.evaluations import evaluations
+from genbench.metrics.nfe import nfe
 from genbench.model import Diverged
 from genbench.models.flows.ffjord import EXACT, FFJORD, FIXED, Continuous, Method, Solver, Unsolvable
 from genbench.models.flows.nice import NICE
 from genbench.models.flows.probes import NOISES, Pointed, Probes
 from genbench.nets.vector_field import SMOOTH, VectorField, convolutional_field, dense_field
-from genbench.perform import perform
-from genbench.run import Run
+from genbench.runner.worker import perform
+from genbench.suite import Run
 
 PLANE, VECTOR, PICTURE = Space((2,)), Space((5,)), Space((1, 8, 8), 17)
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
@@ -263,7 +263,7 @@ def run() -> Run:
 @pytest.mark.parametrize(("method", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
 def test_evaluations_of_even_steps_are_counted(method: Method, stages: int) -> None:
     model = FFJORD(PLANE, method=method, steps=5, blocks=2).eval()
-    found = evaluations.measure(Evaluation(model, data(PLANE), run()))
+    found = nfe.measure(Evaluation(model, data(PLANE), run()))
     assert {name: m.value for name, m in found.items()} == {
         "nfe_sample": 2 * 5 * stages,
         "nfe_density": 2 * 5 * stages,
@@ -284,7 +284,7 @@ def test_tighter_tolerance_takes_more_evaluations_and_the_backward_pass_is_not_c
 
 
 def test_models_that_solve_nothing_have_no_evaluations() -> None:
-    assert evaluations.measure(Evaluation(NICE(PLANE).eval(), data(PLANE), run())) == {}
+    assert nfe.measure(Evaluation(NICE(PLANE).eval(), data(PLANE), run())) == {}
 
 
 def test_training_has_a_solver_of_its_own() -> None:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from genbench.__main__ import main
-from genbench.run import suite_paths
+from genbench.suite import suite_paths
 
 FILES = 5000
 LONGEST = 5.0  # seconds of CPU time for one file

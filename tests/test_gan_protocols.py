@@ -11,7 +11,7 @@ from torch import nn
 from genbench.dataset import Space
 from genbench.models.gans.gan import GAN
 from genbench.nets import dcgan
-from genbench.run import Run, read_suite, suite_path
+from genbench.suite import Run, read_suite, suite_path
 
 SPACES = {"vision:MNIST": Space((1, 28, 28), 256), "vision:CIFAR10": Space((3, 32, 32), 256)}
 SUITES = {name: read_suite(suite_path(name)) for name in ("gans-mnist", "gans-mnist-short", "gans-cifar10")}

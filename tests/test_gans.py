@@ -18,10 +18,10 @@ from genbench.models.gans.constraints import gradient_penalty
 from genbench.models.gans.gan import GAN
 from genbench.models.gans.objectives import OBJECTIVES
 from genbench.nets.adversaries import Adversaries
-from genbench.perform import perform
-from genbench.run import Run, read_suite, suite_path
+from genbench.records.artifacts import Work
+from genbench.runner.worker import perform
+from genbench.suite import Run, read_suite, suite_path
 from genbench.train import Game, train
-from genbench.work import Work
 
 PLANE = Space((2,))
 IMAGES = {

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as torch_fidelity
 
 from genbench.dataset import Dataset, Space
+from genbench.errors import UsageError
 from genbench.evaluation import Evaluation
 from genbench.metrics import features, fidelity
-from genbench.perform import perform
-from genbench.run import Run, UsageError, find
+from genbench.registry import find
+from genbench.runner.worker import perform
+from genbench.suite import Run
 from tests.drawn import Drawn
 
 COLOURS = Space((3, 32, 32), 256)

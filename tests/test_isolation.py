@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from genbench import isolation
-from genbench.isolation import error_line, isolate
-from genbench.perform import perform
-from genbench.run import ROOT, Record
+from genbench.records.record import Record
+from genbench.runner import isolation as isolation
+from genbench.runner.isolation import error_line, isolate
+from genbench.runner.worker import perform
+from genbench.suite import ROOT
 from tests.faulty import a_run, on_linux, weights
 from tests.unruly import ending, large, leaking, seeded, state, with_offspring
 
@@ -134,7 +135,7 @@ def test_what_a_run_starts_ends_with_it(timeout: float | None, tmp_path: Path, m
 
 CALLER = """
 from functools import partial
-from genbench.isolation import isolate
+from genbench.runner.isolation import isolate
 from tests.faulty import a_run
 from tests.unruly import with_offspring
 isolate(partial(with_offspring, folder={folder!r}))(a_run(resources={{"timeout": 3600}}))

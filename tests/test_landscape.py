@@ -21,9 +21,9 @@ from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
 from genbench.models.vaes.vae import VAE
 from genbench.models.vaes.vqvae import VQVAE
-from genbench.moments import POINTS, SIDE, extent, lattice, moment, steps_of
-from genbench.perform import perform
-from genbench.run import Run
+from genbench.runner.worker import perform
+from genbench.snapshots import POINTS, SIDE, extent, lattice, moment, steps_of
+from genbench.suite import Run
 
 X = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
 PLANE = Dataset(Space((2,)), X, X, X)

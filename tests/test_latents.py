@@ -15,7 +15,7 @@ from genbench.models.flows.linear import Linear
 from genbench.models.vaes.hierarchical import HierarchicalVAE
 from genbench.models.vaes.unamortised import UnamortisedVAE
 from genbench.models.vaes.vae import VAE
-from genbench.run import Run
+from genbench.suite import Run
 from tests.test_vaes import LinearGaussian
 
 RUN = Run(suite="s", name="n", model="vaes.vae:VAE", data="digits")

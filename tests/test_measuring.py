@@ -16,17 +16,20 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Dataset, Modes, Space
+from genbench.errors import UsageError
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.likelihood import likelihood
 from genbench.metrics.representation import probe
 from genbench.model import Diverged, Model
-from genbench.perform import perform
-from genbench.progress import Lines
+from genbench.records.record import Record
+from genbench.records.store import Store
 from genbench.registry import find
 from genbench.report.tidy import by_run, lines
-from genbench.run import Record, Run, UsageError, checked
-from genbench.run import Suite as SuiteFile
-from genbench.store import Store
+from genbench.runner.progress import Lines
+from genbench.runner.worker import perform
+from genbench.strict_model import checked
+from genbench.suite import Run
+from genbench.suite import Suite as SuiteFile
 from genbench.train import reseed
 from genbench.validation.likelihoods import is_impossible
 from genbench.validation.measurements import check_measurements

@@ -13,7 +13,8 @@ from genbench.evaluation import Evaluation
 from genbench.metrics.likelihood import L16, likelihood
 from genbench.models.mixtures.cells import log_rectangle
 from genbench.models.mixtures.gmm import GMM, Mixture, em, precision_factor, start
-from genbench.run import Run, find
+from genbench.registry import find
+from genbench.suite import Run
 
 PLANE = Space((2,))
 DIGIT = Space((1, 2, 2), levels=17)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from genbench.run import UsageError, read_suite, suite_path
+from genbench.errors import UsageError
+from genbench.suite import read_suite, suite_path
 from tests import test_flows as truths
 
 zuko_flows = pytest.importorskip("peers.zuko_flows", exc_type=ModuleNotFoundError)

@@ -15,8 +15,9 @@ from genbench.metrics.likelihood import likelihood
 from genbench.metrics.samples import grid, samples
 from genbench.metrics.throughput import rise, throughput
 from genbench.model import Model
-from genbench.perform import perform
-from genbench.run import Run, find
+from genbench.registry import find
+from genbench.runner.worker import perform
+from genbench.suite import Run
 
 NORMAL = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
 POINTS = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))

@@ -15,9 +15,10 @@ from genbench.model import Model, Player
 from genbench.models.autoregressive.made import MADE
 from genbench.models.flows.gaussianization import Rotation
 from genbench.models.flows.lu import LULinear
-from genbench.run import Run, find, names
+from genbench.records.artifacts import Work
+from genbench.registry import find, names
+from genbench.suite import Run
 from genbench.train import reseed, train
-from genbench.work import Work
 
 MLP = {"hidden": (16,)}
 TOKENS = {"channels": 8, "heads": 2}

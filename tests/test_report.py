@@ -24,6 +24,9 @@ from rich.console import Console
 from scipy import stats
 
 import genbench
+from genbench.records.artifacts import Work
+from genbench.records.record import Measurement, Point, Record
+from genbench.records.store import Store
 from genbench.report import compare, leaderboard, show, write
 from genbench.report.axis import marks_of
 from genbench.report.board import Board, Column, Row
@@ -46,9 +49,8 @@ from genbench.report.protocol import measured_on
 from genbench.report.published import published_lines, with_published
 from genbench.report.text import number
 from genbench.report.tidy import Line, by_run, lines, metrics_of, tidy
-from genbench.run import Measurement, Point, Record, Run, Suite, checked
-from genbench.store import Store
-from genbench.work import Work
+from genbench.strict_model import checked
+from genbench.suite import Run, Suite
 
 NATS = Column("nats", "exact", "nats", "lower")
 OK = {"likelihood": 1.0}

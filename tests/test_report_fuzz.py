@@ -18,8 +18,8 @@ import pytest
 
 import genbench
 from genbench.__main__ import main
-from genbench.run import Record
-from genbench.store import Store
+from genbench.records.record import Record
+from genbench.records.store import Store
 from tests.test_report import CURVE, Tags, measured, record
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2028]")

@@ -25,7 +25,10 @@ from scipy import stats
 import genbench
 from genbench.__main__ import main
 from genbench.console import accept_any_text, printable
-from genbench.progress import Lines
+from genbench.errors import UsageError
+from genbench.records.artifacts import StorageError
+from genbench.records.record import Measurement, Point, Record
+from genbench.records.store import Store
 from genbench.report import files, leaderboard, lettering, show, write
 from genbench.report.cells import _moments, _root_mean_square
 from genbench.report.curves import curves_of
@@ -35,9 +38,7 @@ from genbench.report.intervals import Sample, p_value, ranks, welch
 from genbench.report.markdown import code, escaped, markdown
 from genbench.report.protocol import measured_on
 from genbench.report.tidy import as_csv, by_run, lines, tidy
-from genbench.run import Measurement, Point, Record, UsageError
-from genbench.store import Store
-from genbench.work import StorageError
+from genbench.runner.progress import Lines
 from tests.test_report import CURVE, HOSTILE, NATS, Tags, board_of, measured, record, row_of, rows_of
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)

@@ -16,22 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genbench.dataset import Space
+from genbench.errors import UsageError, error_context
 from genbench.file_names import suite_name
 from genbench.model import Model
 from genbench.models.vaes.iwae import IWAE
-from genbench.run import (
-    Run,
-    UsageError,
-    find,
-    keywords_of,
-    merged,
-    names,
-    naming,
-    options_of,
-    read_suite,
-    suite_path,
-    suite_paths,
-)
+from genbench.options import keywords_of, options_of
+from genbench.registry import find, names
+from genbench.suite import Run, merged, read_suite, suite_path, suite_paths
 
 RUN = Run(suite="s", name="RealNVP", model="flows.realnvp:RealNVP", data="digits", seed=1, steps=2000)
 
@@ -45,7 +36,7 @@ def suite(tmp_path: Path, text: str) -> Path:
 def planned(path: Path) -> list[Run]:
     """Return the runs of a suite file as the command line does."""
     found = read_suite(path)
-    with naming(str(path)):
+    with error_context(str(path)):
         return found.runs()
 
 

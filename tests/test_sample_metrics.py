@@ -16,6 +16,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from genbench.dataset import Dataset, Space
+from genbench.errors import UsageError
 from genbench.evaluation import Evaluation
 from genbench.metrics import classifier, features
 from genbench.metrics.diversity import diversity
@@ -23,8 +24,9 @@ from genbench.metrics.fidelity import fid, fidelity, inception, inception_score,
 from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
 from genbench.metrics.memorisation import copying, memorisation, z_score
 from genbench.metrics.samples import LARGEST, LINE, grid, histogram
-from genbench.run import Run, UsageError, find
-from genbench.work import Work
+from genbench.records.artifacts import Work
+from genbench.registry import find
+from genbench.suite import Run
 from tests.drawn import Drawn
 
 DIGITS = find("datasets", "digits")()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import genbench
-from genbench import sources
-from genbench.run import Run
-from genbench.sources import MEASURING, NEUTRAL, changed, own_digest, source_fingerprint, sources_of, user_files
+from genbench.records import sources as sources
+from genbench.records.sources import MEASURING, NEUTRAL, changed, own_digest, source_fingerprint, sources_of, user_files
+from genbench.suite import Run
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_trained_model_depends_on_what_trains_in_genbench_and_not_on_what_meas
 def test_a_new_module_counts_and_what_decides_nothing_does_not(copy: Path) -> None:
     before = sources.own_digest()
     (copy / "genbench" / "report" / "text.py").write_text("changed")
-    (copy / "genbench" / "driver.py").write_text("changed")
+    (copy / "genbench" / "runner" / "driver.py").write_text("changed")
     assert sources.own_digest() == before
     (copy / "genbench" / "novel.py").write_text("")
     assert sources.own_digest() != before
@@ -163,7 +163,7 @@ def test_a_new_module_counts_and_what_decides_nothing_does_not(copy: Path) -> No
 def test_a_listed_file_that_is_missing_is_an_error(name: str, copy: Path) -> None:
     path = copy / "genbench" / name
     path.rename(path.with_name("elsewhere"))
-    with pytest.raises(FileNotFoundError, match=f"{path.name} is missing, which genbench/sources.py lists"):
+    with pytest.raises(FileNotFoundError, match=f"{path.name} is missing, which genbench/records/sources.py lists"):
         sources.own_digest(training=True)
 
 

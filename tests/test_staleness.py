@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genbench import staleness
-from genbench.driver import Outcome, drive
-from genbench.execute import in_process
-from genbench.perform import data_digest, perform
-from genbench.progress import Progress
-from genbench.run import Record, Run
-from genbench.store import Store
-from genbench.work import Work
+from genbench.records.artifacts import Work
+from genbench.records.record import Record
+from genbench.records.store import Store
+from genbench.runner import staleness as staleness
+from genbench.runner.driver import Outcome, drive
+from genbench.runner.executors import in_process
+from genbench.runner.progress import Progress
+from genbench.runner.worker import data_digest, perform
+from genbench.suite import Run
 
 MODEL = """
 from genbench.model import Model

@@ -25,10 +25,10 @@ from genbench.models.vaes.score import ScoreVAE
 from genbench.models.vaes.unamortised import UnamortisedVAE
 from genbench.models.vaes.vae import VAE
 from genbench.models.vaes.vqvae import FlatVQVAE
-from genbench.run import Run
+from genbench.records.artifacts import Work
 from genbench.standardization import Standardization
+from genbench.suite import Run
 from genbench.train import reseed, train
-from genbench.work import Work
 from tests.test_flows import FLOWS
 
 Row = tuple[Callable[..., Model], dict[str, object]]

@@ -21,12 +21,14 @@ from typing import Any
 
 import pytest
 
-from genbench.driver import drive
-from genbench.execute import in_process
-from genbench.perform import perform
-from genbench.progress import Progress
-from genbench.run import Record, Run, UsageError
-from genbench.store import Store
+from genbench.errors import UsageError
+from genbench.records.record import Record
+from genbench.records.store import Store
+from genbench.runner.driver import drive
+from genbench.runner.executors import in_process
+from genbench.runner.progress import Progress
+from genbench.runner.worker import perform
+from genbench.suite import Run
 from tests.faulty import a_run
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOLCK)

@@ -13,9 +13,11 @@ import pytest
 from pydantic import ValidationError
 
 import genbench
-from genbench.run import Measurement, Record, Run, Suite, UsageError
-from genbench.store import Store
-from genbench.work import StorageError, Work, write_whole
+from genbench.errors import UsageError
+from genbench.records.artifacts import StorageError, Work, write_whole
+from genbench.records.record import Measurement, Record
+from genbench.records.store import Store
+from genbench.suite import Run, Suite
 
 RUN = Run(suite="s", name="n", model="m", data="d", metrics=("likelihood",))
 NATS = Measurement(value=1.5, unit="nats", better="lower", n=10, stderr=0.1, impl="likelihood 1")
@@ -37,6 +39,18 @@ def test_what_is_written_is_read_and_sorted_by_time(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.new")), "no temporary file is left"
     parts = json.loads(path.read_text(), object_pairs_hook=list)
     assert [key for key, _ in parts] == sorted(key for key, _ in parts), "keys in order: versions compare line by line"
+
+
+def test_a_renamed_metric_of_an_older_record_counts_under_its_new_name(tmp_path: Path) -> None:
+    old = record("1-a-x").model_dump(mode="json") | {"completed": ["evaluations"], "not_applicable": ["evaluations"]}
+    old["run"]["metrics"] = ["likelihood", "evaluations"]
+    store = Store(tmp_path)
+    store.prepare()
+    path = tmp_path / "s" / RUN.id / "1-a-x.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(old))
+    (new,) = store.records()
+    assert (new.run.metrics, new.completed, new.not_applicable) == (("likelihood", "nfe"), ("nfe",), ("nfe",))
 
 
 def test_suites_asked_for_twice_are_read_once_and_no_other(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import torch
 
 from genbench.__main__ import fetched
 from genbench.datasets import tabular
-from genbench.run import Run, UsageError, find
+from genbench.errors import UsageError
+from genbench.registry import find
+from genbench.suite import Run
 
 N = 1000
 NAMES = {"POWER": 6, "GAS": 4, "HEPMASS": 3, "MINIBOONE": 5}  # dimensions of the files made here

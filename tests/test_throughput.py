@@ -16,7 +16,7 @@ from genbench.metrics.throughput import SECONDS, Training, memory, rise, speed, 
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
 from genbench.models.vaes.vqvae import FlatVQVAE
-from genbench.run import Run
+from genbench.suite import Run
 
 CPU = torch.device("cpu")
 X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
 from genbench.model import Diverged, MakeOptimizer, Model, Player
-from genbench.moments import steps_of
-from genbench.run import Optimizer, Run
+from genbench.records.artifacts import Work
+from genbench.snapshots import steps_of
+from genbench.suite import Optimizer, Run
 from genbench.train import Average, Game, Progress, Shuffled, batches, make_optimizer, rate, reseed, train
-from genbench.work import Work
 
 REALS = torch.linspace(-1, 1, 40).unsqueeze(1)
 DATA = Dataset(Space((1,)), REALS, REALS[:10], REALS[10:20])

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
 from genbench.model import MakeOptimizer, Model, Player
-from genbench.run import Optimizer, Run
+from genbench.records.artifacts import Work
+from genbench.suite import Optimizer, Run
 from genbench.train import RULES, Progress, make_optimizer, rate, train
-from genbench.work import Work
 
 X = torch.arange(40.0).unsqueeze(1)
 DATA = Dataset(Space((1,)), X, X[:10], X[10:20])

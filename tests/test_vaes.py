@@ -22,7 +22,7 @@ from genbench.models.vaes.score import ScoreVAE
 from genbench.models.vaes.unamortised import UnamortisedVAE
 from genbench.models.vaes.vae import GECO, VAE
 from genbench.nets.coders import Networks
-from genbench.run import Run
+from genbench.suite import Run
 
 Make = Callable[..., LatentModel]
 SMALL = {"latent": 3, "hidden": (16,), "activation": "silu"}

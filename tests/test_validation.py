@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Modes, Space
+from genbench.errors import UsageError
 from genbench.evaluation import Evaluation
 from genbench.model import MakeOptimizer, Model, Player
-from genbench.perform import perform
-from genbench.run import Record, Run, UsageError, names
+from genbench.records.record import Record
+from genbench.registry import names
+from genbench.runner.worker import perform
+from genbench.suite import Run
 from genbench.validation.datasets import InvalidData, check_dataset, check_density, load_dataset
 from genbench.validation.models import InvalidModel
 
@@ -393,8 +396,8 @@ def test_bad_data_are_an_error_of_every_model_and_never_diverged(tmp_path: Path,
 
 def moved(tmp_path: Path, model: Model, **changes: Any) -> dict[str, Tensor]:
     """Return by how much training moves each parameter of `model`."""
+    from genbench.records.artifacts import Work
     from genbench.train import train
-    from genbench.work import Work
 
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     base = {"suite": "s", "name": "n", "model": "m", "data": "d", "steps": 4, "batch": 8, "checks": 2}

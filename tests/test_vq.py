@@ -19,9 +19,9 @@ from genbench.models.vaes.quantised import Choose, Prior, QuantisedModel
 from genbench.models.vaes.vae import VAE
 from genbench.models.vaes.vqvae import VQVAE, FlatVQVAE
 from genbench.models.vaes.vqvae2 import VQVAE2
-from genbench.run import Run
+from genbench.records.artifacts import Work
+from genbench.suite import Run
 from genbench.train import train
-from genbench.work import Work
 
 Make = Callable[..., QuantisedModel]
 Row = tuple[Make, dict[str, object]]

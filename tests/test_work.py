@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from genbench.run import UsageError
-from genbench.work import StorageError, Work, is_inside, read_whole, write_whole
+from genbench.errors import UsageError
+from genbench.records.artifacts import StorageError, Work, is_inside, read_whole, write_whole
 
 NAME, CONTENT = "run/model.pt", b"some weights"
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from genbench.perform import execution, perform
-from genbench.run import Record, Run
+from genbench.records.record import Record
+from genbench.runner.worker import execution, perform
+from genbench.suite import Run
 
 
 def state(run: Run) -> Record:

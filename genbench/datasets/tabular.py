@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from genbench.dataset import Dataset, Space
-from genbench.downloads import data_root
-from genbench.run import UsageError
+from genbench.datasets.downloads import data_root
+from genbench.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Dataset, Space
-from genbench.downloads import data_root, download, downloading
-from genbench.run import UsageError
-from genbench.work import set_aside
+from genbench.datasets.downloads import data_root, download, downloading
+from genbench.errors import UsageError
+from genbench.records.artifacts import set_aside
 
 __all__ = ["CIFAR10", "KMNIST", "MNIST", "SVHN", "BinaryMNIST", "CelebA", "FashionMNIST"]
 

@@ -16,11 +16,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from genbench.annealing import lower, schedule, steps, upper, weights
-from genbench.decoders import Decoder, decoder_of
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.annealing import lower, schedule, steps, upper, weights
+from genbench.metrics.decoders import Decoder, decoder_of
 from genbench.metrics.likelihood import FIRST, mean, verdict
-from genbench.run import Kind
+from genbench.suite import Kind
 
 __all__ = ["ais", "quick"]
 

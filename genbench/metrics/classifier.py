@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from genbench.downloads import FEATURE_NETS, alone, data_root
+from genbench.datasets.downloads import FEATURE_NETS, alone, data_root
 from genbench.notices import notify
-from genbench.work import Work
+from genbench.records.artifacts import Work
 
 STEPS, BATCH, RATE, DROPOUT = 400, 128, 3e-3, 0.5
 CHANNELS, FEATURES, SIDE = (16, 32), 64, 4  # of the first layer and the others; features; side at which they end

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
-from genbench.downloads import FEATURE_NETS, data_root, download, downloading, has_digest
+from genbench.datasets.downloads import FEATURE_NETS, data_root, download, downloading, has_digest
+from genbench.errors import UsageError
 from genbench.metrics import classifier
-from genbench.run import UsageError
 
 BATCH = 128  # images at a time
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of torch-fidelity's weights

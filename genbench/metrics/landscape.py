@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.moments import POINTS, Critical, Moments, extent, lattice
+from genbench.snapshots import POINTS, Critical, Moments, extent, lattice
 
 __all__ = ["landscape"]
 

@@ -18,7 +18,8 @@ from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.samples import PIXELS, grid, png
 from genbench.model import Diverged
 from genbench.models.vaes.svi import Optimum, antithetic, ascend, elbo
-from genbench.run import Better, Kind
+from genbench.records.record import Better
+from genbench.suite import Kind
 
 __all__ = ["amortisation", "gradients", "latents"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.model import Diverged
-from genbench.run import Kind
+from genbench.suite import Kind
 from genbench.validation.likelihoods import is_impossible
 
 __all__ = ["L16", "L100", "L1000", "L5000", "L1000_first200", "likelihood"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genbench.dataset import Space
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.moments import lattice
+from genbench.snapshots import lattice
 
 __all__ = ["samples"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from genbench.evaluation import Measurement
-from genbench.run import Better
+from genbench.records.record import Better
 
 
 def share(so: Tensor, impl: str, better: Better = "higher") -> Measurement:

@@ -25,7 +25,7 @@ import torch
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.model import Model
-from genbench.run import Run
+from genbench.suite import Run
 from genbench.train import Average, Game, batches, reseed
 
 __all__ = ["throughput"]

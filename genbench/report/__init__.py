@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genbench.run import Record
+from genbench.records.record import Record
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from genbench.file_names import file_key
+from genbench.records.record import Better
 from genbench.report.tidy import Line
-from genbench.run import Better, Kind
+from genbench.suite import Kind
 
 INVALID = "invalid"  # the verdict of a value that cannot be true
 SPEED = ("train_throughput", "sample_throughput")  # the speed that stands for a board; else the first in .../s

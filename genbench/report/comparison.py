@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from genbench.console import printable
+from genbench.records.record import Record
 from genbench.report.board import Column
 from genbench.report.cells import Fold, Key, cells, failed_runs, failures, rows, sample_of
 from genbench.report.intervals import p_value, welch, welch_half_width
 from genbench.report.text import number
 from genbench.report.tidy import Line, by_run, lines
-from genbench.run import Record
 
 COLUMNS = (
     *("suite", "version", "data", "row", "measurement", "kind", "unit"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from genbench.records.record import Point
 from genbench.report.board import Board, Row
 from genbench.report.tidy import Runs
-from genbench.run import Point
 
 POINTS = 60  # of a curve at most
 

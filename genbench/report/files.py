@@ -10,6 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from genbench.errors import UsageError
+from genbench.records.artifacts import storage
+from genbench.records.record import Record
 from genbench.report import PLOTS
 from genbench.report.boards import boards
 from genbench.report.curves import curves_of
@@ -21,8 +24,6 @@ from genbench.report.protocol import measured_on, suite_files
 from genbench.report.published import published_lines, with_published
 from genbench.report.terminal import print_boards
 from genbench.report.tidy import as_csv, by_run, lines, metrics_of, weights_of
-from genbench.run import Record, UsageError
-from genbench.work import storage
 
 
 def write(

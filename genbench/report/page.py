@@ -13,6 +13,7 @@ from markupsafe import Markup
 from pydantic_core import to_json
 
 from genbench.console import printable
+from genbench.records.record import Record
 from genbench.report.axis import fid_of, marks_of
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.curves import Curves, curve_of, curves_of
@@ -20,7 +21,6 @@ from genbench.report.pictures import ABOUT, pictures
 from genbench.report.protocol import RULES, Machines, protocol, seeds
 from genbench.report.text import beside, failed
 from genbench.report.tidy import Runs, code_of
-from genbench.run import Record
 
 HERE = Path(__file__).parent
 AXIS = 40  # rows that a chart has at most

@@ -16,9 +16,9 @@ from pathlib import Path
 from PIL import Image
 
 from genbench.notices import notify
+from genbench.records.artifacts import read_whole
 from genbench.report.board import Board, Row
 from genbench.report.tidy import Runs
-from genbench.work import read_whole
 
 PICTURES = 480  # in a page
 ABOUT = {  # what is not plain from a picture itself

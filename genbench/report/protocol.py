@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from genbench.errors import UsageError
+from genbench.records.record import Record
+from genbench.records.store import Store
 from genbench.report.axis import LIKELIHOODS
 from genbench.report.board import Board
-from genbench.run import Record, Settings, Suite, UsageError, read_suite, suite_paths
-from genbench.store import Store
+from genbench.suite import Settings, Suite, read_suite, suite_paths
 
 RULES = (
     "Each number is the mean over seeds on the test split; ± is half its 95 % Student-t interval over seeds, the"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from genbench.report.board import Board, Cell, Column, Row
 from genbench.report.tidy import Line
-from genbench.run import Published, Suite
+from genbench.suite import Published, Suite
 
 GREY = 7  # of the colours
 

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from genbench.console import printable
+from genbench.records.record import Record
 from genbench.report.board import Board, Column, Row
 from genbench.report.boards import boards
 from genbench.report.protocol import hardware, protocol, seeds, suite_files
 from genbench.report.published import with_published
 from genbench.report.text import fixed, notes, number
 from genbench.report.tidy import by_run, code_of, lines, metrics_of, newest, settings, weights_of
-from genbench.run import Record
 
 BOARDS, ROWS, NAME = 20, 20, 30  # boards, rows of a board, and letters of a name, that are printed
 HIDDEN = 40  # columns without room that are named

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from genbench.console import printable
+from genbench.records.record import Better, Measurement, Record, Status
 from genbench.report.intervals import quantile
-from genbench.run import Better, Kind, Measurement, Record, Run, Settings, Status, Suite
+from genbench.suite import Kind, Run, Settings, Suite
 
 if TYPE_CHECKING:
     import pandas as pd

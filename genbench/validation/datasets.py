@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Dataset, Modes, Space
-from genbench.run import UsageError, find
+from genbench.errors import UsageError
+from genbench.registry import find
 
 SPLITS = ("train", "validation", "test")
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch computes little with them

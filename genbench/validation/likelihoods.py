@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from genbench.dataset import Dataset
-from genbench.run import Kind
+from genbench.suite import Kind
 
 CHANCE = 1e-9  # of a true likelihood to be called impossible
 ROUNDING = 0.01  # nats by which float32, or a solver, may put a point too high

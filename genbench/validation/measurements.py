@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from genbench.run import Measurement, UsageError
+from genbench.errors import UsageError
+from genbench.records.record import Measurement
 from genbench.validation.datasets import describe
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from genbench.dataset import Space
+from genbench.errors import UsageError
 from genbench.model import Model, Player
-from genbench.run import Kind, UsageError
+from genbench.suite import Kind
 from genbench.validation.datasets import InvalidData, as_integers, as_reals, describe, dtype_name
 
 

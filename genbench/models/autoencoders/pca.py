@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genbench.dataset import Space
 from genbench.model import MakeOptimizer, Model, Player
 from genbench.models.dequantization import Uniform
-from genbench.run import Kind
+from genbench.suite import Kind
 
 __all__ = ["PCA"]
 

@@ -11,7 +11,7 @@ from genbench.dataset import Space
 from genbench.model import Model
 from genbench.models.observations import Bernoulli, Categorical
 from genbench.nets.precision import at_least_float32
-from genbench.run import Kind
+from genbench.suite import Kind
 
 
 class Autoregressive(Model):

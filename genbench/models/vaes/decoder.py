@@ -10,7 +10,7 @@ from genbench.dataset import Space
 from genbench.models.centring import Centred
 from genbench.models.observations import Observation
 from genbench.nets.precision import at_least_float32
-from genbench.run import Kind
+from genbench.suite import Kind
 
 
 class DecoderModel(Centred):

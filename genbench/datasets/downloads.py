@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from genbench.work import set_aside
+from genbench.records.artifacts import set_aside
 
 STALL = 20.0  # seconds in which a download must send something
 FEATURE_NETS = "feature-nets"  # the folder under `data_root` for nets that metrics look through

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from genbench.errors import UsageError
 from genbench.notices import notify
-from genbench.run import UsageError
 
 TRAILER = re.compile(rb"\ngenbench sha256 ([0-9a-f]{64})\n\Z")
 PICTURE = re.compile(r"files/([0-9a-f]{32})(\.[^/]*)?")

@@ -9,7 +9,7 @@ import torch
 
 from genbench.evaluation import Evaluation, Measurement, Metric
 
-__all__ = ["evaluations"]
+__all__ = ["nfe"]
 
 
 @runtime_checkable
@@ -40,4 +40,4 @@ def counted(model: Counting, call: Callable[[], Any], n: int) -> Measurement:
     return Measurement(value=model.evaluations, unit="evaluations", better="lower", n=n, impl="evaluations 1")
 
 
-evaluations = Metric(measure)
+nfe = Metric(measure)

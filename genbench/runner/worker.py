@@ -21,14 +21,18 @@ from torch import Tensor
 
 from genbench import __version__
 from genbench.dataset import Dataset
-from genbench.environment import environment, host
 from genbench.evaluation import Evaluation
-from genbench.isolation import error_line
 from genbench.model import Diverged, Model
 from genbench.notices import collecting
-from genbench.run import Measurement, Point, Record, Run, Status, find, first_error
-from genbench.sources import own_digest, source_fingerprint, sources_of
-from genbench.staleness import files_digest
+from genbench.records.artifacts import StorageError, Work
+from genbench.records.environment import environment, host
+from genbench.records.record import Measurement, Point, Record, Status
+from genbench.records.sources import own_digest, source_fingerprint, sources_of
+from genbench.registry import find
+from genbench.runner.isolation import error_line
+from genbench.runner.staleness import files_digest
+from genbench.strict_model import first_error
+from genbench.suite import Run
 from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
 from genbench.validation.datasets import check_density, load_dataset
 from genbench.validation.measurements import check_files, check_measurements, check_names_unused
@@ -41,7 +45,6 @@ from genbench.validation.models import (
     materialize,
     state_of,
 )
-from genbench.work import StorageError, Work
 
 
 def execution() -> str:

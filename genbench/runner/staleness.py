@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genbench.errors import UsageError
 from genbench.notices import collecting
+from genbench.records.artifacts import PICTURE, Work
+from genbench.records.record import Record
+from genbench.records.sources import changed, own_digest, sources
 from genbench.registry import find, origin
-from genbench.run import Record, Run, UsageError
-from genbench.sources import changed, own_digest, sources
-from genbench.work import PICTURE, Work
+from genbench.suite import Run
 
 KINDS = {"models": "model", "datasets": "dataset", "metrics": "metric"}  # as Record.code has them
 Digest = Callable[[Run], str | None]  # of the data of a run as they are now; None where they cannot be loaded

@@ -12,16 +12,18 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from genbench.environment import host
-from genbench.execute import Executor
-from genbench.isolation import Perform
 from genbench.program import check, interruptible
-from genbench.progress import Progress, progress_on
-from genbench.provenance import code_version
-from genbench.run import Record, Run, find
-from genbench.staleness import Digest, Staleness, damaged_pictures, explain
-from genbench.store import Store
-from genbench.work import StorageError, Work, storage
+from genbench.records.artifacts import StorageError, Work, storage
+from genbench.records.environment import host
+from genbench.records.provenance import code_version
+from genbench.records.record import Record
+from genbench.records.store import Store
+from genbench.registry import find
+from genbench.runner.executors import Executor
+from genbench.runner.isolation import Perform
+from genbench.runner.progress import Progress, progress_on
+from genbench.runner.staleness import Digest, Staleness, damaged_pictures, explain
+from genbench.suite import Run
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from genbench.run import ROOT
+from genbench.suite import ROOT
 
 
 def host() -> str:

@@ -6,7 +6,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from genbench.run import ROOT
+from genbench.suite import ROOT
 
 CODE = ("genbench", "kernels", "pyproject.toml", "requirements.lock")
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from genbench.run import Record, Run, Suite, UsageError, read_suite
-from genbench.work import read_whole, storage, write_whole
+from genbench.errors import UsageError
+from genbench.records.artifacts import read_whole, storage, write_whole
+from genbench.records.record import Record
+from genbench.suite import Run, Suite, read_suite
 
 TIMED = re.compile(r"\d{8}T\d{12}Z-")  # how the name of an execution starts: UTC time to the microsecond
 Place = tuple[str, str, str]  # of a record: suite, run id, execution

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from genbench.isolation import error_line
-from genbench.resources import Node
-from genbench.run import UsageError
+from genbench.errors import UsageError
+from genbench.runner.isolation import error_line
+from genbench.runner.resources import Node
 
 STORE = 128 * 2**20  # bytes for objects; records are small, and /dev/shm may be
 WISHES = {  # of a cluster that is started here, where the user has none

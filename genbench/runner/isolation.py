@@ -25,13 +25,14 @@ from typing import NamedTuple, NoReturn
 
 from genbench.errors import one_line
 from genbench.program import check
-from genbench.run import Record, Run, Status
-from genbench.work import StorageError
+from genbench.records.artifacts import StorageError
+from genbench.records.record import Record, Status
+from genbench.suite import Run
 
 Perform = Callable[[Run], Record]
 ATTEMPTS = 3  # of a run whose process is killed: each continues from the last checkpoint
 LEAST_GRACE, MOST_GRACE = 5.0, 30.0  # seconds after its timeout in which a run may end by itself
-PRELOAD = ("genbench.perform", "torch._dynamo")  # which an optimizer imports when it first takes a step
+PRELOAD = ("genbench.runner.worker", "torch._dynamo")  # which an optimizer imports when it first takes a step
 PRELOADED = {  # what a run has imported of these, the server imports before the next run
     *("genbench", "genbench_kernels", "torch", "torchvision", "torchdiffeq", "torch_fidelity", "triton", "fsspec"),
     *("numpy", "scipy", "sklearn", "joblib", "pandas", "matplotlib", "PIL", "ot", "pydantic", "sympy"),
@@ -79,7 +80,7 @@ def isolate(perform: Perform, log: str | None = None) -> Isolated:
 
 def failed(run: Run, status: Status, error: object, attempts: int = 1) -> Record:
     """Return the record of a `run` that could not make one itself."""
-    from genbench.perform import execution
+    from genbench.runner.worker import execution
 
     return Record(run=run, execution=execution(), status=status, error=error_line(error), attempts=attempts)
 
@@ -151,7 +152,7 @@ class Server:
         path = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from genbench.isolation import serve; serve()"],
+                [sys.executable, "-P", "-c", "from genbench.runner.isolation import serve; serve()"],
                 stdin=theirs.fileno(),
                 env=os.environ | path,
                 process_group=0,  # Ctrl-C in a terminal is for the caller

@@ -9,12 +9,13 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from genbench.cluster import connect, disconnect, nodes
-from genbench.isolation import ATTEMPTS, Perform, die_with_parent, failed
 from genbench.program import check
-from genbench.resources import Node, this_machine, unmet, with_cores, with_twice_the_memory
-from genbench.run import Record, Run, Status
-from genbench.work import StorageError
+from genbench.records.artifacts import StorageError
+from genbench.records.record import Record, Status
+from genbench.runner.isolation import ATTEMPTS, Perform, die_with_parent, failed
+from genbench.runner.ray_cluster import connect, disconnect, nodes
+from genbench.runner.resources import Node, this_machine, unmet, with_cores, with_twice_the_memory
+from genbench.suite import Run
 
 Records = Generator[Record, None, None]
 

@@ -1,124 +1,43 @@
-"""What a run is, what a suite is, what a record is: plain data, no torch.
+"""What a suite and a run are: plain data, no torch.
 
-A `Suite` is a file under suites/. It expands into `Run`s, each of which says all that decides one trained
-model. Performing a run gives a `Record`.
+A `Suite` is a file under suites/. It expands into `Run`s; each holds everything that determines one trained model.
 """
 
 from __future__ import annotations
 
-import builtins
 import functools
 import hashlib
-import inspect
 import json
 import os
 import stat
-import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     FiniteFloat,
     NonNegativeInt,
     PositiveInt,
-    PydanticUserError,
     Strict,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
-from pydantic.dataclasses import dataclass
 
-from genbench.errors import UsageError as UsageError
-from genbench.errors import naming as naming
-from genbench.errors import nearest as nearest
-from genbench.errors import short
+from genbench.errors import UsageError, error_context, nearest
 from genbench.file_names import label, one_paragraph, suite_name
-from genbench.registry import docs_of as docs_of
-from genbench.registry import find as find
-from genbench.registry import names as names
+from genbench.options import options_of
+from genbench.registry import find
+from genbench.strict_model import Amount, Count, Decay, NonNegative, Positive, Seed, Steps, StrictModel, checked
 from genbench.strict_yaml import read_yaml
 
-T = TypeVar("T", bound=BaseModel)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# ------------------------------------------------------------------------------------------ data that is checked
-
-
-CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=(), defer_build=True)
-
-
-class Frozen(BaseModel):
-    """Immutable data that refuses a key it does not know."""
-
-    model_config = ConfigDict(**CHECKED, frozen=True)
-
-
-class Written(Frozen):
-    """What people write: of a key that it does not know it names the nearest."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            known = cls._keys()
-            for key in data:
-                if key not in known:
-                    raise ValueError(f"unknown key {key!r}{nearest(str(key), known)}")
-        return data
-
-    @classmethod
-    @functools.cache
-    def _keys(cls) -> frozenset[str]:
-        return frozenset(field.alias or name for name, field in cls.model_fields.items()) | set(cls._sugar())
-
-    @classmethod
-    def _sugar(cls) -> tuple[str, ...]:
-        """Return the keys that a validator of this class rewrites."""
-        return ()
-
-
-def checked(kind: type[T], data: Any) -> T:
-    """Return `data` as a `kind`; raises UsageError with one line that names the key."""
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise UsageError(first_error(error)) from None
-
-
-def first_error(error: ValidationError) -> str:
-    """Return the first problem of `error` in one line: "options.lr: input should be greater than 0, got -1"."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        message = "is missing"
-    elif first["type"] != "value_error":
-        message = "should be a mapping (key: value)" if first["type"] == "model_type" else message
-        message = f"{message[:1].lower()}{message[1:]}, got {short(first['input'])}"
-    return f"{where}: {message}" if where else message
-
-
-# Numbers are strict: neither a bool nor text is one. The largest are beyond any use: they refuse slips of the pen.
-Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
-Steps = Annotated[int, Strict(), Field(ge=0, le=1_000_000_000)]
-Seed = Annotated[int, Strict(), Field(ge=0, lt=1 << 63)]
-Positive = Annotated[float, Strict(), Field(gt=0)]
-NonNegative = Annotated[float, Strict(), Field(ge=0)]
-Decay = Annotated[float, Strict(), Field(ge=0, lt=1)]
-Amount = Annotated[float, Strict(), Field(ge=0, le=100_000)]
-
-
-class Optimizer(Written):
+class Optimizer(StrictModel):
     """How parameters move: the rule, its rates, and what is done to gradients and weights around it."""
 
     name: Literal["adam", "adamw", "adamax", "rmsprop", "sgd"] = "adam"
@@ -131,7 +50,7 @@ class Optimizer(Written):
     ema: Decay = 0.0  # decay of the averaged weights that are evaluated; 0: none
 
 
-class Resources(Written):
+class Resources(StrictModel):
     """What a run occupies while it is performed; never part of what it is."""
 
     cpus: Annotated[Amount, Field(gt=0)] = 1.0
@@ -140,7 +59,7 @@ class Resources(Written):
     timeout: Annotated[Positive, Field(le=1e9)] | None = None  # seconds
 
 
-class Settings(Written):
+class Settings(StrictModel):
     """What may be set at any level of a suite: its defaults, a data entry, a model entry."""
 
     steps: Steps = 1000  # 0: nothing but the closed-form fit of Model.finish
@@ -167,6 +86,16 @@ class Settings(Written):
         return ("lr",)
 
 
+RENAMED_METRICS = {"evaluations": "nfe"}  # by the names in older records
+
+
+def _current_names(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(RENAMED_METRICS.get(name, name) for name in metrics)
+
+
+MetricNames = Annotated[tuple[str, ...], AfterValidator(_current_names)]
+
+
 class Run(Settings):
     """All that decides one trained model, and beside it what is to be measured, with what, under which name.
 
@@ -180,7 +109,7 @@ class Run(Settings):
     model: str
     data: str
     seed: NonNegativeInt = 0
-    metrics: tuple[str, ...] = ()
+    metrics: MetricNames = ()
 
     @functools.cached_property
     def id(self) -> str:
@@ -199,7 +128,6 @@ class Run(Settings):
 # -------------------------------------------------------------------------------------------------- suites
 
 Kind = Literal["exact", "bound", "estimate"]
-Better = Literal["lower", "higher"] | None  # None: neither is
 
 
 def _listed(value: Any) -> Any:
@@ -242,7 +170,7 @@ class ModelEntry(Settings):
     per_data: dict[str, Settings] = {}
 
 
-class Published(Written):
+class Published(StrictModel):
     """What a paper reports of a model, shown beside the rows that are measured here and never ranked among them."""
 
     source: Annotated[str, Field(min_length=1, max_length=500), BeforeValidator(one_paragraph)]  # title, year, table
@@ -258,7 +186,7 @@ def _model_entry(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
 
 
-class Suite(Written):
+class Suite(StrictModel):
     """One protocol: every model on every data set with every seed, and what is measured."""
 
     suite: Annotated[str, AfterValidator(suite_name)]
@@ -337,7 +265,7 @@ class Suite(Written):
         """Refuse a metric that does not resolve, and two of which it is known that they measure the same."""
         owners: dict[str, str] = {}
         for i, metric in enumerate(self.metrics):
-            with naming(f"metrics.{i}"):
+            with error_context(f"metrics.{i}"):
                 names = getattr(find("metrics", metric), "names", ())
                 if clash := next((name for name in names if name in owners), None):
                     raise UsageError(f"{metric!r} measures {clash!r}, as {owners[clash]!r} does; keep one of them")
@@ -358,9 +286,9 @@ class Suite(Written):
             if layer
         ]
         settings = functools.reduce(merged, [*given, change])
-        with naming(f"data.{data.data}"):
+        with error_context(f"data.{data.data}"):
             find("datasets", data.data)
-        with naming(f"models.{name}"):
+        with error_context(f"models.{name}"):
             settings["options"] = options_of(find("models", model.model), settings.get("options", {}))
             row = {
                 "suite": self.suite,
@@ -385,85 +313,6 @@ def merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
         k: merged(a[k], b[k]) for k in a.keys() & b.keys() if isinstance(a[k], Mapping) and isinstance(b[k], Mapping)
     }
     return {**a, **b, **both}
-
-
-def options_of(model: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` as the types in the signature of `model`, less those that equal its defaults.
-
-    Raises:
-        UsageError: an option that `model` does not take, one that it needs and does not get, or one of the wrong type.
-    """
-    parameters, hints, takes_any = keywords_of(model)
-    kept: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in parameters:
-            if not takes_any:
-                raise UsageError(f"unknown option {key!r}{nearest(key, parameters)}")
-            kept[key] = value
-            continue
-        with naming(f"option {key!r}"):
-            value = of_type(hints.get(key, Any), value)
-        if (value == parameters[key].default) is not True:  # of tensors it is a tensor
-            kept[key] = value
-    for key, parameter in parameters.items():
-        if parameter.default is parameter.empty and key not in options:
-            raise UsageError(f"option {key!r} has no default and is missing")
-    return kept
-
-
-def of_type(hint: Any, value: Any) -> Any:
-    """Return `value`, read from YAML, as the type `hint`: lists as tuples, integers as floats, and nothing beyond that.
-
-    Raises:
-        UsageError: it is of another type, or YAML has no values of that type.
-    """
-    try:
-        return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        raise UsageError(first_error(error)) from None
-    except PydanticUserError:
-        raise UsageError(f"no suite can give values of its type, {hint!r}") from None
-
-
-def keywords_of(model: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], dict[str, Any], bool]:
-    """Return the keywords that `model` takes, their types, and whether it takes any others.
-
-    A class that passes ``**options`` on takes the keywords of the class that it extends, too.
-    """
-    makers = (
-        [vars(c)["__init__"] for c in model.__mro__ if "__init__" in vars(c)] if inspect.isclass(model) else [model]
-    )
-    keywords: dict[str, inspect.Parameter] = {}
-    hints: dict[str, Any] = {}
-    for i, make in enumerate(makers):
-        taken = list(inspect.signature(make).parameters.values())[1 + inspect.isclass(model) :]  # self, the space
-        own = {p.name: p for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        passed_on = any(p.kind is p.VAR_KEYWORD for p in taken)
-        if i and not own and not passed_on:  # nothing above takes what is passed on: it keeps it
-            return keywords, hints, True
-        keywords, hints = own | keywords, _hints(make) | hints
-        if not passed_on:
-            return keywords, hints, False
-    return keywords, hints, True
-
-
-def _hints(make: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of the arguments of `make`; a name that cannot be resolved, as one that only type checkers
-    import, is Any."""
-    try:
-        return typing.get_type_hints(make, localns=_Resolvable(make))
-    except (AttributeError, SyntaxError, TypeError) as error:
-        raise UsageError(f"its type hints cannot be read: {type(error).__name__}: {error}") from None
-
-
-class _Resolvable(dict[str, Any]):
-    """The names that a function sees, and Any for every other one."""
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        super().__init__(vars(builtins) | getattr(make, "__globals__", {}))
-
-    def __missing__(self, name: str) -> Any:
-        return Any
 
 
 def suite_paths() -> dict[str, Path]:
@@ -492,7 +341,7 @@ def read_suite(path: Path) -> Suite:
         UsageError: one line that names the file and the key: not there, not a regular file, unreadable, not YAML,
             empty, a key unknown, given twice or of the wrong type.
     """
-    with naming(str(path)):
+    with error_context(str(path)):
         try:
             if not stat.S_ISREG(mode := path.stat().st_mode):
                 raise UsageError("is a folder, not a suite's file" if stat.S_ISDIR(mode) else "is not a regular file")
@@ -504,80 +353,3 @@ def read_suite(path: Path) -> Suite:
         if not isinstance(data, Mapping):
             raise UsageError(f"is not a mapping of keys, but {type(data).__name__}")
         return checked(Suite, data)
-
-
-# -------------------------------------------------------------------------------------------------- records
-
-Status = Literal[
-    "ok", "diverged", "cuda_oom", "host_oom", "timeout", "crashed", "error", "unschedulable", "interrupted"
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=CHECKED)
-class Measurement:
-    """One number, and what must be known to read it. `value` is None where there is none, never 0 or NaN."""
-
-    value: FiniteFloat | None
-    unit: str
-    better: Better = None
-    kind: Kind = "exact"
-    n: NonNegativeInt = 1  # how many test points, samples or repetitions it was taken from
-    stderr: FiniteFloat | None = None  # over those n, not over seeds
-    impl: str  # metric and version, and a digest of weights where it uses any
-    raw: tuple[FiniteFloat, ...] = ()  # of a timing: each repetition
-    verdict: str | None = None  # what the number says of the run, in a word that its row shows: "collapsed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=CHECKED)
-class Point:
-    """A point of the learning curve: mean training loss since the last point, and validation score in nats."""
-
-    step: int
-    seconds: float
-    loss: FiniteFloat | None
-    validation: FiniteFloat | None = None
-
-
-class Record(Frozen):
-    """What came of performing a run once: written once, by the driver, and never changed."""
-
-    schema_version: Literal[1] = 1
-    run: Run
-    execution: str  # UTC time, host, random
-    status: Status
-    attempts: PositiveInt = 1
-    error: str | None = None
-    notes: tuple[str, ...] = ()  # what was repaired on the way, as a damaged checkpoint
-    measurements: dict[str, Measurement] = {}
-    completed: tuple[str, ...] = ()  # metrics that were taken, though others may have failed
-    not_applicable: tuple[str, ...] = ()  # metrics that measure and draw nothing of this model and data
-    files: dict[str, str] = {}  # what was drawn: name -> path under results/.work, by hash
-    data_sha256: str | None = None
-    selected_step: int | None = None
-    curve: tuple[Point, ...] = ()
-    timings: dict[str, float] = {}  # seconds of wall time: data, train, evaluate, total
-    environment: dict[str, str | int | float | bool | None] = {}
-    code: dict[str, str | bool | None] = {}  # commit, dirty, diff; version; digests of sources: see sources.py
-    command: str | None = None
-
-    @property
-    def id(self) -> str:
-        """The id of the run."""
-        return self.run.id
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that were taken; records older than `completed` say nothing else than that a run was ok."""
-        return self.run.metrics if self.status == "ok" else self.completed
-
-    @property
-    def weights(self) -> Literal["best-validation", "last"] | None:
-        """Which weights were measured; None where the curve does not say: no steps, or trained by another execution.
-
-        "best" selects by validation scores. A model without a likelihood has none, and one whose scores were never
-        finite has none to go by: of these, the last weights are taken, as `selected_step` says.
-        """
-        if not self.curve:
-            return None
-        scored = any(point.validation is not None for point in self.curve)
-        return "best-validation" if scored and self.run.selection == "best" else "last"

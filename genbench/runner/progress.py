@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from genbench.console import printable
-from genbench.run import Record, Run
+from genbench.records.record import Record
+from genbench.suite import Run
 
 
 class Kind(NamedTuple):

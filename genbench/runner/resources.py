@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-from genbench.run import Resources, Run
+from genbench.suite import Resources, Run
 
 Node = Mapping[str, float]  # what a machine has to give: "CPU", "GPU", "memory" (bytes)
 

@@ -20,17 +20,17 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import genbench
-from genbench.environment import installed
+from genbench.records.environment import installed
 from genbench.registry import origin
-from genbench.run import Run
+from genbench.suite import Run
 
 NEUTRAL = (  # of the package genbench: what decides no number; everything else does
-    *("__init__.py", "__main__.py", "cluster.py", "console.py", "doctor.py", "downloads.py", "driver.py"),
-    *("environment.py", "errors.py", "execute.py", "file_names.py", "isolation.py", "notices.py", "progress.py"),
-    *("provenance.py", "registry.py", "report", "resources.py", "sources.py", "staleness.py", "store.py"),
-    *("strict_yaml.py", "verify.py", "work.py"),
+    *("__init__.py", "__main__.py", "console.py", "doctor.py", "errors.py", "file_names.py", "notices.py"),
+    *("records", "registry.py", "report", "strict_yaml.py", "datasets/downloads.py"),
+    *(f"runner/{name}.py" for name in ("driver", "executors", "isolation", "progress", "ray_cluster", "resources")),
+    *("runner/staleness.py", "runner/verify.py"),
 )
-MEASURING = ("annealing.py", "decoders.py", "evaluation.py", "metrics")  # what decides no trained model
+MEASURING = ("evaluation.py", "metrics")  # what decides no trained model
 INSTALLED = {"site-packages", "dist-packages"}
 STDLIB = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 
@@ -54,7 +54,7 @@ def own_digest(training: bool = False) -> str:
     for folder in (package, kernels):
         for path in sorted(folder.rglob("*.py")):
             name = path.relative_to(folder)
-            if folder / name.parts[0] not in skipped:
+            if skipped.isdisjoint((path, *path.parents)):
                 digest.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -62,7 +62,7 @@ def own_digest(training: bool = False) -> str:
 def existing(path: Path) -> Path:
     """Return `path`; raises FileNotFoundError if it is missing, for a name that moved would be skipped in silence."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing, which genbench/sources.py lists")
+        raise FileNotFoundError(f"{path} is missing, which genbench/records/sources.py lists")
     return path
 
 

@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from genbench.console import printable
-from genbench.environment import environment
-from genbench.perform import perform, prepared_device
-from genbench.run import Record, UsageError, find
+from genbench.errors import UsageError
+from genbench.records.environment import environment
+from genbench.records.record import Record
+from genbench.registry import find
+from genbench.runner.worker import perform, prepared_device
 
 
 def reproduced(records: Sequence[Record]) -> bool:
