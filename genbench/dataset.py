@@ -1,4 +1,4 @@
-"""What data is: its space, its three splits, and the truth about it where that is known."""
+"""A data set: its space, its three splits, and its true density where that is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Space:
-    """Where data lives: arrays of `shape`, of reals (`levels` None) or of the integers 0..`levels`-1.
+    """The space of the data: arrays of `shape`, of reals (`levels` None) or of the integers 0..`levels`-1.
 
     Images are (channels, height, width), vectors (D,).
     """
@@ -33,26 +33,26 @@ class Space:
         return len(self.shape) == 3
 
     @property
-    def at_once(self) -> int:
-        """How many points a model is asked about in one call: few enough to fit, and worth its while."""
+    def eval_batch_size(self) -> int:
+        """How many points are evaluated in one call: few enough for memory, many enough for speed."""
         return max(512, 4096 // self.dims)
 
 
 class Modes(NamedTuple):
-    """An even mixture of N(centers[k], sigma^2 I) that lie apart; centers (K, *shape)."""
+    """A mixture of well separated N(centers[k], sigma^2 I) of equal weight; centers (K, *shape)."""
 
     centers: Tensor
     sigma: float
 
 
-class Reading(NamedTuple):
-    """How to read points that are a picture and the name of what it shows.
+class LabelDecoder(NamedTuple):
+    """How to read a picture and its label from points that hold both.
 
     Attributes:
         space: of the pictures.
         picture: points (N, *shape) -> pictures (N, *space.shape).
-        label: points (N, *shape) -> labels (N,) int64 whose names are nearest to theirs, and whether they are these
-            names, (N,) bool.
+        label: points (N, *shape) -> labels (N,) int64, and whether a point holds its label exactly, (N,) bool; otherwise
+            the nearest label is returned.
     """
 
     space: Space
@@ -68,10 +68,10 @@ class Dataset:
         labels: (train, validation, test), each (N,) int64, or None.
         log_prob: the true log-density, x (B, *shape) -> (B,) nats, where it is known.
         entropy: of the truth, in nats, where it is known.
-        means: as train, in [0, 1], where a point of `train` is one draw of independent coins of these means; batches
-            are then drawn anew each time (stochastic binarisation).
-        modes: where the truth is such a mixture.
-        reading: where points are pictures and names.
+        bernoulli_probs: of the shape of train, in [0, 1]: pixel probabilities from which every batch is drawn again
+            (dynamic binarization); train is one draw.
+        modes: of a true density that is such a mixture.
+        label_decoder: reads picture and label from points that hold both.
     """
 
     space: Space
@@ -81,16 +81,16 @@ class Dataset:
     labels: tuple[Tensor, Tensor, Tensor] | None = None
     log_prob: Callable[[Tensor], Tensor] | None = None
     entropy: float | None = None
-    means: Tensor | None = None
+    bernoulli_probs: Tensor | None = None
     modes: Modes | None = None
-    reading: Reading | None = None
+    label_decoder: LabelDecoder | None = None
 
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of all that is trained on and measured, labels included, as hexadecimal digits."""
         digest = hashlib.sha256()
-        means = () if self.means is None else (self.means,)
-        for split in (self.train, self.validation, self.test, *means, *(self.labels or ())):
+        probs = () if self.bernoulli_probs is None else (self.bernoulli_probs,)
+        for split in (self.train, self.validation, self.test, *probs, *(self.labels or ())):
             digest.update(f"{split.dtype}{tuple(split.shape)}".encode())
             digest.update(split.contiguous().numpy().tobytes())
         return digest.hexdigest()

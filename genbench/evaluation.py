@@ -1,4 +1,4 @@
-"""What a metric sees: a trained model and its data, with what several metrics need computed once."""
+"""The contract of metrics: what they get, a trained model with its data, and what they return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from genbench.dataset import Dataset
 from genbench.model import Model
 from genbench.records.record import Measurement
-from genbench.snapshots import Moments
+from genbench.snapshots import Snapshots
 from genbench.suite import Run
 from genbench.train import reseed
 from genbench.validation.datasets import true_log_prob
@@ -26,14 +26,14 @@ class Evaluation:
     """A trained model, in evaluation mode on its device, and the data it was trained on.
 
     Attributes:
-        moments: what its training kept of its course, by step; nothing for most models.
+        snapshots: states saved during training, by step; empty for most models.
         files: pictures and other files that metrics draw, by name ("samples.png").
     """
 
     model: Model
     dataset: Dataset
     run: Run
-    moments: Moments = field(default_factory=dict)
+    snapshots: Snapshots = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     _drawn: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
@@ -43,8 +43,8 @@ class Evaluation:
         return next((t.device for t in [*self.model.parameters(), *self.model.buffers()]), torch.device("cpu"))
 
     def batches(self, x: Tensor, size: int | None = None) -> Iterator[Tensor]:
-        """Yield x (N, *shape) on the model's device in batches of `size`, or of what is asked about at once."""
-        return (batch.to(self.device) for batch in torch.split(x, size or self.dataset.space.at_once))
+        """Yield x (N, *shape) on the model's device in batches of `size`, or as many as are evaluated at once."""
+        return (batch.to(self.device) for batch in torch.split(x, size or self.dataset.space.eval_batch_size))
 
     def log_prob_of(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (N, *shape) -> (N,) float64 on the CPU."""
@@ -76,7 +76,7 @@ class Evaluation:
         """Return the first n samples (n, *shape) of the run's seed, in the data's own space, on the CPU.
 
         They are drawn a thousand at a time, thousand number i from (seed, i) alone: they are the same whichever metric
-        asks, and do not move what a metric draws by itself.
+        needs them, and drawing them leaves the generators as they were.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
@@ -89,16 +89,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Metric:
-    """A way to measure a trained model.
+    """A metric of a trained model.
 
     Attributes:
-        measure: gives measurements by name. A metric that does not apply to a model gives none.
-        once: it is taken once for a row and data set, on the first seed: what is looked at, not averaged.
-        alone: it measures speed, and is taken once, too, after all else and with the machine to itself.
-        names: those of its measurements, where they are known beforehand: no other metric of a suite has one of them.
+        measure: returns measurements by name; none where the metric does not apply to the model.
+        first_seed_only: take it on the first seed of a row and data set only, as for pictures, which are not averaged.
+        exclusive: it measures speed or memory: on the first seed only, after all other work, one run at a time.
+        names: of its measurements, if fixed; two metrics of a suite must not share one.
     """
 
     measure: Callable[[Evaluation], dict[str, Measurement]]
-    once: bool = False
-    alone: bool = False
+    first_seed_only: bool = False
+    exclusive: bool = False
     names: tuple[str, ...] = ()

@@ -17,20 +17,20 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class Diverged(ArithmeticError):
-    """Training has led a model where its loss or likelihood is no number, or cannot be computed.
+    """The loss or likelihood of a model is not finite, or cannot be computed.
 
     A model may raise it; whatever else goes wrong in one, a division by zero included, is an error.
     """
 
 
 @dataclass(frozen=True)
-class Player:
-    """One loss and the parameters it moves, which its optimizer names.
+class OptimizedLoss:
+    """A loss and the optimizer that minimizes it over its parameters.
 
     Attributes:
-        loss: x (B, *shape) -> () to be made small.
-        repeats: moves per step, each on a batch of its own.
-        start, stop: the share of the run in which it moves, from 0 to 1.
+        loss: x (B, *shape) -> (), to be minimized.
+        repeats: updates per step, each on a batch of its own.
+        start, stop: the part of the run in which the loss is active, as shares from 0 to 1.
     """
 
     loss: Callable[[Tensor], Tensor]
@@ -41,7 +41,7 @@ class Player:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What it moves."""
+        """The parameters of the optimizer."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     @property
@@ -87,18 +87,22 @@ class Model(nn.Module, ABC):
         """Return the training loss (), x (B, *shape); the mean negative log-likelihood in nats by default."""
         return -self.log_prob(x).mean()
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
-        """Return who moves, in order; a tuple of players moves simultaneously.
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
+        """Return the losses to minimize, in order of their updates; those of a tuple are updated simultaneously.
 
-        `optimizer` makes, from parameters, the optimizer that the run asks for.
+        By default that is `loss` over all parameters. `optimizer` makes, from parameters, the optimizer that the run
+        specifies.
         """
-        return [Player(self.loss, optimizer(self.parameters()))]
+        return [OptimizedLoss(self.loss, optimizer(self.parameters()))]
 
     def prepare(self, x: Tensor) -> None:
-        """Fit what standardizes real data to the training split x (N, *shape); called once, before training."""
+        """Fit the standardization of real data to the training split x (N, *shape); called once, before training."""
         for module in self.modules():
             if isinstance(module, Standardization) and self.space.levels is None:
                 module.fit(x)
 
-    def finish(self, x: Tensor) -> None:
-        """Fit in closed form what training leaves, from the training split x (N, *shape); nothing by default."""
+    def fit_closed_form(self, x: Tensor) -> None:
+        """Fit in closed form what training leaves, to the training split x (N, *shape); nothing by default.
+
+        It is called once, after training.
+        """

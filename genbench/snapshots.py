@@ -13,33 +13,33 @@ from torch import Tensor
 from genbench.dataset import Dataset
 from genbench.model import Model
 
-MOMENTS = 11  # of a training, its start and its end among them
+SNAPSHOTS = 11  # of a training, its start and its end among them
 POINTS, SIDE = 512, 48  # samples of a moment; values of the critic along a side of the plane: 13 kB in all
 
-Moments = dict[int, dict[str, Tensor]]  # by the steps that were done
+Snapshots = dict[int, dict[str, Tensor]]  # by the steps that were done
 
 
 @runtime_checkable
-class Critical(Protocol):
+class HasCritic(Protocol):
     """A model with v(x), the higher the more x (B, *shape), in the data's own units, seems of the data, (B,)."""
 
-    def critique(self, x: Tensor) -> Tensor: ...
+    def critic_score(self, x: Tensor) -> Tensor: ...
 
 
 def steps_of(steps: int) -> set[int]:
     """Return after how many of `steps` a moment is kept: ever further apart, for most is to be seen at first."""
-    return {round(steps * (k / (MOMENTS - 1)) ** 2) for k in range(MOMENTS)}
+    return {round(steps * (k / (SNAPSHOTS - 1)) ** 2) for k in range(SNAPSHOTS)}
 
 
-def moment(model: Model, dataset: Dataset) -> dict[str, Tensor]:
+def snapshot(model: Model, dataset: Dataset) -> dict[str, Tensor]:
     """Return samples (512, 2) and v (48, 48) on the lattice of `extent`, on the CPU.
 
     Nothing for a model without a critic or for data that are not points of the plane.
     """
-    if not isinstance(model, Critical) or dataset.space.shape != (2,):
+    if not isinstance(model, HasCritic) or dataset.space.shape != (2,):
         return {}
     plane = lattice(extent(dataset), SIDE).to(next((p.device for p in model.parameters()), torch.device("cpu")))
-    v = model.critique(plane).view(SIDE, SIDE)
+    v = model.critic_score(plane).view(SIDE, SIDE)
     return {"samples": model.sample(POINTS).cpu(), "critic": v.cpu()}
 
 

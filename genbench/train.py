@@ -1,4 +1,4 @@
-"""The only training loop. What makes a way of training is in the players a model sends in."""
+"""The only training loop. Models choose what is optimized with `Model.configure_optimizers`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from genbench.dataset import Dataset
-from genbench.model import Diverged, Model, Player
+from genbench.model import Diverged, Model, OptimizedLoss
 from genbench.records.artifacts import Work
 from genbench.records.record import Point
-from genbench.snapshots import Moments, moment, steps_of
+from genbench.snapshots import Snapshots, snapshot, steps_of
 from genbench.suite import Optimizer, Run
 from genbench.validation.models import (
     check_log_prob,
     check_loss,
+    check_optimized_losses,
     check_parameters,
-    check_players,
     check_state,
     state_of,
 )
 
 Batch = Callable[[int], Tensor]
-LOOK = 50  # steps between two looks at whether the loss is still finite
+NAN_CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite
 
 
 class ForeignCheckpoint(ValueError):
@@ -80,11 +80,11 @@ class Shuffled:
 
 
 def batches(dataset: Dataset, size: int, seed: int, device: torch.device) -> Batch:
-    """Return what gives batch number i of the training split: drawn anew where the data set has means."""
-    if dataset.means is None:
+    """Return what gives batch number i of the training split: drawn from `bernoulli_probs` where there are some."""
+    if dataset.bernoulli_probs is None:
         return Shuffled(dataset.train.to(device), size, seed)
-    means, dtype = Shuffled(dataset.means.to(device), size, seed), dataset.train.dtype
-    return lambda i: torch.bernoulli(means(i)).to(dtype)
+    probs, dtype = Shuffled(dataset.bernoulli_probs.to(device), size, seed), dataset.train.dtype
+    return lambda i: torch.bernoulli(probs(i)).to(dtype)
 
 
 # ---------------------------------------------------------------------------------------------- optimizers
@@ -105,7 +105,7 @@ def make_optimizer(settings: Optimizer, parameters: Iterable[nn.Parameter]) -> t
 
 
 def rate(settings: Optimizer, progress: float, steps_done: int) -> float:
-    """Return the factor on the learning rate at `progress` (0 to 1) of a player's share of the run.
+    """Return the factor on the learning rate at `progress` (0 to 1) of the part of the run in which a loss is active.
 
     "stages" are those of Importance Weighted Autoencoders (2016), section 5: eight of lengths 1, 3, 9, ... 3^7, from
     each to the next of which it falls by 10^(1/7), from 1 to a tenth.
@@ -126,69 +126,66 @@ def rate(settings: Optimizer, progress: float, steps_done: int) -> float:
 
 
 @dataclass
-class Game:
-    """The players of a model, and one step of all of them."""
+class TrainStep:
+    """One training step: every loss of the model, phase by phase; those of a phase are updated simultaneously."""
 
     model: Model
     run: Run
-    turns: list[tuple[Player, ...]] = field(init=False)
+    phases: list[tuple[OptimizedLoss, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         make_parameters_dense(self.model)
         trains = any(parameter.requires_grad for parameter in self.model.parameters())
-        turns = self.model.players(self._make_optimizer) if trains else []
-        self.turns = [turn if isinstance(turn, tuple) else (turn,) for turn in check_players(self.model, turns)]
+        phases = self.model.configure_optimizers(self._make_optimizer) if trains else []
+        phases = check_optimized_losses(self.model, phases)
+        self.phases = [phase if isinstance(phase, tuple) else (phase,) for phase in phases]
 
     def _make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return make_optimizer(self.run.optimizer, check_parameters(self.model, parameters))
 
     @property
-    def players(self) -> list[Player]:
-        """Every player, in order."""
-        return [player for turn in self.turns for player in turn]
+    def losses(self) -> list[OptimizedLoss]:
+        """Every loss with its optimizer, in order."""
+        return [loss for phase in self.phases for loss in phase]
 
     @property
     def batches(self) -> int:
-        """How many batches a step takes: the most moves of any player."""
-        return max((player.repeats for player in self.players), default=1)
+        """How many batches a step takes: the most repeats of any loss."""
+        return max((loss.repeats for loss in self.losses), default=1)
 
-    def step(self, i: int, batch: Batch) -> Tensor | None:
-        """Let everyone move once around; return the first loss () of the step, None if nobody moved."""
+    def __call__(self, i: int, batch: Batch) -> Tensor | None:
+        """Take step number i; return the value () of its first loss, None if no loss is active."""
         first = None
-        for turn in self.turns:
-            present = [p for p in turn if p.start <= i / self.run.steps < p.stop and p.trainable]
-            for k in range(max((p.repeats for p in present), default=0)):
-                losses = self._move([p for p in present if k < p.repeats], i, batch(i * self.batches + k))
-                first = losses[0] if first is None else first
+        for phase in self.phases:
+            active = [loss for loss in phase if loss.start <= i / self.run.steps < loss.stop and loss.trainable]
+            for k in range(max((loss.repeats for loss in active), default=0)):
+                values = self._update([loss for loss in active if k < loss.repeats], i, batch(i * self.batches + k))
+                first = values[0] if first is None else first
         return first
 
-    def _move(self, players: list[Player], i: int, x: Tensor) -> list[Tensor]:
-        """All gradients are taken before anyone moves: a tuple of players is simultaneous."""
-        losses, gradients = [], []
-        for player in players:
+    def _update(self, losses: list[OptimizedLoss], i: int, x: Tensor) -> list[Tensor]:
+        """Update the parameters of each loss, once all gradients are computed; return the values of the losses."""
+        values, gradients = [], []
+        for loss in losses:
             with self._precision(x.device):
-                loss = check_loss(self.model, player.loss, player.loss(x))
-            gradients.append(gradients_of(loss, player.trainable))
-            losses.append(loss.detach())
-        for player, theirs in zip(players, gradients, strict=True):
-            for parameter, gradient in zip(player.trainable, theirs, strict=True):
+                value = check_loss(self.model, loss.loss, loss.loss(x))
+            gradients.append(gradients_of(value, loss.trainable))
+            values.append(value.detach())
+        for loss, its_gradients in zip(losses, gradients, strict=True):
+            for parameter, gradient in zip(loss.trainable, its_gradients, strict=True):
                 parameter.grad = gradient
-            self._descend(player, i)
-        return losses
+            self._optimize(loss, i)
+        return values
 
-    def _descend(self, player: Player, i: int) -> None:
-        settings, start, stop = (
-            self.run.optimizer,
-            player.start * self.run.steps,
-            player.stop * self.run.steps,
-        )
+    def _optimize(self, loss: OptimizedLoss, i: int) -> None:
+        settings, start, stop = self.run.optimizer, loss.start * self.run.steps, loss.stop * self.run.steps
         factor = rate(settings, (i - start) / (stop - start), int(i - start))
-        for group in player.optimizer.param_groups:
+        for group in loss.optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         if settings.clip is not None:
-            clip_grad_norm_(player.parameters, settings.clip)
-        player.optimizer.step()
-        player.optimizer.zero_grad(set_to_none=True)
+            clip_grad_norm_(loss.parameters, settings.clip)
+        loss.optimizer.step()
+        loss.optimizer.zero_grad(set_to_none=True)
 
     def _precision(self, device: torch.device) -> Any:
         if self.run.precision == "bfloat16":
@@ -223,7 +220,7 @@ def make_parameters_dense(model: nn.Module) -> None:
 # ---------------------------------------------------------------------------------------- averaged weights
 
 
-class Average:
+class EMA:
     """An exponential moving average of a model's parameters, with the decay warmed up as (1 + i) / (10 + i)."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -250,17 +247,17 @@ class Average:
     @torch.no_grad()
     def _swap(self) -> None:
         for i, mean in enumerate(self.mean):
-            kept = self.live[i].detach().clone()
+            weights = self.live[i].detach().clone()
             self.live[i].copy_(mean)
-            self.mean[i] = kept
+            self.mean[i] = weights
 
 
 # ------------------------------------------------------------------------------------------------- the loop
 
 
 @dataclass
-class Progress:
-    """Where a training stands; all of it, with the weights, is in a checkpoint."""
+class TrainState:
+    """How far training has come; saved in every checkpoint, with the weights."""
 
     step: int = 0
     seconds: float = 0.0
@@ -269,7 +266,7 @@ class Progress:
     selected: dict[str, Any] | None = None  # weights
     selected_step: int = 0
     losses: list[float] = field(default_factory=list)  # since the last point
-    moments: Moments = field(default_factory=dict)  # of models that have some to draw
+    snapshots: Snapshots = field(default_factory=dict)  # of models that have some to draw
 
 
 def train(
@@ -281,11 +278,11 @@ def train(
     code: str,
     checkpoint_every: float = 30.0,
     deadline: float = math.inf,
-) -> Progress:
+) -> TrainState:
     """Train `model` in place as `run` says and leave in it the selected weights; return how it went.
 
-    It goes on from ``<work>/<run.id>/checkpoint.pt`` if there is one of the same `code`, and then gives the same
-    bits as if it had never stopped: every step seeds its own draws from (seed, step).
+    It resumes from ``<work>/<run.id>/checkpoint.pt`` if the same `code` wrote that, and is then bit-identical to an
+    uninterrupted run: every step seeds its own draws from (seed, step).
 
     Raises:
         Diverged: the loss is not finite.
@@ -295,96 +292,96 @@ def train(
     name = f"{run.id}/checkpoint.pt"
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.prepare(dataset.train)
-    game, average = Game(model, run), Average(model, run.optimizer.ema)
+    train_step, ema = TrainStep(model, run), EMA(model, run.optimizer.ema)
     batch = batches(dataset, run.batch, run.seed, device)
-    moments = steps_of(run.steps)
+    snapshot_steps = steps_of(run.steps)
     checks = {round(run.steps * (k + 1) / run.checks) for k in range(run.checks)}
-    progress = _restored(work.load(name), code, model, game, average)
-    began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    state, pending = state_of(model), list[Tensor]()
+    state = _resume(work.load(name), code, model, train_step, ema)
+    began, saved = time.monotonic() - state.seconds, time.monotonic()
+    initial_state, pending = state_of(model), list[Tensor]()
 
-    def settle() -> None:
+    def flush_losses() -> None:
         values = torch.stack(pending).double().tolist() if pending else []
         pending.clear()
         if not all(map(math.isfinite, values)):
-            raise Diverged(f"the loss is {next(v for v in values if not math.isfinite(v))} by step {progress.step}")
-        progress.losses += values
+            raise Diverged(f"the loss is {next(v for v in values if not math.isfinite(v))} by step {state.step}")
+        state.losses += values
 
     model.train()
-    while progress.step < run.steps:
-        i = progress.step
-        if i in moments:
-            keep(model, dataset, run, progress)
+    while state.step < run.steps:
+        i = state.step
+        if i in snapshot_steps:
+            save_snapshot(model, dataset, run, state)
         reseed(run.seed, i)
-        loss = game.step(i, batch)
+        loss = train_step(i, batch)
         if i == 0 or i + 1 in checks:
-            check_state(model, state)
-        average.update(i)
+            check_state(model, initial_state)
+        ema.update(i)
         pending += [] if loss is None else [loss]
-        progress.step = i + 1
-        progress.seconds = time.monotonic() - began
-        if progress.step % LOOK == 0 or progress.step in checks:
-            settle()
-        if progress.step in checks:
-            with average.applied():
-                check(model, dataset, run, progress)
+        state.step = i + 1
+        state.seconds = time.monotonic() - began
+        if state.step % NAN_CHECK_EVERY == 0 or state.step in checks:
+            flush_losses()
+        if state.step in checks:
+            with ema.applied():
+                validate(model, dataset, run, state)
         if time.monotonic() - saved > checkpoint_every or time.monotonic() > deadline:
-            settle()
-            work.save(name, _packed(code, model, game, average, progress))
+            flush_losses()
+            work.save(name, _pack(code, model, train_step, ema, state))
             saved = time.monotonic()
         if time.monotonic() > deadline:
-            raise TimeoutError(f"stopped at step {progress.step} of {run.steps} after {progress.seconds:.0f} s")
+            raise TimeoutError(f"stopped at step {state.step} of {run.steps} after {state.seconds:.0f} s")
 
     if run.steps:
-        keep(model, dataset, run, progress)
-    progress.seconds = time.monotonic() - began
-    if progress.selected is not None:
-        model.load_state_dict(progress.selected)
+        save_snapshot(model, dataset, run, state)
+    state.seconds = time.monotonic() - began
+    if state.selected is not None:
+        model.load_state_dict(state.selected)
     model.eval()
-    return progress
+    return state
 
 
-def check(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
-    """Score the validation split in nats and keep the weights if they are to be selected.
+def validate(model: Model, dataset: Dataset, run: Run, state: TrainState) -> None:
+    """Score the validation split in nats and select the weights if they are the best so far.
 
-    Of a model without a likelihood, or whose scores were never finite, these are the last.
+    Without a likelihood, or where no score was ever finite, the last weights are selected.
     """
     score = validation_score(model, dataset, run)
-    progress.curve.append(
+    state.curve.append(
         Point(
-            step=progress.step,
-            seconds=progress.seconds,
-            loss=sum(progress.losses) / len(progress.losses) if progress.losses else None,
+            step=state.step,
+            seconds=state.seconds,
+            loss=sum(state.losses) / len(state.losses) if state.losses else None,
             validation=score if score is not None and math.isfinite(score) else None,
         )
     )
-    progress.losses.clear()
-    better = score is not None and math.isfinite(score) and score < progress.best
-    never = progress.step == run.steps and progress.selected is None
+    state.losses.clear()
+    better = score is not None and math.isfinite(score) and score < state.best
+    never = state.step == run.steps and state.selected is None
     if run.selection == "last" or score is None or better or never:
-        progress.best = score if score is not None and better else math.inf
-        progress.selected_step = progress.step
-        progress.selected = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        state.best = score if score is not None and better else math.inf
+        state.selected_step = state.step
+        state.selected = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 
-def keep(model: Model, dataset: Dataset, run: Run, progress: Progress) -> None:
-    """Keep what is to be drawn of this moment: of the weights that move, not of their averages, which hide cycles.
+def save_snapshot(model: Model, dataset: Dataset, run: Run, state: TrainState) -> None:
+    """Save a snapshot for pictures: by the weights in training, not their averages, which hide cycles.
 
-    Every moment has the same draws, so that they differ by the weights alone.
+    Every snapshot uses the same draws, so that they differ by the weights alone.
     """
     reseed(run.seed, "moment")
     model.eval()
     with torch.no_grad():
-        kept = moment(model, dataset)
+        drawn = snapshot(model, dataset)
     model.train()
-    if kept:
-        progress.moments[progress.step] = kept
+    if drawn:
+        state.snapshots[state.step] = drawn
 
 
 def validation_score(model: Model, dataset: Dataset, run: Run) -> float | None:
     """Return the mean negative log-likelihood of the validation split in nats, None for a model without one.
 
-    Every check draws the same noise, so that checks differ by the weights alone.
+    Every validation draws the same noise, so that scores differ by the weights alone.
     """
     if model.likelihood is None:
         return None
@@ -392,7 +389,7 @@ def validation_score(model: Model, dataset: Dataset, run: Run) -> float | None:
     reseed(run.seed, "validation")
     model.eval()
     with torch.no_grad():
-        batches = (x.to(device) for x in torch.split(dataset.validation, dataset.space.at_once))
+        batches = (x.to(device) for x in torch.split(dataset.validation, dataset.space.eval_batch_size))
         log_p = torch.cat([check_log_prob(model, model.log_prob(x), x).double() for x in batches])
     model.train()
     return -log_p.mean().item()
@@ -401,50 +398,54 @@ def validation_score(model: Model, dataset: Dataset, run: Run) -> float | None:
 # ---------------------------------------------------------------------------------------------- checkpoints
 
 
-def _packed(code: str, model: Model, game: Game, average: Average, progress: Progress) -> bytes:
+def _pack(code: str, model: Model, train_step: TrainStep, ema: EMA, state: TrainState) -> bytes:
     file = io.BytesIO()
-    state = {
+    checkpoint = {
         "code": code,
         "model": model.state_dict(),
-        "optimizers": [player.optimizer.state_dict() for player in game.players],
-        "average": average.mean,
-        "progress": asdict(progress),
+        "optimizers": [loss.optimizer.state_dict() for loss in train_step.losses],
+        "ema": ema.mean,
+        "state": asdict(state),
     }
-    torch.save(state, file)
+    torch.save(checkpoint, file)
     return file.getvalue()
 
 
-def _restored(packed: bytes | None, code: str, model: Model, game: Game, average: Average) -> Progress:
-    """Put a checkpoint into model, optimizers and average, and return where it stands; raises ForeignCheckpoint."""
+def _resume(packed: bytes | None, code: str, model: Model, train_step: TrainStep, ema: EMA) -> TrainState:
+    """Load a checkpoint into model, optimizers and EMA, and return the state; raises ForeignCheckpoint."""
     try:
-        state = unpacked(packed, code)
-        return Progress() if state is None else _restore(state, model, game, average)
+        checkpoint = unpack(packed, code)
+        return TrainState() if checkpoint is None else _restore(checkpoint, model, train_step, ema)
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # whatever another program wrote, a user's own load_state_dict included
         raise ForeignCheckpoint(f"{type(error).__name__}: {error}") from error
 
 
-def _restore(state: dict[str, Any], model: Model, game: Game, average: Average) -> Progress:
-    model.load_state_dict(state["model"])
-    for player, saved in zip(game.players, state["optimizers"], strict=True):
-        player.optimizer.load_state_dict(saved)
-        _check_state(player.optimizer)
-    means = [mean.to(live.device) for mean, live in zip(state["average"], average.live, strict=False)]
-    _check_shapes(means, average.mean)
-    average.mean = means
-    progress_state = state["progress"]
-    progress = Progress(**progress_state | {"curve": [Point(**point) for point in progress_state["curve"]]})
-    if progress.selected is not None:
+def _restore(checkpoint: dict[str, Any], model: Model, train_step: TrainStep, ema: EMA) -> TrainState:
+    model.load_state_dict(checkpoint["model"])
+    for loss, saved in zip(train_step.losses, checkpoint["optimizers"], strict=True):
+        loss.optimizer.load_state_dict(saved)
+        _check_state(loss.optimizer)
+    means = [mean.to(live.device) for mean, live in zip(checkpoint["ema"], ema.live, strict=False)]
+    _check_shapes(means, ema.mean)
+    ema.mean = means
+    state = train_state(checkpoint["state"])
+    if state.selected is not None:
         weights = model.state_dict()
-        _check_shapes([progress.selected[name] for name in weights], list(weights.values()))
-    if not 0 <= progress.step <= game.run.steps:
-        raise ValueError(f"it is of step {progress.step}, and the run has {game.run.steps}")
-    return progress
+        _check_shapes([state.selected[name] for name in weights], list(weights.values()))
+    if not 0 <= state.step <= train_step.run.steps:
+        raise ValueError(f"it is of step {state.step}, and the run has {train_step.run.steps}")
+    return state
+
+
+def train_state(saved: Mapping[str, Any]) -> TrainState:
+    """Return the training state that was saved as a mapping, with the points of its curve as mappings."""
+    return TrainState(**{**saved, "curve": [Point(**point) for point in saved["curve"]]})
 
 
 def _check_state(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError if a moment has another shape than its parameter, which fused kernels take without a look."""
+    """Raise ValueError if a moment has another shape than its parameter: fused kernels do not check."""
     for parameter, state in optimizer.state.items():
         moments = [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
         _check_shapes(moments, [parameter] * len(moments))
@@ -456,8 +457,8 @@ def _check_shapes(saved: list[Tensor], expected: list[Tensor]) -> None:
         raise ValueError(f"shapes {shapes} are saved where the run has {right}")
 
 
-def unpacked(packed: bytes | None, code: str) -> dict[str, Any] | None:
-    """Return what torch.save put in `packed`, or None if nothing is there or other code made it."""
+def unpack(packed: bytes | None, code: str) -> dict[str, Any] | None:
+    """Return what torch.save wrote to `packed`, None if it is None or was written by other code."""
     if packed is None:
         return None
     state: dict[str, Any] = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)

@@ -115,7 +115,7 @@ def _span(evaluation: Evaluation) -> dict[str, Measurement]:
 
 
 nats = Metric(_nats)
-span = Metric(_span, alone=True)  # when it was taken, and with how many threads
+span = Metric(_span, exclusive=True)  # when it was taken, and with how many threads
 
 
 def weights(work: Path, run: Run) -> dict[str, list[float]]:

@@ -56,14 +56,14 @@ def built(row: tuple[Make, dict[str, object]], space: Space) -> Coder:
     """Return a model in evaluation mode that has started on data."""
     model = row[0](space, **row[1])
     model.loss(points(space))
-    model.finish(points(space))
+    model.fit_closed_form(points(space))
     return model.eval()
 
 
 def fitted(space: Space, x: Tensor, latent: int) -> PCA:
     """Return the PCA of x (N, *shape)."""
     model = PCA(space, latent=latent)
-    model.finish(x)
+    model.fit_closed_form(x)
     return model.eval()
 
 
@@ -186,7 +186,7 @@ def test_every_parameter_is_trained_and_a_quarter_of_the_error_is_soon_gone(row,
 def test_the_gaussian_of_codes_has_their_moments(row) -> None:
     space = SPACES["reals"]
     model, x = built(row, space), points(space)
-    model.finish(x)
+    model.fit_closed_form(x)
     z = model.encode(x).double()
     torch.testing.assert_close(model.m, z.mean(0).float(), rtol=1e-4, atol=1e-5)
     cov = torch.cov(z.T, correction=0).view(model.latent, -1).float()

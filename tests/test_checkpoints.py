@@ -74,19 +74,19 @@ def more_parameters(state: State) -> None:
 
 
 def averages_of_other_shape(state: State) -> None:
-    state["average"] = [torch.zeros(3)]
+    state["ema"] = [torch.zeros(3)]
 
 
 def beyond_the_end(state: State) -> None:
-    state["progress"]["step"] = 41
+    state["state"]["step"] = 41
 
 
 def unknown_progress(state: State) -> None:
-    state["progress"]["luck"] = 1
+    state["state"]["luck"] = 1
 
 
 def selected_of_other_shape(state: State) -> None:
-    state["progress"]["selected"] = {name: torch.zeros(5) for name in state["model"]}
+    state["state"]["selected"] = {name: torch.zeros(5) for name in state["model"]}
 
 
 def another_object(state: State) -> object:

@@ -24,7 +24,7 @@ from genbench.models.contrastive.losses import matching, nt_xent
 from genbench.models.contrastive.simclr import SimCLR
 from genbench.nets.augmentations import Augmentation, affine, erased
 from genbench.suite import Run
-from genbench.train import Game, batches, reseed
+from genbench.train import TrainStep, batches, reseed
 
 RUN = Run(suite="s", name="n", model="contrastive.simclr:SimCLR", data="digits", steps=0)
 
@@ -40,9 +40,9 @@ def trained(make: type[Model], steps: int, lr: float = 3e-3) -> Evaluation:
     model, data = built(make)
     schedule = {"lr": lr, "schedule": "cosine"}
     run = Run(**RUN.model_dump(exclude={"steps", "optimizer"}), steps=steps, optimizer=schedule)
-    game, batch = Game(model.train(), run), batches(data, 128, 0, torch.device("cpu"))
+    train_step, batch = TrainStep(model.train(), run), batches(data, 128, 0, torch.device("cpu"))
     for i in range(steps):
-        game.step(i, batch)
+        train_step(i, batch)
     return Evaluation(model.eval(), data, run)
 
 
@@ -207,7 +207,8 @@ def test_a_text_is_known_by_each_of_its_letters_and_an_image_without_its_text() 
 def test_the_factor_on_cosines_is_clipped_after_every_move() -> None:
     model, data = built(CLIP)
     model.t.data.fill_(7.0)
-    Game(model, Run(**RUN.model_dump(exclude={"steps"}), steps=9)).step(0, batches(data, 16, 0, torch.device("cpu")))
+    train_step = TrainStep(model, Run(**RUN.model_dump(exclude={"steps"}), steps=9))
+    train_step(0, batches(data, 16, 0, torch.device("cpu")))
     assert model.t.item() == pytest.approx(math.log(100))
 
 

@@ -178,7 +178,9 @@ def test_digits_but_nine_are_the_digits_less_their_nines(name, rest):
         np.testing.assert_array_equal(kept, x[y != 9])
         np.testing.assert_array_equal(labels, y[y != 9])
         assert set(labels.tolist()) == set(range(9))
-    assert whole.means is None or torch.equal(data.means, whole.means[whole.labels[0] != 9])
+    assert whole.bernoulli_probs is None or torch.equal(
+        data.bernoulli_probs, whole.bernoulli_probs[whole.labels[0] != 9]
+    )
 
 
 def test_photo_patches_are_squares_of_both_photographs_and_share_no_pixel_across_splits():
@@ -245,7 +247,7 @@ def test_idx_files_are_read_and_the_last_sixth_of_a_permutation_is_held_out(name
 
 def test_binarised_digits_are_coins_of_their_intensities():
     grey, data = find("datasets", "digits")(), find("datasets", "digits:binary")()
-    torch.testing.assert_close(data.means, grey.train / 16)
+    torch.testing.assert_close(data.bernoulli_probs, grey.train / 16)
     for x, k in zip((data.train, data.validation, data.test), (grey.train, grey.validation, grey.test), strict=True):
         assert torch.equal(x[k == 0].unique(), torch.tensor([0], dtype=torch.uint8))
         assert torch.equal(x[k == 16].unique(), torch.tensor([1], dtype=torch.uint8))
@@ -443,7 +445,7 @@ def test_the_digest_covers_every_split_labels_and_means():
         tensors += [torch.full((3,), i) for i in range(3)] + [torch.full((3, 2), 0.5)]
         if changed is not None:
             tensors[changed][-1] += 1
-        return Dataset(Space((2,), 8), *tensors[:3], labels=tuple(tensors[3:6]), means=tensors[6])
+        return Dataset(Space((2,), 8), *tensors[:3], labels=tuple(tensors[3:6]), bernoulli_probs=tensors[6])
 
     digests = [made(i).sha256 for i in (None, *range(7))]
     assert made().sha256 == digests[0]

@@ -18,7 +18,7 @@ from genbench.records.record import Measurement, Record, Status
 from genbench.records.store import Store
 from genbench.runner.driver import Outcome, drive
 from genbench.runner.executors import in_process
-from genbench.runner.progress import Display, Lines, Progress, spell
+from genbench.runner.progress import Display, Lines, ProgressReporter, spell
 from genbench.runner.worker import execution
 from genbench.suite import Run
 from tests.faulty import a_run
@@ -41,7 +41,7 @@ class Performer:
 
 def driven(store: Store, performer: Performer, runs: Sequence[Run], **options: bool) -> Outcome:
     """Return what came of driving `runs` in this process, quietly."""
-    return drive(runs, store, in_process, perform=performer, progress=Progress(), **options)
+    return drive(runs, store, in_process, perform=performer, progress=ProgressReporter(), **options)
 
 
 def runs(seeds: int = 3, *metrics: str) -> list[Run]:
@@ -217,7 +217,7 @@ def test_a_terminal_shows_counts_and_what_is_under_way() -> None:
 def test_eta_is_from_runs_of_a_kind_and_shared_by_those_abreast(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("genbench.runner.progress.time.monotonic", lambda: now)
-    progress = Progress()
+    progress = ProgressReporter()
     fast, slow = [a_run(i, name="fast") for i in range(4)], [a_run(i, name="slow", steps=7) for i in range(4)]
     progress.expect([*fast, *slow])
     assert progress.eta() is None
@@ -238,7 +238,7 @@ def test_eta_is_from_runs_of_a_kind_and_shared_by_those_abreast(monkeypatch: pyt
 def test_eta_of_what_was_not_seen_is_by_the_steps_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("genbench.runner.progress.time.monotonic", lambda: now)
-    progress = Progress()
+    progress = ProgressReporter()
     many, few = a_run(name="many", steps=100), a_run(name="few", steps=10)
     speed = [run.model_copy(update={"metrics": ("tests.faulty:span",)}) for run in (many, few)]
     progress.expect([many, few])
@@ -257,7 +257,7 @@ def test_eta_of_what_was_not_seen_is_by_the_steps_of_its_training(monkeypatch: p
 
 
 def test_eta_of_training_is_not_told_from_what_trains_nothing() -> None:
-    progress = Progress()
+    progress = ProgressReporter()
     still, trains = a_run(name="still", steps=0), a_run(name="trains", steps=100)
     progress.expect([still, trains])
     progress.start(still, still)

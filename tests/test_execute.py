@@ -109,7 +109,7 @@ def test_as_many_run_abreast_as_there_are_cores_or_parts_of_them(
 
 
 def test_alone_is_one_at_a_time_with_every_core(ray2: Executor, tmp_path: Path) -> None:
-    records = list(ray2(partial(sleeper, folder=str(tmp_path)), [a_run(seed) for seed in range(3)], alone=True))
+    records = list(ray2(partial(sleeper, folder=str(tmp_path)), [a_run(seed) for seed in range(3)], exclusive=True))
     assert [r.run.resources.cpus for r in records] == [2, 2, 2]
     assert {r.environment["OMP_NUM_THREADS"] for r in records} == {"2"}
     assert all(end <= began for (_, end), (began, _) in pairwise(spans(tmp_path)))
@@ -119,7 +119,7 @@ def test_alone_is_one_at_a_time_with_every_core(ray2: Executor, tmp_path: Path) 
 def test_no_worker_ends_while_a_run_is_alone(ray2: Executor, tmp_path: Path) -> None:
     pair = list(ray2(partial(meeting, folder=str(tmp_path), size=2), [a_run(0), a_run(1)]))
     workers = [str(record.environment["pid"]) for record in pair]
-    (record,) = ray2(partial(survivors, workers=workers), [a_run(2)], alone=True)
+    (record,) = ray2(partial(survivors, workers=workers), [a_run(2)], exclusive=True)
     assert record.environment["alive"] == " ".join(workers)
 
 

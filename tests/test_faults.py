@@ -22,13 +22,13 @@ from genbench.records.record import Record
 from genbench.records.store import Store
 from genbench.runner.driver import drive
 from genbench.runner.executors import Executor, in_process, on_ray
-from genbench.runner.progress import Progress
+from genbench.runner.progress import ProgressReporter
 from genbench.runner.ray_cluster import disconnect
 from genbench.runner.worker import perform
 from genbench.suite import ROOT, Resources
 from tests.faulty import a_run, not_performing, on_linux, weights, without_end
 
-quietly = partial(drive, progress=Progress())
+quietly = partial(drive, progress=ProgressReporter())
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def test_every_row_plays_a_round_and_samples_images(name):
     run = RUNS[name]
     model, space = narrow(run), SPACES[run.data]
     images = torch.randint(256, (4, *space.shape)).byte()
-    for player in model.players(partial(torch.optim.Adam, lr=1e-3)):
+    for player in model.configure_optimizers(partial(torch.optim.Adam, lr=1e-3)):
         before = [p.clone() for p in player.parameters]
         for p, g in zip(player.parameters, torch.autograd.grad(player.loss(images), player.parameters), strict=True):
             assert g.isfinite().all()
@@ -39,7 +39,7 @@ def test_every_row_plays_a_round_and_samples_images(name):
         assert sum(moved) > 0.8 * len(moved)  # a wasserstein critic's last bias does not matter
     x = model.eval().sample(5)
     assert (x.shape, x.dtype) == ((5, *space.shape), torch.uint8)
-    assert model.critique(x).shape == (5,)
+    assert model.critic_score(x).shape == (5,)
 
 
 def shapes(net: nn.Sequential, x: torch.Tensor) -> list[tuple[int, ...]]:

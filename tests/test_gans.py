@@ -21,7 +21,7 @@ from genbench.nets.adversaries import Adversaries
 from genbench.records.artifacts import Work
 from genbench.runner.worker import perform
 from genbench.suite import Run, read_suite, suite_path
-from genbench.train import Game, train
+from genbench.train import TrainStep, train
 
 PLANE = Space((2,))
 IMAGES = {
@@ -179,7 +179,7 @@ def pointed(**options: object) -> GAN:
 
 def criticised(model: GAN, x: Tensor, steps: int, lr: float) -> Tensor:
     """Return the game's value after `steps` moves of the critic alone."""
-    critic, _ = model.players(partial(torch.optim.SGD, lr=lr))
+    critic, _ = model.configure_optimizers(partial(torch.optim.SGD, lr=lr))
     for _ in range(steps):
         for parameter, g in zip(critic.parameters, torch.autograd.grad(critic.loss(x), critic.parameters), strict=True):
             parameter.grad = g
@@ -208,9 +208,9 @@ def after(steps: int, model: GAN, data: Tensor, **optimizer: object) -> GAN:
     run = Run(
         **{"suite": "s", "name": "n", "model": "m", "data": "d", "steps": 100, "optimizer": {"lr": 1e-2} | optimizer}
     )
-    game = Game(model, run)
+    train_step = TrainStep(model, run)
     for i in range(steps):
-        game.step(i, lambda _: data)
+        train_step(i, lambda _: data)
     return model
 
 
@@ -233,7 +233,7 @@ def test_spectral_normalisation_bounds_the_critics_lipschitz_constant() -> None:
     with torch.no_grad():
         norms = [torch.linalg.matrix_norm(layer.weight, 2).item() for layer in layers]
         x, y = torch.randn(2, 2000, 2)
-        slopes = (model.critique(x) - model.critique(y)).abs() / (x - y).norm(dim=1)
+        slopes = (model.critic_score(x) - model.critic_score(y)).abs() / (x - y).norm(dim=1)
     assert norms == pytest.approx([1.0, 1.0, 1.0], abs=1e-4)
     assert slopes.max().item() <= 1 + 1e-4
 
@@ -283,11 +283,11 @@ def test_a_simultaneous_game_is_one_move_of_each_and_nothing_else() -> None:
     runs = read_suite(suite_path("gans")).runs(only="*simultaneous*", seeds=[0])
     assert [run.data for run in runs] == ["toys:eight_gaussians"]
     for run in runs:
-        ((critic, generator),) = GAN(PLANE, **run.options).players(partial(torch.optim.SGD, lr=0.1))
+        ((critic, generator),) = GAN(PLANE, **run.options).configure_optimizers(partial(torch.optim.SGD, lr=0.1))
         assert (critic.repeats, generator.repeats) == (1, 1)
     calls = []
     model = GAN(PLANE, hidden=(4,), schedule="simultaneous")
-    Game(model, Run(suite="s", name="n", model="m", data="d", steps=10)).step(3, lambda i: calls.append(i) or X)
+    TrainStep(model, Run(suite="s", name="n", model="m", data="d", steps=10))(3, lambda i: calls.append(i) or X)
     assert calls == [3]
 
 
@@ -298,7 +298,7 @@ def test_a_head_start_is_the_critics_alone_and_makes_it_sure() -> None:
     after(50, model, data)
     assert all(map(torch.equal, before, model.generator.parameters()))
     fake = model.generate(model.prior(100))
-    assert (model.critique(data).mean() - model.critique(fake).mean()).item() > 3
+    assert (model.critic_score(data).mean() - model.critic_score(fake).mean()).item() > 3
     after(60, model, data)
     assert not any(map(torch.equal, before, model.generator.parameters()))
     with pytest.raises(ValueError, match="head_start must be from 0 to below 1, got 1"):
@@ -371,7 +371,7 @@ def test_samples_lie_in_the_space_and_critics_see_what_generators_give(space: Sp
     assert x.shape == mean.shape == (5, *space.shape)
     assert x.dtype == (torch.float32 if space.levels is None else torch.uint8)
     torch.testing.assert_close(model.scaled(mean), model.generate(z))
-    assert model.critique(x).shape == (5,)
+    assert model.critic_score(x).shape == (5,)
     if space.levels is not None:
         assert 0 <= mean.min() <= mean.max() <= space.levels - 1
         ends = torch.tensor([0, space.levels - 1])
@@ -414,7 +414,7 @@ def test_statistics_of_batch_normalisation_are_those_of_the_weights_that_generat
     linear, norm = model.generator[0], model.generator[2]
     with torch.no_grad():
         linear.weight.mul_(3.0), linear.bias.add_(2.0)
-    model.finish(torch.zeros(1))
+    model.fit_closed_form(torch.zeros(1))
     places = linear.bias.view(8, -1)
     variances = linear.weight.square().sum(1).view(8, -1)
     torch.testing.assert_close(norm.running_mean, places.mean(1), atol=0.05, rtol=0)

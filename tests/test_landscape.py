@@ -22,7 +22,7 @@ from genbench.models.gans.gan import GAN
 from genbench.models.vaes.vae import VAE
 from genbench.models.vaes.vqvae import VQVAE
 from genbench.runner.worker import perform
-from genbench.snapshots import POINTS, SIDE, extent, lattice, moment, steps_of
+from genbench.snapshots import POINTS, SIDE, extent, lattice, snapshot, steps_of
 from genbench.suite import Run
 
 X = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
@@ -35,7 +35,7 @@ RUN = Run(suite="s", name="n", model="gans.gan:GAN", data="toys:moons", steps=20
 class Slope(Model):
     """A critic that rises by 1 to the right and by 10 upwards, and samples at (1, 2)."""
 
-    def critique(self, x: Tensor) -> Tensor:
+    def critic_score(self, x: Tensor) -> Tensor:
         return x[:, 0] + 10 * x[:, 1]
 
     def sample(self, n: int) -> Tensor:
@@ -43,7 +43,7 @@ class Slope(Model):
 
 
 def test_a_moment_holds_the_critic_by_first_and_second_coordinate() -> None:
-    kept = moment(Slope(PLANE.space), PLANE)
+    kept = snapshot(Slope(PLANE.space), PLANE)
     middle = extent(PLANE) * (1 - 1 / SIDE)
     axis = torch.linspace(-middle, middle, SIDE)
     torch.testing.assert_close(kept["critic"], axis[:, None] + 10 * axis[None])
@@ -59,14 +59,14 @@ def test_moments_lie_ever_further_apart_from_start_to_end() -> None:
 
 
 def test_most_models_and_data_keep_nothing() -> None:
-    assert moment(Linear(PLANE.space), PLANE) == {}
-    assert moment(GAN(IMAGES.space, hidden=(4,)), IMAGES) == {}
+    assert snapshot(Linear(PLANE.space), PLANE) == {}
+    assert snapshot(GAN(IMAGES.space, hidden=(4,)), IMAGES) == {}
 
 
 def test_colours_are_centred_between_data_and_samples_and_reach_both() -> None:
     """On v = u + 10 w, data at u = -1 and samples at u = 1: half way is 0, and 1 either way, but for a cell."""
     edge, side = 3.0, 96
-    v = Slope(PLANE.space).critique(lattice(edge, side)).view(side, side)
+    v = Slope(PLANE.space).critic_score(lattice(edge, side)).view(side, side)
     real, fake = torch.tensor([[-1.0, 0.0]]).expand(50, 2), torch.tensor([[1.0, 0.0]]).expand(50, 2)
     middle, far = reach(v, real, fake, edge)
     cell = 2 * edge / side
@@ -81,7 +81,7 @@ def test_pictures_of_the_critic_and_of_the_training() -> None:
     torch.manual_seed(0)
     model = GAN(PLANE.space, hidden=(8,)).eval()
     with torch.no_grad():
-        kept = {step: moment(model, PLANE) for step in range(6)}
+        kept = {step: snapshot(model, PLANE) for step in range(6)}
     evaluation = Evaluation(model, PLANE, RUN, kept)
     assert landscape.measure(evaluation) == {}
     assert set(evaluation.files) == {"critic.png", "training.png"}

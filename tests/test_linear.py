@@ -179,9 +179,9 @@ def test_many_gradients_at_once(here: None, f: nn.Module) -> None:
     x = torch.randn(B, I, requires_grad=True)
     y = f(x)
     many = torch.randn(3, *y.shape)
-    at_once = torch.autograd.grad(y, x, many, retain_graph=True, is_grads_batched=True)[0]
+    eval_batch_size = torch.autograd.grad(y, x, many, retain_graph=True, is_grads_batched=True)[0]
     each = torch.stack([torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in many])
-    torch.testing.assert_close(at_once, each, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(eval_batch_size, each, rtol=1e-4, atol=1e-4)
 
 
 def test_a_perceptron_gives_only_the_gradients_asked_for() -> None:

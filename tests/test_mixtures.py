@@ -40,7 +40,7 @@ def steps(x: Tensor, mixture: Mixture, n: int, floor: float = 0.0) -> tuple[Mixt
 def fitted(x: Tensor, space: Space = PLANE, seed: int = 0, **options) -> GMM:
     torch.manual_seed(seed)
     model = GMM(space, **options).eval()
-    model.finish(x)
+    model.fit_closed_form(x)
     return model
 
 
@@ -147,20 +147,20 @@ def test_the_gradient_reaches_the_likelihood_of_em():
     x = points().float()
     torch.manual_seed(0)
     model = GMM(PLANE, components=3, fit="gradient")
-    (player,) = model.players(lambda parameters: torch.optim.Adam(parameters, lr=0.03))
+    (player,) = model.configure_optimizers(lambda parameters: torch.optim.Adam(parameters, lr=0.03))
     for _ in range(400):
         player.optimizer.zero_grad()
         player.loss(x).backward()
         player.optimizer.step()
     by_em = fitted(x, components=3)
     before = [p.clone() for p in model.parameters()]
-    model.finish(x)
+    model.fit_closed_form(x)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert model.loss(x).item() == pytest.approx(by_em.loss(x).item(), abs=5e-3)
 
 
 def test_em_moves_in_finish_alone():
-    assert GMM(PLANE).players(torch.optim.Adam) == []
+    assert GMM(PLANE).configure_optimizers(torch.optim.Adam) == []
 
 
 def test_by_gradient_every_parameter_moves():

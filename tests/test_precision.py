@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Dataset, Space
-from genbench.model import Model, Player
+from genbench.model import Model, OptimizedLoss
 from genbench.models.autoregressive.made import MADE
 from genbench.models.flows.gaussianization import Rotation
 from genbench.models.flows.lu import LULinear
@@ -121,13 +121,13 @@ def trained(model: str, options: dict[str, Any], space: Space, precision: str, f
     reseed(0, "weights")
     made, data = find("models", model)(space, **options), points(space)
     progress = train(made, data, run, Work(str(folder)), code=precision)
-    made.finish(data.train)
+    made.fit_closed_form(data.train)
     return made.eval(), [point.loss for point in progress.curve if point.loss is not None]
 
 
-def optimized(model: Model) -> list[Player]:
+def optimized(model: Model) -> list[OptimizedLoss]:
     """Return every player of a model."""
-    turns = model.players(partial(torch.optim.SGD, lr=0.0))
+    turns = model.configure_optimizers(partial(torch.optim.SGD, lr=0.0))
     return [player for turn in turns for player in (turn if isinstance(turn, tuple) else (turn,))]
 
 

@@ -17,7 +17,7 @@ from genbench.records.store import Store
 from genbench.runner import staleness as staleness
 from genbench.runner.driver import Outcome, drive
 from genbench.runner.executors import in_process
-from genbench.runner.progress import Progress
+from genbench.runner.progress import ProgressReporter
 from genbench.runner.worker import data_digest, perform
 from genbench.suite import Run
 
@@ -64,7 +64,7 @@ nats, one = Metric(measure), Metric(measure_one)
 MODULES = {"modelling": MODEL, "helping": "def scale():\n    return 1.0\n", "data_of_mine": DATA, "measuring": METRIC}
 
 
-class CollectedMessages(Progress):
+class CollectedMessages(ProgressReporter):
     """Keeps what is said."""
 
     def __init__(self) -> None:

@@ -70,7 +70,7 @@ def trained(row: Row, x: Tensor, folder: Path, steps: int = 6, batch: int = 50, 
     model = row[0](data.space, **row[1])
     train(model, data, run, Work(folder), code="c")
     reseed(1)
-    model.finish(data.train)
+    model.fit_closed_form(data.train)
     return model.eval()
 
 

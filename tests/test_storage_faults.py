@@ -26,7 +26,7 @@ from genbench.records.record import Record
 from genbench.records.store import Store
 from genbench.runner.driver import drive
 from genbench.runner.executors import in_process
-from genbench.runner.progress import Progress
+from genbench.runner.progress import ProgressReporter
 from genbench.runner.worker import perform
 from genbench.suite import Run
 from tests.faulty import a_run
@@ -73,7 +73,7 @@ def drawn(run: Run, *, work: str) -> Record:
 
 def call(folder: Path, runs: list[Run]) -> None:
     store = Store(folder)
-    drive(runs, store, in_process, perform=partial(drawn, work=str(store.work)), progress=Progress())
+    drive(runs, store, in_process, perform=partial(drawn, work=str(store.work)), progress=ProgressReporter())
 
 
 def runs(seed: int) -> list[Run]:

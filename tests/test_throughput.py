@@ -136,10 +136,10 @@ def test_a_step_gathers_its_batches_and_moves_weights_and_their_averages() -> No
     training, gathered = Training(GAN(PLANE.space, hidden=(4,), critic_steps=3), PLANE, run(), CPU), []
     batch = training.batch
     training.batch = lambda i: gathered.append(i) or batch(i)
-    before = [p.clone() for p in training.model.parameters()], [m.clone() for m in training.average.mean]
+    before = [p.clone() for p in training.model.parameters()], [m.clone() for m in training.ema.mean]
     training.step()
     assert gathered == [0, 1, 2, 0]
-    for old, new in zip(before, (training.model.parameters(), training.average.mean), strict=True):
+    for old, new in zip(before, (training.model.parameters(), training.ema.mean), strict=True):
         assert not all(map(torch.equal, old, new))
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
-from genbench.model import Diverged, MakeOptimizer, Model, Player
+from genbench.model import Diverged, MakeOptimizer, Model, OptimizedLoss
 from genbench.records.artifacts import Work
 from genbench.snapshots import steps_of
 from genbench.suite import Optimizer, Run
-from genbench.train import Average, Game, Progress, Shuffled, batches, make_optimizer, rate, reseed, train
+from genbench.train import EMA, Shuffled, TrainState, TrainStep, batches, make_optimizer, rate, reseed, train
 
 REALS = torch.linspace(-1, 1, 40).unsqueeze(1)
 DATA = Dataset(Space((1,)), REALS, REALS[:10], REALS[10:20])
@@ -131,13 +131,13 @@ def test_a_step_does_not_depend_on_how_tensors_lie_in_memory(name: str, layout: 
     """Steps with clipping, against torch's unfused optimizer on contiguous copies and gradients written out."""
     settings = Optimizer(name=name, lr=0.05, clip=1.0)
     model = Quadratic(DATA.space, layout, spoil)
-    game = Game(model, run(steps=3, optimizer=settings.model_dump()))
+    train_step = TrainStep(model, run(steps=3, optimizer=settings.model_dump()))
     plain = [nn.Parameter(torch.zeros(3, 4)) for _ in range(2)]
     optimizer = make_optimizer(settings, plain)
     for group in optimizer.param_groups:
         group["fused"] = False
     for i in range(3):
-        game.step(i, lambda _: REALS[:7])
+        train_step(i, lambda _: REALS[:7])
         gradient = (plain[0] + plain[1]).detach() - torch.arange(12.0).view(3, 4)
         plain[0].grad, plain[1].grad = gradient + (spoil == "expanded"), gradient.clone()
         nn.utils.clip_grad_norm_(plain, 1.0)
@@ -166,7 +166,7 @@ def test_the_best_check_is_selected_or_the_last(tmp_path: Path) -> None:
     assert min(scores, key=lambda step: scores[step]) != max(scores), "the two would be alike"
 
 
-# -------------------------------------------------------------------------------------------------- moments
+# ------------------------------------------------------------------------------------------------ snapshots
 
 PLANE = Dataset(Space((2,)), REALS.expand(-1, 2), REALS[:10].expand(-1, 2), REALS[10:20].expand(-1, 2))
 
@@ -181,7 +181,7 @@ class Chase(Model):
     def sample(self, n: int) -> Tensor:
         return self.theta + torch.randn(n, 2)
 
-    def critique(self, x: Tensor) -> Tensor:
+    def critic_score(self, x: Tensor) -> Tensor:
         return -(x - self.theta).norm(dim=1)
 
     def loss(self, x: Tensor) -> Tensor:
@@ -191,48 +191,48 @@ class Chase(Model):
         return (x + torch.randn_like(x) - self.theta).square().mean()
 
 
-def played(folder: Path, of: Run, **how: float) -> tuple[Chase, Progress]:
+def played(folder: Path, of: Run, **how: float) -> tuple[Chase, TrainState]:
     model = Chase(PLANE.space)
     return model, train(model, PLANE, of, Work(folder), code="c", **how)
 
 
-def test_moments_are_the_same_bits_however_often_a_training_stopped(tmp_path: Path) -> None:
+def test_snapshots_are_the_same_bits_however_often_a_training_stopped(tmp_path: Path) -> None:
     of = run(optimizer={"lr": 0.03, "ema": 0.9})
     _, expected = played(tmp_path / "a", of)
     for stop in (2, 6, 7, 13):  # after steps 1, 6, 12 and 24
         with pytest.raises(KeyboardInterrupt):
             train(Chase(PLANE.space, stop_at=stop), PLANE, of, Work(tmp_path / "b"), code="c", checkpoint_every=0)
     _, went = played(tmp_path / "b", of)
-    assert list(went.moments) == list(expected.moments) == sorted(steps_of(60))
-    for step, kept in expected.moments.items():
-        assert all(torch.equal(value, went.moments[step][name]) for name, value in kept.items())
+    assert list(went.snapshots) == list(expected.snapshots) == sorted(steps_of(60))
+    for step, kept in expected.snapshots.items():
+        assert all(torch.equal(value, went.snapshots[step][name]) for name, value in kept.items())
 
 
-def test_keeping_moments_does_not_move_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshots_do_not_change_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watched, _ = played(tmp_path / "a", run())
-    monkeypatch.setattr("genbench.train.moment", lambda *_: {})
+    monkeypatch.setattr("genbench.train.snapshot", lambda *_: {})
     alone, progress = played(tmp_path / "b", run())
     assert torch.equal(watched.theta, alone.theta)
-    assert progress.moments == {}
+    assert progress.snapshots == {}
 
 
-def test_moments_differ_by_the_weights_that_move_alone(tmp_path: Path) -> None:
+def test_snapshots_differ_by_the_weights_that_move_alone(tmp_path: Path) -> None:
     """Not by draws, nor by averages."""
     (model, plain), (_, averaged) = played(tmp_path / "a", run()), played(tmp_path / "b", run(optimizer={"ema": 0.9}))
-    draws = plain.moments[60]["samples"] - model.theta.detach()
+    draws = plain.snapshots[60]["samples"] - model.theta.detach()
     start = torch.tensor([3.0, 0.5])
-    torch.testing.assert_close(plain.moments[0]["samples"] - start, draws)
-    assert (plain.moments[60]["samples"] - plain.moments[0]["samples"]).abs().max() > 0.01
-    for step, kept in plain.moments.items():
-        assert torch.equal(kept["critic"], averaged.moments[step]["critic"])
+    torch.testing.assert_close(plain.snapshots[0]["samples"] - start, draws)
+    assert (plain.snapshots[60]["samples"] - plain.snapshots[0]["samples"]).abs().max() > 0.01
+    for step, kept in plain.snapshots.items():
+        assert torch.equal(kept["critic"], averaged.snapshots[step]["critic"])
 
 
-def test_a_model_without_a_critic_or_training_keeps_no_moments(tmp_path: Path) -> None:
-    assert trained(tmp_path / "a", Gaussian(DATA.space), run()).moments == {}
-    assert played(tmp_path / "b", run(steps=0))[1].moments == {}
+def test_a_model_without_a_critic_or_training_has_no_snapshots(tmp_path: Path) -> None:
+    assert trained(tmp_path / "a", Gaussian(DATA.space), run()).snapshots == {}
+    assert played(tmp_path / "b", run(steps=0))[1].snapshots == {}
 
 
-# -------------------------------------------------------------------------------------------------- players
+# --------------------------------------------------------------------------------------------------- losses
 
 
 class Duel(Model):
@@ -251,18 +251,18 @@ class Duel(Model):
         self.seen.append(batch.sum().item())
         return self.x * self.y
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
         simultaneous, repeats, start = self.how
-        down = Player(self._down, optimizer([self.x]), repeats=repeats)
-        up = Player(lambda _: -self.x * self.y, optimizer([self.y]), start=start)
+        down = OptimizedLoss(self._down, optimizer([self.x]), repeats=repeats)
+        up = OptimizedLoss(lambda _: -self.x * self.y, optimizer([self.y]), start=start)
         return [(down, up)] if simultaneous else [down, up]
 
 
 def after(steps: int, **how: object) -> tuple[float, float, Duel]:
     model = Duel(DATA.space, **how)
-    game = Game(model, run(steps=steps, optimizer={"name": "sgd", "lr": 0.1}))
+    train_step = TrainStep(model, run(steps=steps, optimizer={"name": "sgd", "lr": 0.1}))
     for i in range(steps):
-        game.step(i, Shuffled(REALS, 5, 0))
+        train_step(i, Shuffled(REALS, 5, 0))
     return model.x.item(), model.y.item(), model
 
 
@@ -273,13 +273,13 @@ def test_a_tuple_moves_simultaneously_and_a_list_in_turn() -> None:
     assert (x, y) == pytest.approx((0.9, 1 + 0.1 * 0.9))
 
 
-def test_a_player_repeats_on_batches_of_its_own() -> None:
+def test_a_loss_repeats_on_batches_of_its_own() -> None:
     x, y, model = after(1, repeats=3)
     assert (x, y) == pytest.approx((1 - 0.3, 1 + 0.1 * 0.7))
     assert len(set(model.seen)) == 3
 
 
-def test_a_player_waits_for_its_share_of_the_run() -> None:
+def test_a_loss_starts_at_its_share_of_the_run() -> None:
     x, y, _ = after(4, start=0.5)
     assert x < 1
     xs, y_expected = 1.0, 1.0
@@ -289,7 +289,7 @@ def test_a_player_waits_for_its_share_of_the_run() -> None:
     assert (x, y) == pytest.approx((xs, y_expected))
 
 
-def test_no_player_pollutes_anothers_gradient() -> None:
+def test_no_loss_changes_the_gradient_of_another() -> None:
     _, _, model = after(2)
     assert model.x.grad is None
     assert model.y.grad is None
@@ -338,7 +338,7 @@ def test_warmup_rises_linearly() -> None:
 
 def test_averaged_weights_are_the_weighted_mean_and_come_off_again() -> None:
     model = nn.Linear(1, 1, bias=False)
-    average, expected = Average(model, 0.5), model.weight.item()
+    average, expected = EMA(model, 0.5), model.weight.item()
     for i in range(12):
         with torch.no_grad():
             model.weight.fill_(float(i))
@@ -370,7 +370,7 @@ def test_seeds_differ_by_every_part_of_their_key() -> None:
 def test_batches_are_drawn_anew_from_the_means_and_known_from_the_seed() -> None:
     means = torch.rand(64, 3, 5)
     train = torch.bernoulli(means).to(torch.uint8)
-    data = Dataset(Space((3, 5), 2), train, train, train, means=means)
+    data = Dataset(Space((3, 5), 2), train, train, train, bernoulli_probs=means)
     batch = batches(data, 64, 0, torch.device("cpu"))
     reseed(0, 7)
     first, second = batch(0), batch(0)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
-from genbench.model import MakeOptimizer, Model, Player
+from genbench.model import MakeOptimizer, Model, OptimizedLoss
 from genbench.records.artifacts import Work
 from genbench.suite import Optimizer, Run
-from genbench.train import RULES, Progress, make_optimizer, rate, train
+from genbench.train import RULES, TrainState, make_optimizer, rate, train
 
 X = torch.arange(40.0).unsqueeze(1)
 DATA = Dataset(Space((1,)), X, X[:10], X[10:20])
@@ -48,7 +48,7 @@ class Sliding(Model):
         return self.slope * self.theta
 
 
-def trained(folder: Path, model: Model, **changes: Any) -> Progress:
+def trained(folder: Path, model: Model, **changes: Any) -> TrainState:
     base = {"suite": "s", "name": "n", "model": "m", "data": "d", "steps": 20, "batch": 7, "checks": 4}
     settings = {"optimizer": {"name": "sgd", "lr": 0.1}} | changes
     return train(model, DATA, Run(**(base | settings)), Work(folder), code="c")
@@ -151,7 +151,7 @@ def test_a_point_of_the_curve_has_the_mean_loss_since_the_last(tmp_path: Path) -
 
 
 class Pulled(Model):
-    """Parameters that two players move, with gradients that are given."""
+    """Parameters of two losses, with given gradients."""
 
     def __init__(self, space: Space, *gradients: list[float], start: float = 0.0, stop: float = 1.0) -> None:
         super().__init__(space)
@@ -166,18 +166,18 @@ class Pulled(Model):
 
         return loss
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
-        return [Player(self.loss_of(i), optimizer([w]), **self.share) for i, w in enumerate(self.weights)]
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
+        return [OptimizedLoss(self.loss_of(i), optimizer([w]), **self.share) for i, w in enumerate(self.weights)]
 
 
 class Together(Pulled):
-    """All parameters moved by one player."""
+    """All parameters with one loss."""
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
         def loss(x: Tensor) -> Tensor:
             return sum((w @ g for w, g in zip(self.weights, self.gradients, strict=True)), torch.zeros(()))
 
-        return [Player(loss, optimizer(list(self.weights)))]
+        return [OptimizedLoss(loss, optimizer(list(self.weights)))]
 
 
 def stepped(folder: Path, model: Pulled, **optimizer: Any) -> list[list[float]]:
@@ -186,8 +186,8 @@ def stepped(folder: Path, model: Pulled, **optimizer: Any) -> list[list[float]]:
     return [weight.tolist() for weight in model.weights]
 
 
-def test_the_gradient_of_a_player_is_clipped_by_its_norm(tmp_path: Path) -> None:
-    """Not number by number, nor parameter by parameter, nor over players; and not if it is short."""
+def test_the_gradient_of_a_loss_is_clipped_by_its_norm(tmp_path: Path) -> None:
+    """Not number by number, nor parameter by parameter, nor over losses; and not if it is short."""
     both = [[3.0], [4.0]]
     assert stepped(tmp_path / "a", Together(DATA.space, *both), clip=1.0) == [
         [pytest.approx(-0.6)],
@@ -224,7 +224,7 @@ def test_decay_reaches_the_optimizer_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-def test_warmup_and_schedule_of_a_late_player_begin_with_it(tmp_path: Path, schedule: str) -> None:
+def test_warmup_and_schedule_of_a_late_loss_begin_with_it(tmp_path: Path, schedule: str) -> None:
     """It moves in steps 8 to 15 of 20: its rate is that of step k of 8, k = 0, ..., 7."""
     model = Pulled(DATA.space, [1.0], start=0.4, stop=0.8)
     settings = {"name": "sgd", "lr": 1.0, "warmup": 3, "schedule": schedule}
@@ -242,7 +242,7 @@ def _plain(schedule: str) -> list[float]:
     return [forms[schedule](k / 8) for k in range(4)]
 
 
-def test_the_rate_of_a_player_that_stops_early_ends_with_it(tmp_path: Path) -> None:
+def test_the_rate_of_a_loss_that_stops_early_ends_with_it(tmp_path: Path) -> None:
     model = Pulled(DATA.space, [1.0], stop=0.5)
     trained(tmp_path, model, optimizer={"name": "sgd", "lr": 1.0, "schedule": "linear"})
     assert model.weights[0].item() == pytest.approx(-sum(1 - k / 10 for k in range(10)))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genbench.dataset import Dataset, Modes, Space
 from genbench.errors import UsageError
 from genbench.evaluation import Evaluation
-from genbench.model import MakeOptimizer, Model, Player
+from genbench.model import MakeOptimizer, Model, OptimizedLoss
 from genbench.records.record import Record
 from genbench.registry import names
 from genbench.runner.worker import perform
@@ -90,12 +90,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "labels of floats": (grey(labels=(LABELS[0], LABELS[1].float(), LABELS[2])), "labels of split validation are"),
     "labels below 0": (grey(labels=(LABELS[0] - 1, *LABELS[1:])), "labels of split train hold -1"),
     "labels in a list": (grey(labels=([1] * 40, *LABELS[1:])), "labels of split train is a value of type list"),
-    "means above 1": (binary(means=BINARY * 1.5), "means hold 1.5; expected probabilities"),
-    "means below 0": (binary(means=BINARY - 0.5), "means hold -0.5"),
-    "means NaN": (binary(means=with_value(BINARY, NAN, torch.float32)), "means has 1 values that are not finite"),
-    "means of another shape": (binary(means=torch.rand(39, 3)), r"means have shape \(39, 3\)"),
-    "means of more levels": (grey(means=GREY / 16), "means are of coins, but the space declares levels=17"),
-    "means of reals": (reals(means=X.sigmoid()), "means are of coins, but the space declares levels=None"),
+    "probs above 1": (binary(bernoulli_probs=BINARY * 1.5), "bernoulli_probs hold 1.5; expected probabilities"),
+    "probs below 0": (binary(bernoulli_probs=BINARY - 0.5), "bernoulli_probs hold -0.5"),
+    "probs NaN": (
+        binary(bernoulli_probs=with_value(BINARY, NAN, torch.float32)),
+        "bernoulli_probs has 1 values that are not finite",
+    ),
+    "probs of another shape": (binary(bernoulli_probs=torch.rand(39, 3)), r"bernoulli_probs have shape \(39, 3\)"),
+    "probs of more levels": (grey(bernoulli_probs=GREY / 16), "bernoulli_probs are of binary data, but levels=17"),
+    "probs of reals": (reals(bernoulli_probs=X.sigmoid()), "bernoulli_probs are of binary data, but levels=None"),
     "a truth that is a number": (reals(log_prob=-1.0), "log_prob is a value of type float"),
     "a truth a dimension": (reals(log_prob=lambda x: -(x**2)), r"its log_prob returned a tensor of float32 and"),
     "a truth a batch": (reals(log_prob=lambda x: -(x**2).sum()), r"its log_prob returned a tensor of float32 and"),
@@ -140,7 +143,7 @@ def test_good_data_are_passed_through_as_they_are() -> None:
     for data in (
         reals(log_prob=truth.log_prob, entropy=1.0, modes=Modes(torch.zeros(1, 2), 1.0)),
         grey(labels=LABELS),
-        binary(means=BINARY * 0.5),
+        binary(bernoulli_probs=BINARY * 0.5),
         Dataset(Space((2,)), X[:1], X[:1], X[:1]),
     ):
         assert check_dataset("d", data) is data
@@ -467,7 +470,7 @@ def test_lazy_parameters_take_their_shapes_before_training(tmp_path: Path, monke
     assert record.error.startswith("InvalidModel: Never leaves net.weight, net.bias without a shape after a first loss")
 
 
-@pytest.mark.parametrize("when", ["loss", "finish"])
+@pytest.mark.parametrize("when", ["loss", "fit_closed_form"])
 @pytest.mark.parametrize("kind", ["parameter", "buffer", "replaced"])
 def test_state_that_is_made_after_the_model_is_refused(tmp_path: Path, monkeypatch: Any, when: str, kind: str) -> None:
     calls: list[int] = []
@@ -501,7 +504,7 @@ def test_state_that_is_lost_when_saved_is_refused(
             self.register_buffer("mean_of_data", torch.zeros(2))
             self.shift: Any = 0.0
 
-        def finish(self, x: Tensor) -> None:
+        def fit_closed_form(self, x: Tensor) -> None:
             mean = x.mean(0) + 3
             if kind == "buffer":
                 self.mean_of_data.copy_(mean)
@@ -529,33 +532,39 @@ def test_state_that_is_lost_when_saved_is_refused(
         assert not list(tmp_path.glob("*/model.pt")), "nor is it saved"
 
 
-def of_players(make: Callable[[Normal, MakeOptimizer], Any]) -> Normal:
-    return type("Mine", (Normal,), {"players": make})(Space((2,)))
+def optimized_as(make: Callable[[Normal, MakeOptimizer], Any]) -> Normal:
+    return type("Mine", (Normal,), {"configure_optimizers": make})(Space((2,)))
 
 
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda self, make: None, "Mine.players returned None; expected a list of Player"),
-        (lambda self, make: [make([self.mu])], "Mine.players returned a value of type Adam; expected"),
-        (lambda self, make: [(Player(self.loss, make([self.mu])), 3)], "Mine.players returned a value of type int"),
-        (lambda self, make: [Player(self.loss, make([]))], "Mine.players makes an optimizer without parameters"),
-        (lambda self, make: [Player(lambda x: None, make([self.mu]))], "Mine.loss returned None"),
+        (lambda self, make: None, "Mine.configure_optimizers returned None; expected a list"),
+        (lambda self, make: [make([self.mu])], "Mine.configure_optimizers returned a value of type Adam; expected"),
+        (
+            lambda self, make: [(OptimizedLoss(self.loss, make([self.mu])), 3)],
+            "Mine.configure_optimizers returned a value of type int",
+        ),
+        (
+            lambda self, make: [OptimizedLoss(self.loss, make([]))],
+            "Mine.configure_optimizers makes an optimizer without parameters",
+        ),
+        (lambda self, make: [OptimizedLoss(lambda x: None, make([self.mu]))], "Mine.loss returned None"),
     ],
 )
-def test_players_of_another_kind_are_refused(tmp_path: Path, make: Callable[..., Any], problem: str) -> None:
+def test_losses_of_another_kind_are_refused(tmp_path: Path, make: Callable[..., Any], problem: str) -> None:
     with pytest.raises(InvalidModel, match=problem):
-        moved(tmp_path, of_players(make))
+        moved(tmp_path, optimized_as(make))
 
 
-def test_players_that_share_a_parameter_each_move_it_by_their_own_gradient(tmp_path: Path) -> None:
+def test_losses_that_share_a_parameter_each_move_it_by_their_own_gradient(tmp_path: Path) -> None:
     """d/dmu of 3 sum(mu) and of sum(mu): a step of SGD for each, taken in turn or at once."""
 
-    def players(self: Normal, make: MakeOptimizer, at_once: bool) -> list[Any]:
-        pair = [Player(lambda x, w=w: w * self.mu.sum(), make([self.mu])) for w in (3.0, 1.0)]
+    def configure_optimizers(self: Normal, make: MakeOptimizer, at_once: bool) -> list[Any]:
+        pair = [OptimizedLoss(lambda x, w=w: w * self.mu.sum(), make([self.mu])) for w in (3.0, 1.0)]
         return [tuple(pair)] if at_once else pair
 
     for at_once in (False, True):
-        model = of_players(lambda self, make, at_once=at_once: players(self, make, at_once))
+        model = optimized_as(lambda self, make, at_once=at_once: configure_optimizers(self, make, at_once))
         by = moved(tmp_path / str(at_once), model, steps=1, optimizer={"name": "sgd", "lr": 0.1})
         torch.testing.assert_close(by["mu"], torch.full((2,), -0.4))

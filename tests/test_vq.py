@@ -254,7 +254,7 @@ def test_points_of_the_plane_have_codes_too() -> None:
 def test_every_parameter_is_trained_by_one_player(row: Row) -> None:
     model, x = built(row, LEVELS).train(), points(LEVELS)
     parameters, trained = list(model.parameters()), []
-    for player in model.players(torch.optim.SGD):
+    for player in model.configure_optimizers(torch.optim.SGD):
         gradients = torch.autograd.grad(player.loss(x), parameters, allow_unused=True)
         trained.append({id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None})
         assert trained[-1] == {id(p) for p in player.parameters}

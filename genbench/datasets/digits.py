@@ -45,7 +45,7 @@ def binary() -> Dataset:
     grey, generator = digits(), torch.Generator().manual_seed(0)
     means = [split.float() / 16 for split in (grey.train, grey.validation, grey.test)]
     train, validation, test = (torch.bernoulli(m, generator=generator).to(torch.uint8) for m in means)
-    return Dataset(Space((1, 8, 8), levels=2), train, validation, test, labels=grey.labels, means=means[0])
+    return Dataset(Space((1, 8, 8), levels=2), train, validation, test, labels=grey.labels, bernoulli_probs=means[0])
 
 
 @functools.cache
@@ -70,5 +70,5 @@ def without(data: Dataset, label: int) -> Dataset:
         validation=data.validation[b],
         test=data.test[c],
         labels=(data.labels[0][a], data.labels[1][b], data.labels[2][c]),
-        means=None if data.means is None else data.means[a],
+        bernoulli_probs=None if data.bernoulli_probs is None else data.bernoulli_probs[a],
     )

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from genbench.dataset import Dataset, Reading, Space
+from genbench.dataset import Dataset, LabelDecoder, Space
 from genbench.datasets.digits import digits
 
 __all__ = ["named"]
@@ -43,8 +43,8 @@ def named() -> Dataset:
         nearest = places.min(1)
         return nearest.indices, nearest.values == 0
 
-    space, reading = Space((pixels + LETTERS,), LEVELS), Reading(images.space, picture, label)
-    return Dataset(space, train, validation, test, labels=images.labels, reading=reading)
+    space, label_decoder = Space((pixels + LETTERS,), LEVELS), LabelDecoder(images.space, picture, label)
+    return Dataset(space, train, validation, test, labels=images.labels, label_decoder=label_decoder)
 
 
 def spelled(name: str) -> Tensor:

@@ -230,7 +230,9 @@ def BinaryMNIST() -> Dataset:  # noqa: N802, beside MNIST
     grey, generator = MNIST(), torch.Generator().manual_seed(0)
     means = [split.float() / 255 for split in (grey.train, grey.validation, grey.test)]
     train, validation, test = (torch.bernoulli(m, generator=generator).to(torch.uint8) for m in means)
-    return Dataset(Space(grey.space.shape, levels=2), train, validation, test, labels=grey.labels, means=means[0])
+    return Dataset(
+        Space(grey.space.shape, levels=2), train, validation, test, labels=grey.labels, bernoulli_probs=means[0]
+    )
 
 
 BinaryMNIST.fetch = MNIST.fetch  # type: ignore[attr-defined]

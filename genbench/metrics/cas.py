@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from genbench.dataset import Reading
+from genbench.dataset import LabelDecoder
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics import classifier
 from genbench.metrics.classifier import Classifier
@@ -29,38 +29,38 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
 
     Picture: labelled.png, samples left, training points right, those of a label in a row.
     """
-    data, reading = evaluation.dataset, evaluation.dataset.reading
-    if reading is None or not evaluation.model.generative:
+    data, label_decoder = evaluation.dataset, evaluation.dataset.label_decoder
+    if label_decoder is None or not evaluation.model.generative:
         return {}
     samples, real = evaluation.sampled(len(data.train)), data.train
-    (pictures, labels), classes = read(samples, reading), int(reading.label(real)[0].max()) + 1
-    net, net_real = classifier.fitted(pictures, labels, classes), classifier.classifier(*read(real, reading))
-    tables = (grid(rows(x, reading, classes), reading.space, classes) for x in (samples, real))
+    (pictures, labels), classes = read(samples, label_decoder), int(label_decoder.label(real)[0].max()) + 1
+    net, net_real = classifier.fitted(pictures, labels, classes), classifier.classifier(*read(real, label_decoder))
+    tables = (grid(rows(x, label_decoder, classes), label_decoder.space, classes) for x in (samples, real))
     evaluation.files["labelled.png"] = png(beside(*tables))
     impl = f"cas 1, {len(samples)} samples and as many training points"
     return {
-        "cas": share(right(net, data.test, reading), impl),
-        "cas_real": share(right(net_real, data.test, reading), impl, better=None),
-        "cas_misspelled": share(~reading.label(samples)[1], impl, better="lower"),
+        "cas": share(right(net, data.test, label_decoder), impl),
+        "cas_real": share(right(net_real, data.test, label_decoder), impl, better=None),
+        "cas_misspelled": share(~label_decoder.label(samples)[1], impl, better="lower"),
     }
 
 
-def read(x: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+def read(x: Tensor, label_decoder: LabelDecoder) -> tuple[Tensor, Tensor]:
     """Return the pictures (N, C, H, W) uint8 and the labels (N,) of points x (N, *shape)."""
-    return pixels(reading.picture(x), reading.space), reading.label(x)[0]
+    return pixels(label_decoder.picture(x), label_decoder.space), label_decoder.label(x)[0]
 
 
-def right(net: Classifier, x: Tensor, reading: Reading) -> Tensor:
+def right(net: Classifier, x: Tensor, label_decoder: LabelDecoder) -> Tensor:
     """Return whether `net` puts the picture of each point x (N, *shape) where its label says, (N,)."""
-    pictures, labels = read(x, reading)
+    pictures, labels = read(x, label_decoder)
     said: Tensor = net(pictures)[1].argmax(1)
     return said == labels
 
 
-def rows(x: Tensor, reading: Reading, side: int) -> Tensor:
+def rows(x: Tensor, label_decoder: LabelDecoder, side: int) -> Tensor:
     """Return the first `side` pictures of each label below `side`, (side^2, C, H, W); blank where there are fewer."""
-    pictures, labels = reading.picture(x), reading.label(x)[0]
-    tiles = pictures.new_zeros(side, side, *reading.space.shape)
+    pictures, labels = label_decoder.picture(x), label_decoder.label(x)[0]
+    tiles = pictures.new_zeros(side, side, *label_decoder.space.shape)
     for label in range(side):
         first = pictures[labels == label][:side]
         tiles[label, : len(first)] = first

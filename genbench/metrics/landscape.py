@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.snapshots import POINTS, Critical, Moments, extent, lattice
+from genbench.snapshots import POINTS, HasCritic, Snapshots, extent, lattice
 
 __all__ = ["landscape"]
 
@@ -36,15 +36,15 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     says how far that is.
     """
     model, data = evaluation.model, evaluation.dataset
-    if not isinstance(model, Critical) or data.space.shape != (2,):
+    if not isinstance(model, HasCritic) or data.space.shape != (2,):
         return {}
     edge, real = extent(data), data.test[:POINTS]
     with torch.no_grad():
         plane = lattice(edge, SIDE).to(evaluation.device)
-        v = torch.cat([model.critique(part).cpu() for part in plane.split(4096)]).view(SIDE, SIDE)
+        v = torch.cat([model.critic_score(part).cpu() for part in plane.split(4096)]).view(SIDE, SIDE)
     evaluation.files["critic.png"] = critic(v, real, evaluation.sampled(POINTS), edge)
-    if evaluation.moments:
-        evaluation.files["training.png"] = training(evaluation.moments, real, edge)
+    if evaluation.snapshots:
+        evaluation.files["training.png"] = training(evaluation.snapshots, real, edge)
     return {}
 
 
@@ -75,22 +75,22 @@ def critic(v: Tensor, real: Tensor, fake: Tensor, edge: float) -> bytes:
     return drawn(figure)
 
 
-def training(moments: Moments, real: Tensor, edge: float) -> bytes:
+def training(snapshots: Snapshots, real: Tensor, edge: float) -> bytes:
     """Return a picture of v and samples at each of the moments, and of real points (n, 2) last, as a PNG file."""
-    rows = len(moments) // COLUMNS + 1
+    rows = len(snapshots) // COLUMNS + 1
     figure = Figure(figsize=(COLUMNS * INCHES, rows * (INCHES + 0.2)), dpi=DPI, layout="constrained")
     places = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    for axes in places[len(moments) + 1 :]:
+    for axes in places[len(snapshots) + 1 :]:
         axes.set_axis_off()
-    for axes, (step, kept) in zip(places, moments.items(), strict=False):
+    for axes, (step, kept) in zip(places, snapshots.items(), strict=False):
         v, fake = kept["critic"], kept["samples"]
         middle, far = reach(v, real, fake, edge)
         painted(axes, v, (middle, far), edge)
         scattered(axes, fake, FAKE, "samples", 2)
         axes.set_title(f"step {step}, v ± {far:.2g}", fontsize=8)
-    painted(places[len(moments)], torch.zeros(1, 1), (0, 1), edge)
-    scattered(places[len(moments)], real, REAL, "data", 2)
-    places[len(moments)].set_title("data", fontsize=8)
+    painted(places[len(snapshots)], torch.zeros(1, 1), (0, 1), edge)
+    scattered(places[len(snapshots)], real, REAL, "data", 2)
+    places[len(snapshots)].set_title("data", fontsize=8)
     return drawn(figure)
 
 
@@ -118,4 +118,4 @@ def drawn(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-landscape = Metric(measure, once=True)
+landscape = Metric(measure, first_seed_only=True)

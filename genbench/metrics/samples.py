@@ -157,4 +157,4 @@ def png(picture: Tensor) -> bytes:
     return file.getvalue()
 
 
-samples = Metric(measure, once=True)
+samples = Metric(measure, first_seed_only=True)

@@ -26,7 +26,7 @@ from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.model import Model
 from genbench.suite import Run
-from genbench.train import Average, Game, batches, reseed
+from genbench.train import EMA, TrainStep, batches, reseed
 
 __all__ = ["throughput"]
 
@@ -57,7 +57,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
             measurements["sample_throughput"] = speed(lambda: evaluation.model.sample(size), size, device)
         if evaluation.model.likelihood is not None:
             measurements["density_throughput"] = speed(lambda: evaluation.model.log_prob(x), len(x), device)
-    if run.steps and (training := Training(copy.deepcopy(evaluation.model), evaluation.dataset, run, device)).players:
+    if run.steps and (training := Training(copy.deepcopy(evaluation.model), evaluation.dataset, run, device)).losses:
         measurements["train_throughput"] = speed(training.step, size, device)
         measurements["train_memory"] = memory(training, device)
     return measurements
@@ -74,10 +74,10 @@ class Training:
     steps_done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.game = Game(self.model.train(), self.run)
-        self.average = Average(self.model, self.run.optimizer.ema)
+        self.train_step = TrainStep(self.model.train(), self.run)
+        self.ema = EMA(self.model, self.run.optimizer.ema)
         self.batch = batches(self.dataset, self.run.batch, self.run.seed, self.device)
-        self.players = self.game.players
+        self.losses = self.train_step.losses
 
     def step(self) -> None:
         """Take the next of the steps at run.steps * (k GOLDEN mod 1), which cover the run evenly however many."""
@@ -87,14 +87,14 @@ class Training:
     def step_at(self, i: int) -> None:
         """Take step `i` of the run."""
         reseed(self.run.seed, i)
-        self.game.step(i, self.batch)
-        self.average.update(i)
+        self.train_step(i, self.batch)
+        self.ema.update(i)
 
     def bytes_held(self) -> int:
         """Return the bytes of weights, averaged weights, buffers and optimizer state."""
-        states = [state for player in self.players for state in player.optimizer.state.values()]
+        states = [state for loss in self.losses for state in loss.optimizer.state.values()]
         tensors = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
-        tensors += [*self.model.parameters(), *self.model.buffers(), *self.average.mean]
+        tensors += [*self.model.parameters(), *self.model.buffers(), *self.ema.mean]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -137,7 +137,7 @@ def _wait(device: torch.device) -> None:
 def memory(training: Training, device: torch.device) -> Measurement:
     """Return the most bytes that a step has allocated, by its allocator's own count, of the stages of the run."""
     last, most = training.run.steps - 1, 0
-    for start in {min(math.ceil(player.start * training.run.steps), last) for player in training.players}:
+    for start in {min(math.ceil(loss.start * training.run.steps), last) for loss in training.losses}:
         step = partial(training.step_at, start)
         step()  # makes the optimizer's state, if no step of this stage has been taken yet
         most = max(most, rise(step, device))
@@ -183,4 +183,4 @@ def _hushed() -> Iterator[None]:
         os.close(nowhere)
 
 
-throughput = Metric(measure, alone=True)
+throughput = Metric(measure, exclusive=True)

@@ -21,7 +21,7 @@ from genbench.records.store import Store
 from genbench.registry import find
 from genbench.runner.executors import Executor
 from genbench.runner.isolation import Perform
-from genbench.runner.progress import Progress, progress_on
+from genbench.runner.progress import ProgressReporter, progress_on
 from genbench.runner.staleness import Digest, Staleness, damaged_pictures, explain
 from genbench.suite import Run
 
@@ -45,7 +45,7 @@ def drive(
     fail_fast: bool = False,
     rerun: bool = False,
     digest: Digest | None = None,
-    progress: Progress | None = None,
+    progress: ProgressReporter | None = None,
 ) -> Outcome:
     """Perform what `store` lacks of `runs` and return how they stand; each record is on disk before the next.
 
@@ -66,7 +66,7 @@ def drive(
     """
     store.prepare()
     driver = Driver(store, executor, perform, retry_failed, fail_fast, progress or progress_on())
-    quality, speed = phase(runs, alone=False), phase(runs, alone=True)
+    quality, speed = phase(runs, exclusive=False), phase(runs, exclusive=True)
     with storage(store.work / "driver.log", "written"):
         log = (store.work / "driver.log").open("a")
     with interruptible(), log, redirect_stdout(log), driver:
@@ -76,16 +76,16 @@ def drive(
         driver.progress.expect(due)
         driver.progress.expect(due_alone)
         driver.say_what_stands(driver.outcome([*quality, *speed]), len({run.id for run in runs}))
-        if driver.perform_all(due, alone=False) and due_alone:
+        if driver.perform_all(due, exclusive=False) and due_alone:
             lock = FileLock(store.work / f"speed-{host()}.lock", poll_interval=1.0)  # one measures at a time
             acquire(lock)
             with lock:
-                driver.perform_all(due_alone, alone=True)
+                driver.perform_all(due_alone, exclusive=True)
             lock.release()
         return driver.outcome([*quality, *speed])
 
 
-def phase(runs: Sequence[Run], *, alone: bool) -> list[Run]:
+def phase(runs: Sequence[Run], *, exclusive: bool) -> list[Run]:
     """Return `runs` with those of their metrics that are measured alone, or those that are not.
 
     What is taken once for a row and data set is left to the lowest seed.
@@ -94,8 +94,10 @@ def phase(runs: Sequence[Run], *, alone: bool) -> list[Run]:
 
     def taken(run: Run, name: str) -> bool:
         metric = find("metrics", name)
-        by_itself = getattr(metric, "alone", False)
-        return by_itself is alone and (run.id in first or not (by_itself or getattr(metric, "once", False)))
+        by_itself = getattr(metric, "exclusive", False)
+        return by_itself is exclusive and (
+            run.id in first or not (by_itself or getattr(metric, "first_seed_only", False))
+        )
 
     chosen = [(run, tuple(name for name in run.metrics if taken(run, name))) for run in runs]
     return [run.model_copy(update={"metrics": metrics}) for run, metrics in chosen if metrics]
@@ -140,7 +142,7 @@ class Driver:
     perform: Perform
     retry_failed: bool
     fail_fast: bool
-    progress: Progress
+    progress: ProgressReporter
     before: dict[str, str] = field(default_factory=dict)
     claims: dict[str, FileLock] = field(default_factory=dict)
     staleness: Staleness = field(default_factory=Staleness)
@@ -213,13 +215,15 @@ class Driver:
         """Return what of `runs` is to be performed."""
         return [lacking for run in runs if (lacking := self.lacking(run))]
 
-    def perform_all(self, waiting: list[Run], *, alone: bool) -> bool:
+    def perform_all(self, waiting: list[Run], *, exclusive: bool) -> bool:
         """Perform `waiting`, also those that other drivers hold and give up; return whether to go on."""
-        self.progress.phase = "speed" if alone else ""
+        self.progress.phase = "speed" if exclusive else ""
         while waiting:
             check()
             elsewhere: list[Run] = []
-            with closing(self.executor(self.perform, self._claimed(waiting, elsewhere), alone=alone)) as records:
+            with closing(
+                self.executor(self.perform, self._claimed(waiting, elsewhere), exclusive=exclusive)
+            ) as records:
                 for record in records:
                     self._keep(record)
                     check()

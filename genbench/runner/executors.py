@@ -23,23 +23,23 @@ Records = Generator[Record, None, None]
 class Executor(Protocol):
     """Performs `runs` and yields their records as they come; it takes a run only when it can start one.
 
-    With `alone`, one run at a time, and each with all the cores of its machine.
+    With `exclusive`, one run at a time, and each with all the cores of its machine.
     """
 
-    def __call__(self, perform: Perform, runs: Iterable[Run], *, alone: bool = False) -> Records: ...
+    def __call__(self, perform: Perform, runs: Iterable[Run], *, exclusive: bool = False) -> Records: ...
 
 
 # ------------------------------------------------------------------------------------------- in this process
 
 
-def in_process(perform: Perform, runs: Iterable[Run], *, alone: bool = False) -> Records:
+def in_process(perform: Perform, runs: Iterable[Run], *, exclusive: bool = False) -> Records:
     """Yield the record of each run, performed here one after the other; Ray is not needed."""
     for run in runs:
         here = [this_machine(gpus=run.resources.gpus > 0)]
         if why := unmet(run.resources, here):
             yield failed(run, "unschedulable", why)
         else:
-            yield _guarded(perform, with_cores(run, here) if alone else run)
+            yield _guarded(perform, with_cores(run, here) if exclusive else run)
 
 
 def _guarded(perform: Perform, run: Run) -> Record:
@@ -65,7 +65,7 @@ class Try:
     """
 
     run: Run
-    alone: bool = False
+    exclusive: bool = False
     number: int = 1
     key: str = field(default_factory=lambda: f"genbench/{secrets.token_hex(8)}")
     began: float | None = None
@@ -76,7 +76,7 @@ def on_ray(
     perform: Perform,
     runs: Iterable[Run],
     *,
-    alone: bool = False,
+    exclusive: bool = False,
     address: str | None = None,
     cpus: int | None = None,
     grace: float = 30.0,
@@ -99,9 +99,9 @@ def on_ray(
     last: Run | None = None
     try:
         while True:
-            while _room(last, flying, alone) and (last := next(queue, None)):
+            while _room(last, flying, exclusive) and (last := next(queue, None)):
                 connect(address, cpus)
-                yield from _begin(perform, Try(last, alone), flying)
+                yield from _begin(perform, Try(last, exclusive), flying)
             if not flying:
                 return
             for ref in _finished(flying):
@@ -113,9 +113,9 @@ def on_ray(
         raise
 
 
-def _room(like: Run | None, flying: Mapping[Any, Try], alone: bool) -> bool:
+def _room(like: Run | None, flying: Mapping[Any, Try], exclusive: bool) -> bool:
     """Return whether one more run `like` the last one could start at once."""
-    if not flying or like is None or alone:
+    if not flying or like is None or exclusive:
         return not flying
     asked = [one.run.resources for one in flying.values()] + [like.resources]
     there = {key: sum(node.get(key, 0) for node in nodes()) for key in ("CPU", "GPU")}
@@ -174,7 +174,7 @@ def _outcome(ref: Any, one: Try) -> Record | Try:
         if one.number >= worth:
             return failed(one.run, status, _said(error), one.number)
         again = with_twice_the_memory(one.run, nodes()) if status == "host_oom" else one.run
-        return Try(again, one.alone, one.number + 1)
+        return Try(again, one.exclusive, one.number + 1)
     return record.model_copy(update={"attempts": record.attempts + one.number - 1})
 
 
@@ -209,7 +209,7 @@ def _begin(perform: Perform, one: Try, flying: dict[Any, Try]) -> list[Record]:
     if why := unmet(one.run.resources, there):
         first = one.number == 1
         return [failed(one.run, "unschedulable" if first else "crashed", why, max(1, one.number - 1))]
-    run = with_cores(one.run, there) if one.alone else one.run
+    run = with_cores(one.run, there) if one.exclusive else one.run
     options: dict[str, Any] = {"num_cpus": run.resources.cpus, "num_gpus": run.resources.gpus}
     if run.resources.memory:
         options["memory"] = run.resources.memory

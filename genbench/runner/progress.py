@@ -28,7 +28,7 @@ class Kind(NamedTuple):
     steps: int
 
 
-class Progress:
+class ProgressReporter:
     """Counts runs done, running, failed and waiting, and says nothing; its subclasses do.
 
     Attributes:
@@ -119,7 +119,7 @@ class Progress:
         return max([(sum(map(self.lasts, waiting)) + sum(running)) / self.abreast, *running])
 
 
-class Lines(Progress):
+class Lines(ProgressReporter):
     """One line per run that is over."""
 
     def __init__(self, file: TextIO) -> None:
@@ -136,7 +136,7 @@ class Lines(Progress):
         print(printable(text), file=self.file, flush=True)
 
 
-class Display(Progress):
+class Display(ProgressReporter):
     """A bar, the counts, the time left and the runs under way, with the line of each run that is over above."""
 
     def __init__(self, console: Console) -> None:
@@ -172,7 +172,7 @@ class Display(Progress):
         return Group(head, *under_way)
 
 
-def progress_on(file: TextIO | None = None) -> Progress:
+def progress_on(file: TextIO | None = None) -> ProgressReporter:
     """Return a display where `file` (default: stderr) is a terminal, lines elsewhere."""
     file = file or sys.stderr
     console = Console(file=file)

@@ -51,4 +51,4 @@ def reproduced(records: Sequence[Record]) -> bool:
 
 
 def _alone(metrics: Sequence[str]) -> bool:
-    return any(find("metrics", metric).alone for metric in metrics)
+    return any(find("metrics", metric).exclusive for metric in metrics)

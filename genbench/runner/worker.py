@@ -26,14 +26,14 @@ from genbench.model import Diverged, Model
 from genbench.notices import collecting
 from genbench.records.artifacts import StorageError, Work
 from genbench.records.environment import environment, host
-from genbench.records.record import Measurement, Point, Record, Status
+from genbench.records.record import Measurement, Record, Status
 from genbench.records.sources import own_digest, source_fingerprint, sources_of
 from genbench.registry import find
 from genbench.runner.isolation import error_line
 from genbench.runner.staleness import files_digest
 from genbench.strict_model import first_error
 from genbench.suite import Run
-from genbench.train import ForeignCheckpoint, Progress, make_parameters_dense, reseed, train, unpacked
+from genbench.train import ForeignCheckpoint, TrainState, make_parameters_dense, reseed, train, train_state, unpack
 from genbench.validation.datasets import check_density, load_dataset
 from genbench.validation.measurements import check_files, check_measurements, check_names_unused
 from genbench.validation.models import (
@@ -122,7 +122,7 @@ def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, An
         model, progress = trained(run, dataset, work, device, checkpoint_every, deadline)
         record["curve"], record["selected_step"] = tuple(progress.curve), progress.selected_step
     with timed(record, "evaluate"):
-        measured(Evaluation(model, dataset, run, progress.moments), work, record, deadline)
+        measured(Evaluation(model, dataset, run, progress.snapshots), work, record, deadline)
 
 
 def code_of(run: Run) -> dict[str, str | bool | None]:
@@ -172,7 +172,7 @@ def built(run: Run, dataset: Dataset, device: torch.device) -> Model:
 
 def trained(
     run: Run, dataset: Dataset, work: Work, device: torch.device, checkpoint_every: float, deadline: float
-) -> tuple[Model, Progress]:
+) -> tuple[Model, TrainState]:
     """Return the trained model of `run` in evaluation mode, and how its training went.
 
     It is loaded if `work` holds it, trained by the same code on the same data, and otherwise trained and put there.
@@ -197,7 +197,7 @@ def trained(
         progress = training(model, deadline=deadline)
     reseed(run.seed, "finish")
     state = state_of(model)
-    model.finish(dataset.train.to(device))
+    model.fit_closed_form(dataset.train.to(device))
     check_state(model, state)
     packed, reloaded = _packed(code, model, progress), built(run, dataset, device)
     _load_trained(packed, code, reloaded)
@@ -228,21 +228,20 @@ def _answer(model: Model, dataset: Dataset) -> Tensor | None:
     return None
 
 
-def _load_trained(packed: bytes | None, code: str, model: Model) -> Progress | None:
+def _load_trained(packed: bytes | None, code: str, model: Model) -> TrainState | None:
     """Put a trained model into `model` and return how its training went; None if there is none of the same code."""
-    state = unpacked(packed, code)
+    state = unpack(packed, code)
     if state is None:
         return None
     model.load_state_dict(state["model"])
-    saved = state["progress"]
-    return Progress(**saved | {"curve": [Point(**point) for point in saved["curve"]]})
+    return train_state(state["state"])
 
 
-def _packed(code: str, model: Model, progress: Progress) -> bytes:
-    saved = {name: getattr(progress, name) for name in ("step", "seconds", "selected_step", "moments")}
+def _packed(code: str, model: Model, progress: TrainState) -> bytes:
+    saved = {name: getattr(progress, name) for name in ("step", "seconds", "selected_step", "snapshots")}
     saved["curve"] = [asdict(point) for point in progress.curve]
     file = io.BytesIO()
-    torch.save({"code": code, "model": model.state_dict(), "progress": saved}, file)
+    torch.save({"code": code, "model": model.state_dict(), "state": saved}, file)
     return file.getvalue()
 
 

@@ -77,8 +77,8 @@ def check_dataset(name: str, data: object) -> Dataset:
         checked: dict[str, Any] = {s: _split(f"split {s}", getattr(data, s), data.space) for s in SPLITS}
         if len({x.dtype for x in checked.values()}) > 1:
             checked = {split: x.long() for split, x in checked.items()}
-        if data.means is not None:
-            checked["means"] = _means(data.means, checked["train"], data.space)
+        if data.bernoulli_probs is not None:
+            checked["bernoulli_probs"] = _bernoulli_probs(data.bernoulli_probs, checked["train"], data.space)
         if data.labels is not None:
             checked["labels"] = _labels(data.labels, [len(checked[split]) for split in SPLITS])
         _check_truth(data)
@@ -155,17 +155,19 @@ def as_integers(what: str, x: Tensor, levels: int) -> Tensor:
     return x
 
 
-def _means(means: object, train: Tensor, space: Space) -> Tensor:
-    means = _dense("means", means)
+def _bernoulli_probs(given: object, train: Tensor, space: Space) -> Tensor:
+    probs = _dense("bernoulli_probs", given)
     if space.levels != 2:
-        raise InvalidData(f"means are of coins, but the space declares levels={space.levels}; expected levels=2")
-    if means.shape != train.shape:
-        raise InvalidData(f"means have shape {tuple(means.shape)}; expected that of split train, {tuple(train.shape)}")
-    means = as_reals("means", means)
-    low, high = (edge.item() for edge in means.aminmax())
+        raise InvalidData(f"bernoulli_probs are of binary data, but levels={space.levels}; expected levels=2")
+    if probs.shape != train.shape:
+        raise InvalidData(
+            f"bernoulli_probs have shape {tuple(probs.shape)}; expected {tuple(train.shape)}, as train has"
+        )
+    probs = as_reals("bernoulli_probs", probs)
+    low, high = (edge.item() for edge in probs.aminmax())
     if low < 0 or high > 1:
-        raise InvalidData(f"means hold {low if low < 0 else high}; expected probabilities from 0 to 1")
-    return means
+        raise InvalidData(f"bernoulli_probs hold {low if low < 0 else high}; expected probabilities from 0 to 1")
+    return probs
 
 
 def _labels(labels: object, sizes: list[int]) -> tuple[Tensor, ...]:

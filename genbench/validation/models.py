@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from genbench.dataset import Space
 from genbench.errors import UsageError
-from genbench.model import Model, Player
+from genbench.model import Model, OptimizedLoss
 from genbench.suite import Kind
 from genbench.validation.datasets import InvalidData, as_integers, as_reals, describe, dtype_name
 
@@ -34,21 +34,21 @@ def check_model(name: str, model: object) -> Model:
     return model
 
 
-def check_players(model: nn.Module, given: object) -> list[Player | tuple[Player, ...]]:
-    """Return `given`, what `Model.players` gave: a list of `Player`s and of tuples of them."""
+def check_optimized_losses(model: nn.Module, given: object) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
+    """Return `given`, the result of `Model.configure_optimizers`: a list of `OptimizedLoss` and of tuples of them."""
     phases: list[Any] = given if isinstance(given, list) else [given]
-    players = [player for phase in phases for player in (phase if isinstance(phase, tuple) else (phase,))]
-    if wrong := [player for player in players if not isinstance(player, Player)]:
-        problem = f"{describe(wrong[0])}; expected a list of Player and of tuples of them"
-        raise InvalidModel(f"{type(model).__name__}.players returned {problem}")
+    losses = [loss for phase in phases for loss in (phase if isinstance(phase, tuple) else (phase,))]
+    if wrong := [loss for loss in losses if not isinstance(loss, OptimizedLoss)]:
+        problem = f"{describe(wrong[0])}; expected a list of OptimizedLoss and of tuples of them"
+        raise InvalidModel(f"{type(model).__name__}.configure_optimizers returned {problem}")
     return phases
 
 
 def check_parameters(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters that a player of `model` moves: some, each of a known shape."""
+    """Return the parameters of an optimizer of `model`: at least one, each of a known shape."""
     parameters = list(parameters)
     if not parameters:
-        raise InvalidModel(f"{type(model).__name__}.players makes an optimizer without parameters")
+        raise InvalidModel(f"{type(model).__name__}.configure_optimizers makes an optimizer without parameters")
     return parameters
 
 
@@ -88,7 +88,7 @@ def check_reloaded(model: nn.Module, before: Tensor | None, again: Tensor | None
     if before is None or again is None or after is None or not close(before, again):
         return
     if not close(before, after):
-        advice = "hold tensors that training or finish sets in buffers (register_buffer)"
+        advice = "hold tensors that training or fit_closed_form sets in buffers (register_buffer)"
         raise InvalidModel(f"{type(model).__name__} has state outside its state dict and is lost when saved; {advice}")
 
 

@@ -31,7 +31,7 @@ EDGE = 1e-6  # of a mean activation
 class Coder(Centred):
     """What the family shares: an encoder, a decoder, an error.
 
-    It samples g(z), z of the Gaussian N(m, L L^T) that `finish` fits to the codes of the training split: where
+    It samples g(z), z of the Gaussian N(m, L L^T) that `fit_closed_form` fits to the codes of the training split: where
     those are far from Gaussian, so are its samples from the data. Data of two levels are coins of mean g(z), other
     integers the level nearest to it.
 
@@ -78,7 +78,7 @@ class Coder(Centred):
         return self.error(x, self.encode(x)).mean()
 
     @torch.no_grad()
-    def finish(self, x: Tensor) -> None:
+    def fit_closed_form(self, x: Tensor) -> None:
         """Fit N(m, L L^T) to the codes of the training split x (N, *shape)."""
         self.eval()  # no dropout
         z = torch.cat([self.encode(batch) for batch in x.split(1024)]).double()

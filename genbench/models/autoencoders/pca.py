@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.model import MakeOptimizer, Model, Player
+from genbench.model import MakeOptimizer, Model, OptimizedLoss
 from genbench.models.dequantization import Uniform
 from genbench.suite import Kind
 
@@ -19,7 +19,7 @@ FLOOR = 1e-12  # of a variance; of reals, over the largest
 
 
 class PCA(Model):
-    """Projection on the leading eigenvectors of the covariance; all of it is fitted in `finish` (say steps: 0).
+    """Projection on the leading eigenvectors of the covariance; fitted in `fit_closed_form` alone (use steps: 0).
 
     Probabilistic Principal Component Analysis (1999), eq. 6 to 8: x ~ N(mu, C) with
 
@@ -50,7 +50,7 @@ class PCA(Model):
             self.dequantization = Uniform(space)
 
     @torch.no_grad()
-    def finish(self, x: Tensor) -> None:
+    def fit_closed_form(self, x: Tensor) -> None:
         """Take mean, eigenvectors and eigenvalues of the covariance of the training split x (N, *shape)."""
         flat = x.flatten(1).double()
         self.mu.copy_(flat.mean(0))
@@ -98,6 +98,6 @@ class PCA(Model):
         x = (self.mu + eps + (z - eps @ self.V) @ self.V.T).float().view(n, *self.space.shape)
         return self.dequantization.inverse((x + 0.5) / self.space.levels) if self.space.levels else x
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
         """Return nobody."""
         return []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot, pad
 
 from genbench.dataset import Space
-from genbench.model import MakeOptimizer, Model, Player
+from genbench.model import MakeOptimizer, Model, OptimizedLoss
 from genbench.models.contrastive.losses import matching
 from genbench.nets.augmentations import Augmentation
 from genbench.nets.coders import Networks
@@ -99,11 +99,11 @@ class CLIP(Model):
         together = (texts[:, None] == texts[None]).all(2)
         return matching(self.t.exp() * self.similarity(self.augmented(images), texts), together)
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
         """Return one, after whose every move the factor is clipped."""
         moves = optimizer(self.parameters())
         moves.register_step_post_hook(self.clip)
-        return [Player(self.loss, moves)]
+        return [OptimizedLoss(self.loss, moves)]
 
     @torch.no_grad()
     def clip(self, *_: Any) -> None:

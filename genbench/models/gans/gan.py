@@ -13,7 +13,7 @@ from genbench_kernels.spectral_norm import spectral_norm_
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.model import MakeOptimizer, Player
+from genbench.model import MakeOptimizer, OptimizedLoss
 from genbench.models.gans.constraints import clipped, gradient_penalty
 from genbench.models.gans.implicit import Implicit
 from genbench.models.gans.objectives import OBJECTIVES, ObjectiveName
@@ -100,11 +100,11 @@ class GAN(Implicit):
             return -self.objective.fake(v).mean()
         return -(self.objective.lure or self.objective.real)(v).mean()
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
         """Return the critic and the generator."""
         critics = optimizer(self.critic.parameters())
         if self.clip is not None:
             critics = clipped(critics, self.clip)
-        critic = Player(self.critic_loss, critics, repeats=self.critic_steps)
-        generator = Player(self.generator_loss, optimizer(self.generator.parameters()), start=self.head_start)
+        critic = OptimizedLoss(self.critic_loss, critics, repeats=self.critic_steps)
+        generator = OptimizedLoss(self.generator_loss, optimizer(self.generator.parameters()), start=self.head_start)
         return [(critic, generator)] if self.schedule == "simultaneous" else [critic, generator]

@@ -21,7 +21,7 @@ class Implicit(Model):
     integers is the level nearest to G(z).
 
     With averaged weights (`optimizer.ema`; the critic's are averaged too, to no harm) it is those that generate, and
-    `finish` takes the statistics of batch normalisation, which are no parameters, anew for them.
+    `fit_closed_form` takes the statistics of batch normalisation, which are no parameters, anew for them.
 
     Args:
         latent: numbers in z.
@@ -81,11 +81,11 @@ class Implicit(Model):
             return x
         return x.round().to(torch.uint8 if self.space.levels <= 256 else torch.int64)
 
-    def critique(self, x: Tensor) -> Tensor:
+    def critic_score(self, x: Tensor) -> Tensor:
         """Return v(x), the higher the more x (B, *shape), in the data's own units, seems of the data, (B,)."""
         v: Tensor = self.critic(self.scaled(x))
         return v.squeeze(1)
 
-    def finish(self, x: Tensor) -> None:
+    def fit_closed_form(self, x: Tensor) -> None:
         """Take the statistics of batch normalisation from 16 batches of z."""
         update_bn((self.prior(512) for _ in range(16)), self.generator)

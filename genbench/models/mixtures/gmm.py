@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.model import MakeOptimizer, Model, Player
+from genbench.model import MakeOptimizer, Model, OptimizedLoss
 from genbench.models.dequantization import Uniform
 from genbench.models.mixtures.cells import cells, log_boxes
 from genbench.standardization import Standardization
@@ -109,7 +109,7 @@ class GMM(Model):
     Args:
         components: how many.
         covariance: of each component, "full" or "diagonal".
-        fit: "em" fits in `finish` and lets training, of any number of steps, pass (say steps: 0); "gradient" follows
+        fit: "em" fits in `fit_closed_form` and ignores training steps (use steps: 0); "gradient" maximizes
             the likelihood, from the start that EM has, taken on the first batch.
         floor: what EM adds to each variance, in standardized units or those of [0, 1)^D; by gradient no standard
             deviation, given the other coordinates, falls under its root.
@@ -222,11 +222,11 @@ class GMM(Model):
             self.take(start(self.real(x)[0], len(self.mu), self.floor))
         return super().loss(x)
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
         """Return nobody where EM fits."""
-        return [] if self.fit == "em" else super().players(optimizer)
+        return [] if self.fit == "em" else super().configure_optimizers(optimizer)
 
-    def finish(self, x: Tensor) -> None:
+    def fit_closed_form(self, x: Tensor) -> None:
         """Fit by EM on the training split x (N, *shape), from k-means++, unless the fit is by gradient."""
         if self.fit == "gradient":
             return

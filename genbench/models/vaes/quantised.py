@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from genbench.dataset import Space
-from genbench.model import MakeOptimizer, Player
+from genbench.model import MakeOptimizer, OptimizedLoss
 from genbench.models.observations import ObservationName, observation_of
 from genbench.models.vaes.codebook import Codebook, Learning, Quantised
 from genbench.models.vaes.decoder import DecoderModel
@@ -135,12 +135,12 @@ class QuantisedModel(DecoderModel):
         """Return -log p(c) of c(x), or of a draw of codes near it, x (B, *shape) -> () nats."""
         return -self.log_prior(self.codes(x, Codebook.drawn if self.near else Codebook.nearest)).mean()
 
-    def players(self, optimizer: MakeOptimizer) -> list[Player | tuple[Player, ...]]:
+    def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
         """Return who learns the codes and, after it, who learns their prior."""
         first = [p for name, p in self.named_parameters() if not name.startswith("prior.")]
         return [
-            Player(self.loss, optimizer(first), stop=self.share),
-            Player(self.prior_loss, optimizer(self.prior.parameters()), start=self.share),
+            OptimizedLoss(self.loss, optimizer(first), stop=self.share),
+            OptimizedLoss(self.prior_loss, optimizer(self.prior.parameters()), start=self.share),
         ]
 
     @torch.no_grad()
