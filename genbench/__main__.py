@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     store = Store(args.results)
     refuse_clash(args.results, suite.suite)
     store.prepare()
-    store.keep(suite, path.read_bytes())
+    store.save_suite(suite, path.read_bytes())
     work = _absolute(args.work or str(store.work))
     check_work(work)
 
@@ -401,18 +401,18 @@ def loaded(args: argparse.Namespace, chosen: Run, dataset: Dataset) -> Evaluatio
     """Return the trained model of `chosen`, ready to measure; it is trained if it is not kept."""
     from genbench.evaluation import Evaluation
     from genbench.records.artifacts import Work
-    from genbench.runner.worker import prepared_device, trained
+    from genbench.runner.worker import prepare_device, train_or_load
 
-    device = prepared_device(chosen)
-    model, _ = trained(chosen, dataset, Work(args.work or Store(args.results).work), device, 30.0, math.inf)
+    device = prepare_device(chosen)
+    model, _ = train_or_load(chosen, dataset, Work(args.work or Store(args.results).work), device, 30.0, math.inf)
     return Evaluation(model, dataset, chosen)
 
 
 def verify(args: argparse.Namespace) -> int:
     """Train a run anew from nothing and compare its measurements with the record."""
-    from genbench.runner.verify import reproduced
+    from genbench.runner.verify import reproduces
 
-    return OK if reproduced(one(Store(args.results), args.run)) else FAILED
+    return OK if reproduces(one(Store(args.results), args.run)) else FAILED
 
 
 # ----------------------------------------------------------------------------------------------- arguments

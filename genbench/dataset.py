@@ -51,8 +51,7 @@ class LabelDecoder(NamedTuple):
     Attributes:
         space: of the pictures.
         picture: points (N, *shape) -> pictures (N, *space.shape).
-        label: points (N, *shape) -> labels (N,) int64, and whether a point holds its label exactly, (N,) bool; otherwise
-            the nearest label is returned.
+        label: points (N, *shape) -> labels (N,) int64, the nearest ones, and whether they are exact, (N,) bool.
     """
 
     space: Space

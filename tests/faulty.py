@@ -21,7 +21,7 @@ from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.model import Model
 from genbench.records.record import Record
-from genbench.runner.worker import execution
+from genbench.runner.worker import new_execution_name
 from genbench.suite import Run
 
 Fault = Literal["none", "killed", "hang", "nan", "raise"]
@@ -147,7 +147,7 @@ def sleeper(run: Run, *, folder: str) -> Record:
     with noted(folder, run):
         time.sleep(0.3)
     told = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
-    return Record(run=run, execution=execution(), status="ok", environment=told | {"pid": os.getpid()})
+    return Record(run=run, execution=new_execution_name(), status="ok", environment=told | {"pid": os.getpid()})
 
 
 def meeting(run: Run, *, folder: str, size: int) -> Record:
@@ -159,7 +159,7 @@ def meeting(run: Run, *, folder: str, size: int) -> Record:
             raise TimeoutError(f"{os.listdir(folder)} alone")
         time.sleep(0.05)
     told = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()}
-    return Record(run=run, execution=execution(), status="ok", environment=told)
+    return Record(run=run, execution=new_execution_name(), status="ok", environment=told)
 
 
 def always_killed(run: Run) -> Record:

@@ -18,8 +18,8 @@ from genbench.records.record import Measurement, Record, Status
 from genbench.records.store import Store
 from genbench.runner.driver import Outcome, drive
 from genbench.runner.executors import in_process
-from genbench.runner.progress import Display, Lines, ProgressReporter, spell
-from genbench.runner.worker import execution
+from genbench.runner.progress import Display, Lines, ProgressReporter, format_duration
+from genbench.runner.worker import new_execution_name
 from genbench.suite import Run
 from tests.faulty import a_run
 
@@ -36,7 +36,7 @@ class Performer:
         """Return a record of that status."""
         self.performed.append((run.seed, run.metrics, run.resources.cpus))
         status = self.statuses.get(f"seed{run.seed}", "ok")
-        return Record(run=run, execution=execution(), status=status)
+        return Record(run=run, execution=new_execution_name(), status=status)
 
 
 def driven(store: Store, performer: Performer, runs: Sequence[Run], **options: bool) -> Outcome:
@@ -123,7 +123,7 @@ def test_a_run_that_another_driver_holds_is_waited_for_and_not_performed(tmp_pat
 
         def __call__(self, run: Run) -> Record:
             record = super().__call__(run)
-            store.write(Record(run=elsewhere, execution=execution(), status="ok"))
+            store.write(Record(run=elsewhere, execution=new_execution_name(), status="ok"))
             claim.release()
             return record
 
@@ -139,7 +139,7 @@ def test_each_record_is_on_disk_before_the_next_run_and_ctrl_c_gives_its_claim_u
         assert len(store.records()) == run.seed
         if run.seed == 2:
             raise KeyboardInterrupt
-        return Record(run=run, execution=execution(), status="ok")
+        return Record(run=run, execution=new_execution_name(), status="ok")
 
     with pytest.raises(KeyboardInterrupt):
         drive(runs(3, NATS), store, in_process, perform=perform, progress=Lines(file := StringIO()))
@@ -232,7 +232,7 @@ def test_eta_is_from_runs_of_a_kind_and_shared_by_those_abreast(monkeypatch: pyt
     progress.start(slow[1], slow[1])
     now = 40.0
     assert progress.eta() == (3 * 10 + 2 * 30 + 20) / 2
-    assert [spell(s) for s in (0.04, 31, 200, 9000)] == ["0.0 s", "31 s", "3 min", "2.5 h"]
+    assert [format_duration(s) for s in (0.04, 31, 200, 9000)] == ["0.0 s", "31 s", "3 min", "2.5 h"]
 
 
 def test_eta_of_what_was_not_seen_is_by_the_steps_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from genbench.errors import UsageError
 from genbench.records.record import Record
 from genbench.runner.executors import Executor, in_process, on_ray
 from genbench.runner.ray_cluster import disconnect
-from genbench.runner.resources import unmet, with_cores, with_twice_the_memory
+from genbench.runner.resources import why_infeasible, with_cores, with_twice_the_memory
 from genbench.runner.worker import perform
 from genbench.suite import Resources, Run
 from tests.faulty import a_run, always_killed, meeting, not_performing, on_linux, sleeper, weights, without_end
@@ -36,11 +36,11 @@ def spans(folder: Path) -> list[tuple[float, float]]:
 
 def test_a_request_is_met_by_one_node_or_not_at_all() -> None:
     small, big = {"CPU": 4.0, "memory": 8e9}, {"CPU": 2.0, "GPU": 1.0, "memory": 64e9}
-    assert unmet(Resources(cpus=4), [small, big]) is None
-    assert unmet(Resources(cpus=0.5, gpus=0.25, memory=10**10), [small, big]) is None
-    assert unmet(Resources(cpus=8), [small, big]) == "8 CPU asked for, 4 there"
-    assert unmet(Resources(cpus=4, gpus=1), [small, big]) == "no one machine has all that is asked for"
-    assert unmet(Resources(gpus=1), []) == "1 CPU asked for, 0 there; 1 GPU asked for, 0 there"
+    assert why_infeasible(Resources(cpus=4), [small, big]) is None
+    assert why_infeasible(Resources(cpus=0.5, gpus=0.25, memory=10**10), [small, big]) is None
+    assert why_infeasible(Resources(cpus=8), [small, big]) == "8 CPU requested, 4 available"
+    assert why_infeasible(Resources(cpus=4, gpus=1), [small, big]) == "no single machine has all requested resources"
+    assert why_infeasible(Resources(gpus=1), []) == "1 CPU requested, 0 available; 1 GPU requested, 0 available"
 
 
 def test_cores_are_those_of_the_largest_node_that_has_the_rest() -> None:
@@ -65,7 +65,7 @@ def test_gpus_that_are_not_there_are_said_at_once(where: str, ray2: Executor) ->
     (record,) = execute(not_performing, [a_run(resources={"gpus": 1000})])
     assert time.monotonic() - began < 5
     assert (record.status, record.attempts) == ("unschedulable", 1)
-    assert "1000 GPU asked for" in str(record.error)
+    assert "1000 GPU requested" in str(record.error)
 
 
 def always_ok(run: Run) -> Record:
@@ -99,12 +99,12 @@ def test_runs_are_taken_only_when_they_can_start(ray2: Executor, tmp_path: Path)
 
 @pytest.mark.parametrize(("cpus", "abreast"), [(1, 2), (0.5, 4)])
 def test_as_many_run_abreast_as_there_are_cores_or_parts_of_them(
-    cpus: float, abreast: int, ray2: Executor, tmp_path: Path
+    cpus: float, max_concurrency: int, ray2: Executor, tmp_path: Path
 ) -> None:
-    runs = [a_run(seed, resources={"cpus": cpus}) for seed in range(abreast)]
-    records = list(ray2(partial(meeting, folder=str(tmp_path), size=abreast), runs))
-    assert [(r.status, r.error) for r in records] == [("ok", None)] * abreast
-    assert len({r.environment["pid"] for r in records}) == abreast
+    runs = [a_run(seed, resources={"cpus": cpus}) for seed in range(max_concurrency)]
+    records = list(ray2(partial(meeting, folder=str(tmp_path), size=max_concurrency), runs))
+    assert [(r.status, r.error) for r in records] == [("ok", None)] * max_concurrency
+    assert len({r.environment["pid"] for r in records}) == max_concurrency
     assert {r.environment["OMP_NUM_THREADS"] for r in records} == {"1"}
 
 

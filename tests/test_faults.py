@@ -138,7 +138,7 @@ def test_a_lost_node_costs_a_try_and_the_last_node_the_run(tmp_path: Path) -> No
         assert len(steps(tmp_path)) <= 82  # 40 each, and at most one of them twice
         (record,) = performed(range(2, 3), second, after=len(steps(tmp_path)) + 5)
         assert record.status == "crashed"
-        assert "1 CPU asked for, 0 there" in str(record.error)
+        assert "1 CPU requested, 0 available" in str(record.error)
     finally:
         disconnect()
         cluster.shutdown()

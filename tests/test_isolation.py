@@ -72,7 +72,7 @@ def test_every_generator_is_seeded_by_the_run(tmp_path: Path) -> None:
         ("unprintable", "error", 1, "Unprintable: (its message cannot be printed)"),
         ("surrogate", "error", 1, "ValueError: \\ud800 a b"),
         ("not a record", "crashed", 1, "its process exited with code 0 and left no record"),
-        ("SIGKILL", "crashed", 3, "killed by SIGKILL; if not by hand, the system did so for want of memory"),
+        ("SIGKILL", "crashed", 3, "killed by SIGKILL; if nobody did so by hand, the system was out of memory"),
         ("SIGSEGV", "crashed", 3, "its process was killed by SIGSEGV"),
         ("SIGTERM", "crashed", 3, "its process was killed by SIGTERM"),
         ("SIGINT", "error", 1, "KeyboardInterrupt:"),

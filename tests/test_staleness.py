@@ -218,7 +218,7 @@ def test_a_failure_is_retried_once_its_code_has_changed(project: Project) -> Non
     failing = {"options": {"fails": True}}
     project.call(**failing)
     assert [r.status for r in project.outcome.failed] == ["error", "error"]
-    assert project.call(**failing)[-1] == "2 of 2 have failed before; --retry-failed performs them again"
+    assert project.call(**failing)[-1] == "2 of 2 have failed before; --retry-failed repeats them"
     assert project.performed == []
     project.write("modelling", MODEL.replace('raise ValueError("a mistake")', "pass"))
     assert project.call(**failing)[0] == "repeating 2 runs: modelling.py changed since they were recorded"
@@ -226,7 +226,7 @@ def test_a_failure_is_retried_once_its_code_has_changed(project: Project) -> Non
 
 
 def test_rerun_repeats_all_that_is_asked_for_and_no_more(project: Project) -> None:
-    assert project.call(rerun=True) == ["repeating 2 runs, as --rerun demands"]
+    assert project.call(rerun=True) == ["repeating 2 runs, because of --rerun"]
     assert (len(project.performed), project.outcome.done) == (2, 2)
     assert project.values()[0] == project.values()[1]
     assert project.call() == ["2 of 2 runs are done already"]
@@ -254,7 +254,7 @@ def test_a_damaged_picture_is_set_aside_and_drawn_again(project: Project) -> Non
     picture = project.store.work / record.files["drawn.png"]
     picture.write_bytes(b"Picture")
     messages = project.call()
-    assert messages[0].startswith(f"{picture} is damaged: its SHA-256 is not that of its name")
+    assert messages[0].startswith(f"{picture} is damaged: its content does not match the SHA-256 in its name")
     assert (len(project.performed), project.outcome.done) == (2, 2), "both seeds drew the same"
     assert picture.read_bytes() == b"picture"
     assert project.call() == ["2 of 2 runs are done already"]
@@ -290,8 +290,8 @@ def test_files_of_data_sets_of_genbench_are_loaded_only_if_they_look_different(
         return "b" * 64
 
     look = partial(staleness.Staleness, earlier={"1"}, digest=digest)
-    assert look().of_model(record) == []
+    assert look().model_changes(record) == []
     assert loaded == []
     np.save(path, np.zeros((21, 3)))
-    assert look().of_model(record) == ["the data of tabular:MINIBOONE"]
+    assert look().model_changes(record) == ["the data of tabular:MINIBOONE"]
     assert loaded == [run]

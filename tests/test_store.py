@@ -1,4 +1,4 @@
-"""Records on disk: whole or not there, damaged ones named, never deleted."""
+"""Records on disk: complete or absent, damaged ones named, never deleted."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ def test_the_newest_file_of_a_suites_version_is_kept(tmp_path: Path) -> None:
         return Suite.model_validate({**said, "data": ["d"], "metrics": ["m"], "models": {"n": "m"}})
 
     store = Store(tmp_path)
-    assert store.kept("s", 1) is None
+    assert store.load_suite("s", 1) is None
     for made in (suite(1, "one"), suite(2, "two"), suite(1, "one, again")):
-        store.keep(made, made.model_dump_json().encode())
-    assert [store.kept("s", version) for version in (1, 2, 3)] == [suite(1, "one, again"), suite(2, "two"), None]
-    store.keep(suite(1, ""), b"suite: [")
-    assert store.kept("s", 1) is None
+        store.save_suite(made, made.model_dump_json().encode())
+    assert [store.load_suite("s", version) for version in (1, 2, 3)] == [suite(1, "one, again"), suite(2, "two"), None]
+    store.save_suite(suite(1, ""), b"suite: [")
+    assert store.load_suite("s", 1) is None
     assert store.records() == []
     assert store.suites() == set()
 
@@ -116,7 +116,7 @@ def test_a_record_of_another_execution_run_or_suite_is_damaged(place: str, tmp_p
     moved.parent.mkdir(parents=True, exist_ok=True)
     path.rename(moved)
     assert store.records() == []
-    assert store.damaged == [(moved, "what it holds is of another suite, run or execution than its name says")]
+    assert store.damaged == [(moved, "it belongs to another suite, run or execution than its path")]
     assert moved.exists()
 
 

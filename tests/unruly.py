@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from genbench.records.record import Record
-from genbench.runner.worker import execution, perform
+from genbench.runner.worker import new_execution_name, perform
 from genbench.suite import Run
 
 
@@ -36,7 +36,7 @@ def state(run: Run) -> Record:
         "pid": os.getpid(),
         "hash": hash("a string"),
     }
-    return Record(run=run, execution=execution(), status="ok", environment=seen)
+    return Record(run=run, execution=new_execution_name(), status="ok", environment=seen)
 
 
 def leaking(run: Run) -> Record:
@@ -103,7 +103,7 @@ def large(run: Run) -> Record:
     """Return a record of a megabyte, and print one."""
     print("to the log")
     os.write(2, b"to the log, too\n")
-    return Record(run=run, execution=execution(), status="ok", files={"a": "x" * 2**20})
+    return Record(run=run, execution=new_execution_name(), status="ok", files={"a": "x" * 2**20})
 
 
 def with_offspring(run: Run, *, folder: str) -> Record:
@@ -112,7 +112,7 @@ def with_offspring(run: Run, *, folder: str) -> Record:
     Path(folder, "processes").write_text(f"{os.getpid()} {child.pid}")
     if run.resources.timeout:
         sum(itertools.repeat(0))
-    return Record(run=run, execution=execution(), status="ok")
+    return Record(run=run, execution=new_execution_name(), status="ok")
 
 
 def seeded(run: Run, *, work: str) -> Record:

@@ -1,4 +1,4 @@
-"""Where a run was performed and with which code: what a reader needs to reproduce or doubt a number."""
+"""Hardware and software of a run, for its record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genbench.suite import ROOT
 
 
 def host() -> str:
-    """Return eight hexadecimal digits that tell this host from others without naming it."""
+    """Return eight hexadecimal digits that identify this host without its name."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
@@ -31,7 +31,7 @@ def installed(package: str) -> str | None:
 
 @functools.cache
 def hardware() -> dict[str, str | int | float | None]:
-    """Return what the machine is: processor, cores, memory, system."""
+    """Return processor, cores, memory and system of this machine."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -42,18 +42,18 @@ def hardware() -> dict[str, str | int | float | None]:
 
 
 def _processor() -> str:
-    """Return the processor's name with its family and model: virtual machines give one name to several generations."""
+    """Return the name, family and model of the processor; on virtual machines the name alone is ambiguous."""
     try:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
         return platform.processor() or platform.machine()
-    said = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-    name, parts = said.get("model name", platform.machine()), ("cpu family", "model")
-    return f"{name} (family {said[parts[0]]}, model {said[parts[1]]})" if all(p in said for p in parts) else name
+    fields = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    name, parts = fields.get("model name", platform.machine()), ("cpu family", "model")
+    return f"{name} (family {fields[parts[0]]}, model {fields[parts[1]]})" if all(p in fields for p in parts) else name
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return hardware, versions and the switches that move numbers, flat and JSON-ready."""
+    """Return hardware, versions and settings that affect numbers, as a flat JSON-ready mapping."""
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         **hardware(),

@@ -1,4 +1,4 @@
-"""Which code made a record, as git knows it."""
+"""The version of the code, from git."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CODE = ("genbench", "kernels", "pyproject.toml", "requirements.lock")
 
 
 def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
-    """Return the commit of the code under `root`, and a digest of what differs from it; all None without git."""
+    """Return the commit of the code under `root` and a digest of uncommitted changes; all None without git."""
     if _git(root, "rev-parse", "--show-toplevel") != str(root):
         return {"commit": None, "dirty": None, "diff": None}
     new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE) or ""
@@ -28,7 +28,7 @@ def code_version(root: Path = ROOT) -> dict[str, str | bool | None]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Return what git says under `root`, None if it cannot."""
+    """Return the output of a git command under `root`, None if it fails."""
     try:
         done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genbench.errors import UsageError
-from genbench.records.artifacts import storage
+from genbench.records.artifacts import storage_errors
 from genbench.records.record import Record
 from genbench.report import PLOTS
 from genbench.report.boards import boards
@@ -65,7 +65,7 @@ def write(
         "leaderboard.csv": as_csv([*measured, *published_lines(tables)]).encode(),
         **{f"plots/{name}": content for name, content in plots.items()},
     }
-    with storage(out / "plots", "made"):
+    with storage_errors(out / "plots", "made"):
         plots_folder(out).mkdir(parents=True, exist_ok=True)
     write_together({out / name: content for name, content in written.items()})
     _remove_old_plots(out / "plots", plots)
@@ -95,12 +95,12 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         for path, content in contents.items():
             if path.is_dir() and not path.is_symlink():
                 raise UsageError(f"{path} is a folder, where the report writes a file; move it or choose another --out")
-            with storage(path, "written"), new[path].open("xb") as file:
+            with storage_errors(path, "written"), new[path].open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path in contents:
-            with storage(path, "written"):
+            with storage_errors(path, "written"):
                 os.replace(new[path], path)
     finally:
         for path in new.values():

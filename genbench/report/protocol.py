@@ -38,7 +38,7 @@ def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[t
     """Return by name and version the suites of `records`: from the file kept beside them under `folder`; where none is,
     from the one of that name and version under suites/, if there is one."""
     asked = sorted({(record.run.suite, record.run.version) for record in records}, reverse=True)
-    kept = {key: Store(folder).kept(*key) if folder else None for key in asked}
+    kept = {key: Store(folder).load_suite(*key) if folder else None for key in asked}
     found = {key: suite or _named(*key) for key, suite in kept.items()}
     return {key: suite for key, suite in found.items() if suite}
 

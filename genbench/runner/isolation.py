@@ -1,7 +1,7 @@
-"""A run in a process of its own: forked from a server that has imported torch, and that has run nothing.
+"""Runs each in a process of its own, forked from a server that has imported torch and executed nothing else.
 
-Whatever a run does to its process (seeds, default dtype, working directory, patches, signal handlers) ends with it, and
-whatever befalls it (a crash, an exit, a loop without end) is seen from outside and becomes a record.
+Changes that a run makes to its process (seeds, default dtype, working directory, patches, signal handlers) end with it.
+If it crashes, exits or hangs, the parent notices and writes the record.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from genbench.records.record import Record, Status
 from genbench.suite import Run
 
 Perform = Callable[[Run], Record]
-ATTEMPTS = 3  # of a run whose process is killed: each continues from the last checkpoint
-LEAST_GRACE, MOST_GRACE = 5.0, 30.0  # seconds after its timeout in which a run may end by itself
-PRELOAD = ("genbench.runner.worker", "torch._dynamo")  # which an optimizer imports when it first takes a step
-PRELOADED = {  # what a run has imported of these, the server imports before the next run
+ATTEMPTS = 3  # at a run whose process is killed; each resumes from the last checkpoint
+LEAST_GRACE, MOST_GRACE = 5.0, 30.0  # seconds that a run has to end by itself after its timeout
+PRELOAD = ("genbench.runner.worker", "torch._dynamo")  # imported by an optimizer at its first step
+PRELOADED = {  # packages that the server imports, too, once a run has imported them
     *("genbench", "genbench_kernels", "torch", "torchvision", "torchdiffeq", "torch_fidelity", "triton", "fsspec"),
     *("numpy", "scipy", "sklearn", "joblib", "pandas", "matplotlib", "PIL", "ot", "pydantic", "sympy"),
     *sys.stdlib_module_names,
@@ -41,52 +41,52 @@ PRELOADED = {  # what a run has imported of these, the server imports before the
 
 
 @dataclass(frozen=True)
-class Isolated:
+class IsolatedPerform:
     """Performs each run in a new child process, with the working directory, sys.path and environment of its caller.
 
     Attributes:
-        perform: what performs it, pickled: the caller need not import torch.
-        log: file to which the child's output is appended; by default it goes where the caller's goes.
+        perform: the function, pickled, so that the caller need not import torch.
+        log: file to append the output of the child to; by default that of the caller is used.
     """
 
     perform: bytes
     log: str | None = None
 
     def __call__(self, run: Run) -> Record:
-        """Return the record of `run`, of status "crashed" or "timeout" if its process could not make one.
+        """Return the record of `run`, of status "crashed" or "timeout" if its process could not return one.
 
         Raises:
-            StorageError: `perform` has raised it.
+            StorageError: raised by `perform`.
         """
         limit = run.resources.timeout
-        most = limit + min(max(limit, LEAST_GRACE), MOST_GRACE) if limit else None
-        job = Job(self.perform, pickle.dumps(run), self.log, most, os.getcwd(), list(sys.path), dict(os.environ))
+        kill_after = limit + min(max(limit, LEAST_GRACE), MOST_GRACE) if limit else None
+        job = Job(self.perform, pickle.dumps(run), self.log, kill_after, os.getcwd(), list(sys.path), dict(os.environ))
         for attempt in range(1, ATTEMPTS + 1):
-            answer = _submit(job)
-            if not answer.killed or attempt == ATTEMPTS:
+            result = _submit(job)
+            if not result.killed or attempt == ATTEMPTS:
                 break
-        match _unpickle(answer.content):
+        match _unpickle(result.content):
             case Record(id=run.id) as record:
                 return record.model_copy(update={"attempts": attempt})
             case StorageError() as error:
                 raise error
-        return failed(run, *answer.verdict(limit), attempt)
+        return failed(run, *result.status_and_error(limit), attempt)
 
 
-def isolate(perform: Perform, log: str | None = None) -> Isolated:
-    """Return a performer that gives each run of `perform`, which can be pickled, a process of its own."""
-    return Isolated(pickle.dumps(perform), log)
+def isolate(perform: Perform, log: str | None = None) -> IsolatedPerform:
+    """Return a function that calls `perform`, which must be picklable, in a new process for each run."""
+    return IsolatedPerform(pickle.dumps(perform), log)
 
 
 def failed(run: Run, status: Status, error: object, attempts: int = 1) -> Record:
-    """Return the record of a `run` that could not make one itself."""
-    from genbench.runner.worker import execution
+    """Return the record of a `run` that ended without one."""
+    from genbench.runner.worker import new_execution_name
 
-    return Record(run=run, execution=execution(), status=status, error=error_line(error), attempts=attempts)
+    return Record(run=run, execution=new_execution_name(), status=status, error=error_line(error), attempts=attempts)
 
 
 def error_line(error: object) -> str:
-    """Return what `error` says, after its type if it is an exception, in one line of at most 500 characters."""
+    """Return the message of `error`, after its type if it is an exception, in one line of at most 500 characters."""
     try:
         text = str(error)
     except Exception:
@@ -100,7 +100,7 @@ def error_line(error: object) -> str:
 
 
 class Job(NamedTuple):
-    """What a server is asked to do: `perform` on `run`, both pickled, within `limit` seconds, and where."""
+    """A request to the server: call `perform` with `run`, both pickled, within `limit` seconds, in this environment."""
 
     perform: bytes
     run: bytes
@@ -111,33 +111,33 @@ class Job(NamedTuple):
     environ: dict[str, str]
 
 
-class Answer(NamedTuple):
-    """What became of a job: what the child wrote, its exit code (-N: signal N killed it), whether it took too long."""
+class Result(NamedTuple):
+    """The result of a job: output of the child, exit code (-N: killed by signal N), whether it timed out."""
 
     content: bytes = b""
     code: int | None = None  # None: the server is gone
-    late: bool = False
+    timed_out: bool = False
 
     @property
     def killed(self) -> bool:
-        """Whether the process was killed and not by its timeout: another attempt may succeed."""
-        return not self.late and (self.code is None or self.code < 0)
+        """Whether the process was killed, other than for its timeout: another attempt may succeed."""
+        return not self.timed_out and (self.code is None or self.code < 0)
 
-    def verdict(self, limit: float | None) -> tuple[Status, str]:
+    def status_and_error(self, limit: float | None) -> tuple[Status, str]:
         """Return status and error of a job without a record."""
-        if self.late:
-            return "timeout", f"its process was killed: it was still running well after its timeout of {limit:g} s"
+        if self.timed_out:
+            return "timeout", f"its process was killed: it was still running long after its timeout of {limit:g} s"
         if self.code is None:
             return "crashed", "its process and the server that started it were killed"
         if self.code >= 0:
             return "crashed", f"its process exited with code {self.code} and left no record"
         name = signal.Signals(-self.code).name if -self.code in set(signal.Signals) else f"signal {-self.code}"
-        hint = "; if not by hand, the system did so for want of memory" if -self.code == signal.SIGKILL else ""
+        hint = "; if nobody did so by hand, the system was out of memory" if -self.code == signal.SIGKILL else ""
         return "crashed", f"its process was killed by {name}{hint}"
 
 
 def _unpickle(content: bytes) -> object:
-    """Return what a child wrote, None if that was cut short or is nothing of the kind."""
+    """Return the unpickled output of a child, None if it is incomplete."""
     try:
         return pickle.loads(content)
     except Exception:
@@ -145,22 +145,22 @@ def _unpickle(content: bytes) -> object:
 
 
 class Server:
-    """A process that forks a child for each job, one at a time; it ends, with its child, when its caller does."""
+    """A process that forks a child for each job, one at a time; it ends, with its child, when the caller ends."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
+        own_end, child_end = socket.socketpair()
         path = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}
-        with theirs:
+        with child_end:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", "from genbench.runner.isolation import serve; serve()"],
-                stdin=theirs.fileno(),
+                stdin=child_end.fileno(),
                 env=os.environ | path,
-                process_group=0,  # Ctrl-C in a terminal is for the caller
+                process_group=0,  # Ctrl-C in a terminal goes to the caller only
             )
-        self.connection = Connection(ours.detach())
+        self.connection = Connection(own_end.detach())
 
     def close(self) -> None:
-        """End it and its child."""
+        """Stop the process and its child."""
         self.connection.close()
         try:
             self.process.wait(timeout=0.5)
@@ -173,7 +173,7 @@ _idle: list[Server] = []
 
 
 def start() -> None:
-    """Start a server ahead of the first run, so that it imports torch meanwhile."""
+    """Start a server before the first run, so that it imports torch in the meantime."""
     if not _idle:
         _idle.append(Server())
 
@@ -184,84 +184,84 @@ def _close() -> None:
         _idle.pop().close()
 
 
-def _submit(job: Job) -> Answer:
-    """Return what became of `job`; another one may be under way in another thread."""
+def _submit(job: Job) -> Result:
+    """Return the result of `job`; thread-safe."""
     server = _idle.pop() if _idle else Server()
     try:
         server.connection.send(job)
         while not server.connection.poll(1.0):
             check()
-        answer: Answer = server.connection.recv()
+        result: Result = server.connection.recv()
     except (EOFError, ConnectionError):
         server.close()
-        return Answer()
+        return Result()
     except BaseException:
         server.close()
         raise
     _idle.append(server)
-    return answer
+    return result
 
 
 # -------------------------------------------------------------------------------------------- in the server
 
 
 def serve() -> NoReturn:
-    """Fork a child for each job of the caller, who is at the other end of standard input, until the caller is gone."""
+    """Fork a child for each job from the caller, at the other end of standard input, until the caller exits."""
     caller = Connection(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     modules: Sequence[str] = PRELOAD
     with suppress(EOFError, ConnectionError):
         while True:
             for name in modules:
-                with suppress(Exception):  # the child says what is missing
+                with suppress(Exception):  # the child reports missing modules
                     importlib.import_module(name)
             job: Job = caller.recv()
-            answer, modules = _fork_child(job, caller, woken)
-            caller.send(answer)
+            result, modules = _fork_child(job, caller, wake_read)
+            caller.send(result)
     os._exit(0)
 
 
-def _fork_child(job: Job, caller: Connection, woken: int) -> tuple[Answer, list[str]]:
-    """Return what became of `job` in a child, and what the child imported.
+def _fork_child(job: Job, caller: Connection, wake_read: int) -> tuple[Result, list[str]]:
+    """Return the result of `job` in a child, and the modules that the child imported.
 
     Raises:
-        EOFError: the caller is gone.
+        EOFError: the caller has exited.
     """
-    began, late, answer, server = time.monotonic(), False, _unnamed_file(), os.getpid()
+    began, timed_out, result, server = time.monotonic(), False, _unnamed_file(), os.getpid()
     if (pid := os.fork()) == 0:
         caller.close()
-        _child(job, answer, server)
-    with suppress(OSError):  # the child does so, too: whoever is first
+        _child(job, result, server)
+    with suppress(OSError):  # the child does it, too; whichever comes first
         os.setpgid(pid, pid)
     try:
         while not (done := os.waitpid(pid, os.WNOHANG))[0]:
             left = None if job.limit is None else began + job.limit - time.monotonic()
-            if late := left is not None and left <= 0:
+            if timed_out := left is not None and left <= 0:
                 os.killpg(pid, signal.SIGKILL)
                 done = os.waitpid(pid, 0)
                 break
-            ready = wait([caller, woken], left)
+            ready = wait([caller, wake_read], left)
             if caller in ready:
                 raise EOFError
-            if woken in ready:
-                os.read(woken, 4096)
+            if wake_read in ready:
+                os.read(wake_read, 4096)
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)  # what the run has started and left
-    content = os.pread(answer, os.fstat(answer).st_size, 0)
-    os.close(answer)
+            os.killpg(pid, signal.SIGKILL)  # processes that the run has left behind
+    content = os.pread(result, os.fstat(result).st_size, 0)
+    os.close(result)
     match _unpickle(content):
         case (list(modules), bytes(content)):
-            return Answer(content, os.waitstatus_to_exitcode(done[1]), late), modules
-    return Answer(b"", os.waitstatus_to_exitcode(done[1]), late), []
+            return Result(content, os.waitstatus_to_exitcode(done[1]), timed_out), modules
+    return Result(b"", os.waitstatus_to_exitcode(done[1]), timed_out), []
 
 
 def _unnamed_file() -> int:
-    """Return a new file that only who holds its descriptor sees; in memory where the system can."""
+    """Return the descriptor of a new unnamed file, in memory where the system supports it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("answer")
     file, name = tempfile.mkstemp()
@@ -269,8 +269,8 @@ def _unnamed_file() -> int:
     return file
 
 
-def _child(job: Job, answer: int, server: int) -> NoReturn:
-    """Do `job`, write its record to `answer` and exit; nothing escapes."""
+def _child(job: Job, result: int, server: int) -> NoReturn:
+    """Do `job`, write its record to `result` and exit, whatever is raised."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -278,9 +278,9 @@ def _child(job: Job, answer: int, server: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         before = set(sys.modules)
-        content = pickle.dumps(_performed(job))
+        content = pickle.dumps(_perform(job))
         new = [name for name in sorted(set(sys.modules) - before) if name.partition(".")[0] in PRELOADED]
-        os.pwrite(answer, pickle.dumps((new, content)), 0)
+        os.pwrite(result, pickle.dumps((new, content)), 0)
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
@@ -289,7 +289,7 @@ def _child(job: Job, answer: int, server: int) -> NoReturn:
         os._exit(code)
 
 
-def _performed(job: Job) -> Record | StorageError:
+def _perform(job: Job) -> Record | StorageError:
     run: Run = pickle.loads(job.run)
     try:
         if job.log:
@@ -304,12 +304,12 @@ def _performed(job: Job) -> Record | StorageError:
         return perform(run)
     except StorageError as error:
         return error
-    except BaseException as error:  # also what a model raises that ends a process
+    except BaseException as error:  # also SystemExit from a model
         return failed(run, "error", error)
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the system kill this process once its `parent` is gone: nobody would want what it does."""
+    """Let the system kill this process when its `parent` exits."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The Ray cluster that runs are performed on: joined, or started for as long as this process lives."""
+"""Connecting to Ray: an existing cluster, or one started for the life of this process."""
 
 from __future__ import annotations
 
@@ -16,47 +16,52 @@ from genbench.errors import UsageError
 from genbench.runner.isolation import error_line
 from genbench.runner.resources import Node
 
-STORE = 128 * 2**20  # bytes for objects; records are small, and /dev/shm may be
-WISHES = {  # of a cluster that is started here, where the user has none
+OBJECT_STORE_BYTES = 128 * 2**20  # records are small, and /dev/shm may be, too
+RAY_ENV = {  # of a cluster that is started here, unless the user sets them
     "RAY_USAGE_STATS_ENABLED": "0",
-    # When every core is taken Ray ends the workers that have been idle for a second, and an end keeps a core busy for
-    # two more: those in which the first run that has the machine to itself measures its speed.
+    # By default Ray stops workers that have been idle for a second when every core is taken. That keeps a core busy for
+    # two seconds, just when the first exclusive run measures its speed.
     "RAY_idle_worker_killing_time_threshold_ms": str(7 * 24 * 3600 * 1000),
 }
 
 
 def connect(address: str | None = None, cpus: int | None = None) -> None:
-    """Join the cluster at `address`, or start one of this machine alone, unless Ray is up already.
+    """Join the cluster at `address`, or start one on this machine, unless Ray is running already.
 
-    A cluster that is started listens on every network of the machine, and serves only who has its token: Ray makes one
-    in ``~/.ray/auth_token``. To a cluster that asks for a token, the one that this user has is shown.
+    A started cluster listens on every network interface and requires a token, which Ray creates in
+    ``~/.ray/auth_token``. A cluster that requires a token gets the user's own.
 
     Args:
         address: "auto", "host:port", or "ray://host:port", which needs ``ray[client]``.
-        cpus: cores that a started cluster offers; all by default.
+        cpus: cores of a started cluster; all by default.
 
     Raises:
-        UsageError: there is no Ray, no cluster at that address, none that takes the token, or none could be started.
+        UsageError: Ray is not installed, no cluster answers at that address, it refuses the token, or none can start.
     """
-    for name, value in WISHES.items():
+    for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
     try:
         import ray
     except ModuleNotFoundError:
-        raise UsageError("the package 'ray' is not installed; --executor process does without it") from None
+        raise UsageError("the package 'ray' is not installed; install it or use --executor process") from None
     if ray.is_initialized():
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     where: dict[str, Any] = {"address": address}
     if address is None:
-        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # workers find what this process does
-        where = {"address": "local", "include_dashboard": False, "object_store_memory": STORE, "num_cpus": cpus}
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # workers import what this process can import
+        where = {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "num_cpus": cpus,
+        }
     try:
-        _knock(address)
-        _show_token(address)
+        _check_reachable(address)
+        _enable_token(address)
         with same_signals():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-    except SystemExit:  # Ray's own handler of SIGTERM, which it sets before it is done
+    except SystemExit:  # from Ray's handler of SIGTERM, set during ray.init
         raise KeyboardInterrupt from None
     except Exception as error:
         with suppress(Exception):
@@ -71,8 +76,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> None:
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # of HTTP/2, with no settings
 
 
-def _knock(address: str | None) -> None:
-    """Raise OSError unless a server of gRPC answers at ``host:port``, which Ray would try for minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Raise OSError unless a gRPC server answers at ``host:port``; Ray would retry for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
@@ -83,11 +88,11 @@ def _knock(address: str | None) -> None:
         except TimeoutError:
             answer = b""
     if answer[3:] != b"\x04":  # a server's settings come first
-        raise OSError("what listens there is not a Ray cluster")
+        raise OSError("the server at this address is not a Ray cluster")
 
 
-def _show_token(address: str | None) -> None:
-    """Have Ray show the user's token where the cluster at `address` asks for one, as it does by itself for "auto".
+def _enable_token(address: str | None) -> None:
+    """Use the user's token if the cluster at `address` requires one, as Ray does by itself for "auto".
 
     Raises:
         RuntimeError: the cluster refuses the token, or there is none.
@@ -108,14 +113,14 @@ def _show_token(address: str | None) -> None:
             if attempt == "with the token" or not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
                 break
     raise RuntimeError(
-        "the cluster asks for its token, and this user has another one or none; copy its ~/.ray/auth_token here, or"
+        "the cluster requires a token, and yours is another one or missing; copy its ~/.ray/auth_token here, or"
         " set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     )
 
 
 @contextmanager
 def no_stderr() -> Iterator[None]:
-    """Drop what libraries in C++ write to stderr inside: errors come as exceptions, too."""
+    """Discard what C++ libraries write to stderr inside: their errors are raised as exceptions, too."""
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -127,23 +132,23 @@ def no_stderr() -> Iterator[None]:
 
 
 def disconnect() -> None:
-    """Leave the cluster, or stop the one that was started; what still runs for this process is killed."""
+    """Leave the cluster, or stop the one that was started; running tasks of this process are killed."""
     if ray := sys.modules.get("ray"):
         with same_signals(signal.SIG_IGN):
             ray.shutdown()
 
 
 def nodes() -> list[Node]:
-    """Return what each node that is alive has to give, busy or not."""
+    """Return the resources of every live node, busy or not."""
     import ray
 
-    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in known if node["Alive"]]
+    alive_or_dead: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in alive_or_dead if node["Alive"]]
 
 
 @contextmanager
 def same_signals(meanwhile: signal.Handlers | None = None) -> Iterator[None]:
-    """Give SIGINT and SIGTERM back to their handlers afterwards: Ray takes SIGTERM for itself."""
+    """Restore the handlers of SIGINT and SIGTERM afterwards: Ray sets its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a run asks of a machine, what machines have to give, and whether the two meet."""
+"""The resources that runs request and machines have."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from genbench.suite import Resources, Run
 
-Node = Mapping[str, float]  # what a machine has to give: "CPU", "GPU", "memory" (bytes)
+Node = Mapping[str, float]  # the resources of a machine: "CPU", "GPU", "memory" (bytes)
 
 
 def this_machine(*, gpus: bool) -> Node:
-    """Return what this machine gives to this process; it looks for GPUs, which takes torch, only if told to."""
+    """Return the resources of this machine for this process; GPUs, which need torch, are counted only with `gpus`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not gpus:
         return {"CPU": cores, "memory": math.inf}
@@ -21,25 +21,25 @@ def this_machine(*, gpus: bool) -> Node:
     return {"CPU": cores, "memory": math.inf, "GPU": torch.cuda.device_count()}
 
 
-def unmet(asked: Resources, there: Sequence[Node]) -> str | None:
-    """Return why no single node of those `there` can ever grant what is `asked`, None if one can."""
-    wanted = {"CPU": asked.cpus, "GPU": asked.gpus, "memory": asked.memory or 0}
-    if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in there):
+def why_infeasible(request: Resources, nodes: Sequence[Node]) -> str | None:
+    """Return why no single one of `nodes` can ever meet `request`, None if one can."""
+    amounts = {"CPU": request.cpus, "GPU": request.gpus, "memory": request.memory or 0}
+    if any(all(node.get(key, 0) >= amount for key, amount in amounts.items()) for node in nodes):
         return None
-    most = {key: max((node.get(key, 0) for node in there), default=0) for key in wanted}
-    short = [f"{wanted[k]:g} {k} asked for, {most[k]:g} there" for k in wanted if wanted[k] > most[k]]
-    return "; ".join(short) or "no one machine has all that is asked for"
+    most = {key: max((node.get(key, 0) for node in nodes), default=0) for key in amounts}
+    missing = [f"{amounts[k]:g} {k} requested, {most[k]:g} available" for k in amounts if amounts[k] > most[k]]
+    return "; ".join(missing) or "no single machine has all requested resources"
 
 
-def with_cores(run: Run, there: Sequence[Node]) -> Run:
-    """Return `run` asking for all cores of the largest node `there` that can grant it."""
-    cores = max(node["CPU"] for node in there if not unmet(run.resources, [node]))
+def with_cores(run: Run, nodes: Sequence[Node]) -> Run:
+    """Return `run` with a request for all cores of the largest of `nodes` that can run it."""
+    cores = max(node["CPU"] for node in nodes if not why_infeasible(run.resources, [node]))
     return run.model_copy(update={"resources": run.resources.model_copy(update={"cpus": cores})})
 
 
-def with_twice_the_memory(run: Run, there: Sequence[Node]) -> Run:
-    """Return `run` asking for twice its memory (its share by cores where it asked for none), at most a node's."""
-    node = max(there, key=lambda node: node["memory"])
+def with_twice_the_memory(run: Run, nodes: Sequence[Node]) -> Run:
+    """Return `run` with a request for twice its memory (by default its share by cores), at most that of a node."""
+    node = max(nodes, key=lambda node: node["memory"])
     bytes_ = run.resources.memory or node["memory"] * run.resources.cpus / node["CPU"]
     memory = int(min(2 * bytes_, node["memory"]))
     return run.model_copy(update={"resources": run.resources.model_copy(update={"memory": memory})})

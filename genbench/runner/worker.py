@@ -1,4 +1,4 @@
-"""Performing a run: find data and model, train, finish, measure; a `Record`, whatever happens."""
+"""Performs one run: loads data, builds and trains the model, measures; returns a `Record`, whatever happens."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ from genbench.validation.models import (
 )
 
 
-def execution() -> str:
+def new_execution_name() -> str:
     """Return a name for one execution that sorts by time: UTC time, host, random."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{host()}-{secrets.token_hex(3)}"
 
 
 def perform(run: Run, *, work: str, checkpoint_every: float = 30.0) -> Record:
-    """Return the record of `run`: trained, or taken from `work` if it is trained there already, and measured.
+    """Return the record of `run`: its model trained, or loaded from `work` if trained already, and measured.
 
-    Nothing that goes wrong in a run escapes: it becomes the record's status, with one line of what it was, and
-    its traceback in ``<work>/<run.id>/error.txt``. Only a work folder that cannot be read or written is no result of
-    the run and gives no record.
+    An error in a run becomes the status of its record, with a one-line message; the traceback is in
+    ``<work>/<run.id>/error.txt``. Only a work folder that cannot be read or written is not an outcome of the run and
+    gives no record.
 
     Args:
         work: path or fsspec URL of checkpoints, trained models and pictures.
@@ -67,19 +67,19 @@ def perform(run: Run, *, work: str, checkpoint_every: float = 30.0) -> Record:
         StorageError: a file in `work` cannot be read or written.
     """
     began, folder = time.monotonic(), Work(work)
-    so_far: dict[str, Any] = {"timings": {}}
+    fields: dict[str, Any] = {"timings": {}}
     status: Status = "ok"
     with collecting() as notes:
         try:
-            _perform(run, folder, checkpoint_every, so_far)
+            _perform(run, folder, checkpoint_every, fields)
         except (StorageError, KeyboardInterrupt):
             raise
-        except BaseException as error:  # SystemExit, too: a model may not end the process of its run
+        except BaseException as error:  # SystemExit, too: a model must not end the process of its run
             status = _status(error)
-            so_far["error"] = _line(error)
+            fields["error"] = _line(error)
             folder.save(f"{run.id}/error.txt", traceback.format_exc().encode(errors="replace"))
-    so_far["timings"]["total"] = time.monotonic() - began
-    return Record(run=run, execution=execution(), status=status, notes=tuple(notes), **so_far)
+    fields["timings"]["total"] = time.monotonic() - began
+    return Record(run=run, execution=new_execution_name(), status=status, notes=tuple(notes), **fields)
 
 
 def _line(error: BaseException) -> str:
@@ -104,29 +104,29 @@ def _status(error: BaseException) -> Status:
             return "cuda_oom"
         case MemoryError():
             return "host_oom"
-        case RuntimeError() if "can't allocate memory" in str(error):  # what torch's CPU allocator says
+        case RuntimeError() if "can't allocate memory" in str(error):  # torch's CPU allocator
             return "host_oom"
     return "error"
 
 
 def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, Any]) -> None:
     deadline = time.monotonic() + (run.resources.timeout or math.inf)
-    device = prepared_device(run)
+    device = prepare_device(run)
     record["environment"] = environment(device)
     record["code"] = code_of(run)
-    reseed("data", run.data)  # not the run's seed: whatever a data set draws, every run on it sees the same
-    with timed(record, "data"):
+    reseed("data", run.data)  # not the run's seed: a data set's own draws are the same for every run
+    with record_time(record, "data"):
         dataset = load_dataset(run.data)
         record["data_sha256"] = dataset.sha256
-    with timed(record, "train"):
-        model, progress = trained(run, dataset, work, device, checkpoint_every, deadline)
+    with record_time(record, "train"):
+        model, progress = train_or_load(run, dataset, work, device, checkpoint_every, deadline)
         record["curve"], record["selected_step"] = tuple(progress.curve), progress.selected_step
-    with timed(record, "evaluate"):
-        measured(Evaluation(model, dataset, run, progress.snapshots), work, record, deadline)
+    with record_time(record, "evaluate"):
+        measure_all(Evaluation(model, dataset, run, progress.snapshots), work, record, deadline)
 
 
 def code_of(run: Run) -> dict[str, str | bool | None]:
-    """Return what tells later whether the record of `run` still holds: versions and digests of sources and files."""
+    """Return the versions and digests of sources and files that show later whether the record is out of date."""
     code = {"genbench": __version__, "sources": own_digest(), **sources_of(run)}
     if files := files_digest(run.data):
         code[f"files {run.data}"] = files
@@ -134,14 +134,14 @@ def code_of(run: Run) -> dict[str, str | bool | None]:
 
 
 def data_digest(run: Run) -> Record:
-    """Return a record with the SHA-256 of the data of `run` as they are now, and nothing else."""
+    """Return a record with only the current SHA-256 of the data of `run`."""
     reseed("data", run.data)
-    return Record(run=run, execution=execution(), status="ok", data_sha256=load_dataset(run.data).sha256)
+    return Record(run=run, execution=new_execution_name(), status="ok", data_sha256=load_dataset(run.data).sha256)
 
 
 @contextmanager
-def timed(record: dict[str, Any], name: str) -> Iterator[None]:
-    """Note the seconds spent inside."""
+def record_time(record: dict[str, Any], name: str) -> Iterator[None]:
+    """Add the seconds spent inside to `record`."""
     began = time.monotonic()
     try:
         yield
@@ -149,77 +149,79 @@ def timed(record: dict[str, Any], name: str) -> Iterator[None]:
         record["timings"][name] = time.monotonic() - began
 
 
-def prepared_device(run: Run) -> torch.device:
-    """Return the device of `run` and set what is global in torch: threads and the precision of products."""
+def prepare_device(run: Run) -> torch.device:
+    """Return the device of `run`, after setting torch's number of threads and precision of matrix products."""
     torch.set_num_threads(max(1, int(run.resources.cpus)))
     torch.set_float32_matmul_precision("high" if run.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = run.precision == "tf32"
     if run.resources.gpus and not torch.cuda.is_available():
-        raise RuntimeError("a GPU was asked for and this process sees none")
+        raise RuntimeError(
+            "the run requests a GPU and this process sees none; check CUDA_VISIBLE_DEVICES and `genbench doctor`"
+        )
     return torch.device("cuda" if run.resources.gpus else "cpu")
 
 
-def built(run: Run, dataset: Dataset, device: torch.device) -> Model:
-    """Return the untrained model of `run`, its weights drawn from the seed alone."""
+def build_model(run: Run, dataset: Dataset, device: torch.device) -> Model:
+    """Return the untrained model of `run`, its weights drawn from its seed."""
     reseed(run.seed, "weights")
     model = check_model(run.model, find("models", run.model)(dataset.space, **run.options))
     if model.likelihood is not None:
         check_density(run.data, dataset)
     materialize(model, dataset.train[: run.batch])
-    make_parameters_dense(model)  # here too: a model that is loaded computes with the strides of one that was trained
+    make_parameters_dense(model)  # so that a loaded model computes with the strides of a trained one
     return model.to(device)
 
 
-def trained(
+def train_or_load(
     run: Run, dataset: Dataset, work: Work, device: torch.device, checkpoint_every: float, deadline: float
 ) -> tuple[Model, TrainState]:
-    """Return the trained model of `run` in evaluation mode, and how its training went.
+    """Return the trained model of `run` in evaluation mode, and its training state.
 
-    It is loaded if `work` holds it, trained by the same code on the same data, and otherwise trained and put there.
+    It is loaded if `work` contains it, trained by the same code on the same data; otherwise it is trained and saved.
     """
-    name, model = f"{run.id}/model.pt", built(run, dataset, device)
+    name, model = f"{run.id}/model.pt", build_model(run, dataset, device)
     code = f"{source_fingerprint(run)}-{dataset.sha256[:16]}"
     packed = work.load(name)
     try:
-        if (progress := _load_trained(packed, code, model)) is not None:
+        if (progress := _load_model(packed, code, model)) is not None:
             return model.eval(), progress
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever another program wrote, a user's own load_state_dict included
+    except Exception as error:  # any content, and a user's own load_state_dict
         work.set_aside(name, error_line(error))
-        model = built(run, dataset, device)
+        model = build_model(run, dataset, device)
     training = partial(train, dataset=dataset, run=run, work=work, code=code, checkpoint_every=checkpoint_every)
     try:
         progress = training(model, deadline=deadline)
     except ForeignCheckpoint as error:
         work.set_aside(f"{run.id}/checkpoint.pt", str(error))
-        model = built(run, dataset, device)
+        model = build_model(run, dataset, device)
         progress = training(model, deadline=deadline)
     reseed(run.seed, "finish")
     state = state_of(model)
     model.fit_closed_form(dataset.train.to(device))
     check_state(model, state)
-    packed, reloaded = _packed(code, model, progress), built(run, dataset, device)
-    _load_trained(packed, code, reloaded)
-    check_reloaded(model, *(answer(m.eval(), dataset, run.seed) for m in (model, model, reloaded)))
+    packed, reloaded = _pack(code, model, progress), build_model(run, dataset, device)
+    _load_model(packed, code, reloaded)
+    check_reloaded(model, *(probe_outputs(m.eval(), dataset, run.seed) for m in (model, model, reloaded)))
     work.save(name, packed)
     work.remove(f"{run.id}/checkpoint.pt")
     return model.eval(), progress
 
 
 @torch.no_grad()
-def answer(model: Model, dataset: Dataset, seed: int) -> Tensor | None:
-    """Return log p of a few test points, (B,); a few samples of a model without a likelihood; None where both fail.
+def probe_outputs(model: Model, dataset: Dataset, seed: int) -> Tensor | None:
+    """Return log p of a few test points, (B,), or a few samples of a model without a likelihood; None if that fails.
 
-    Two models that are the same give the same: the draws are those of the seed. What fails here is left to metrics.
+    Equal models give equal outputs: draws are seeded. A failure here is reported by the metrics.
     """
     reseed(seed, "answer")
     with suppress(Exception):
-        return _answer(model, dataset)
+        return _outputs(model, dataset)
     return None
 
 
-def _answer(model: Model, dataset: Dataset) -> Tensor | None:
+def _outputs(model: Model, dataset: Dataset) -> Tensor | None:
     if model.likelihood is not None:
         x = dataset.test[:8].to(next((t.device for t in model.state_dict().values()), torch.device("cpu")))
         return check_log_prob(model, model.log_prob(x), x)
@@ -228,8 +230,8 @@ def _answer(model: Model, dataset: Dataset) -> Tensor | None:
     return None
 
 
-def _load_trained(packed: bytes | None, code: str, model: Model) -> TrainState | None:
-    """Put a trained model into `model` and return how its training went; None if there is none of the same code."""
+def _load_model(packed: bytes | None, code: str, model: Model) -> TrainState | None:
+    """Load a trained model into `model` and return its training state; None if `packed` is of other code."""
     state = unpack(packed, code)
     if state is None:
         return None
@@ -237,7 +239,7 @@ def _load_trained(packed: bytes | None, code: str, model: Model) -> TrainState |
     return train_state(state["state"])
 
 
-def _packed(code: str, model: Model, progress: TrainState) -> bytes:
+def _pack(code: str, model: Model, progress: TrainState) -> bytes:
     saved = {name: getattr(progress, name) for name in ("step", "seconds", "selected_step", "snapshots")}
     saved["curve"] = [asdict(point) for point in progress.curve]
     file = io.BytesIO()
@@ -245,11 +247,11 @@ def _packed(code: str, model: Model, progress: TrainState) -> bytes:
     return file.getvalue()
 
 
-def measured(evaluation: Evaluation, work: Work, record: dict[str, Any], deadline: float) -> None:
-    """Take the metrics of the run, each with draws of its own, into `record`; one that fails leaves the others.
+def measure_all(evaluation: Evaluation, work: Work, record: dict[str, Any], deadline: float) -> None:
+    """Add the metrics of the run to `record`, each with draws of its own; a failure does not affect the others.
 
     Raises:
-        BaseExceptionGroup: what metrics failed with, in a line that names them.
+        BaseExceptionGroup: the errors of metrics that failed, with a line that names them.
         TimeoutError: `deadline` has passed.
     """
     run, owners = evaluation.run, dict[str, str]()
@@ -279,7 +281,7 @@ def measured(evaluation: Evaluation, work: Work, record: dict[str, Any], deadlin
 def take_metric(
     name: str, evaluation: Evaluation, owners: dict[str, str]
 ) -> tuple[dict[str, Measurement], dict[str, bytes]]:
-    """Return what the metric `name` measures and draws, checked; `owners`: the metrics that have used a name before."""
+    """Return the checked measurements and files of the metric `name`; `owners`: the metric of each name used so far."""
     reseed(evaluation.run.seed, name)
     evaluation.files.clear()
     measurements = check_measurements(find("metrics", name).measure(evaluation))
