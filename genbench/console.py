@@ -1,4 +1,4 @@
-"""Text that any terminal, table or page can show, whatever records and names hold and whatever the encoding is."""
+"""Makes any text printable on any terminal, table or page."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import re
 import sys
 
 ASCII = {"±": "+-", "↓": "v", "↑": "^", "–": "-", "—": "-", "…": "...", "†": "+", "×": "x", "\u00a0": " "}
-UNPRINTABLE = re.compile(  # control characters; marks that reorder or hide text; line ends that are not spaces
+UNPRINTABLE = re.compile(  # control characters, marks that reorder or hide text, line separators
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
 
 
 def printable(text: str) -> str:
-    r"""Return `text` on one line, its control characters spelled out: an escape sequence begins with ``\x1b``."""
-    return text if text.isprintable() else UNPRINTABLE.sub(_spelled, text)
+    r"""Return `text` on one line, with control characters as escapes such as ``\x1b``."""
+    return text if text.isprintable() else UNPRINTABLE.sub(_escape, text)
 
 
-def _spelled(match: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
 def accept_any_text() -> None:
-    """Let stdout and stderr write characters that their encoding lacks: ``±`` as ``+-``, others as escapes.
+    """Let stdout and stderr replace characters that their encoding lacks: ``±`` by ``+-``, others by escapes.
 
-    An error handler that the user chose (``PYTHONIOENCODING=ascii:replace``) stays.
+    An error handler chosen by the user (``PYTHONIOENCODING=ascii:replace``) is left in place.
     """
-    codecs.register_error("readable", _readable)
+    codecs.register_error("readable", _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape", "backslashreplace"):
             stream.reconfigure(errors="readable")
 
 
-def _readable(error: UnicodeError) -> tuple[str, int]:
+def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]

@@ -1,4 +1,4 @@
-"""What is reported when input is wrong: one line that says what, where, and what to write instead."""
+"""Errors in user input: one line that says what is wrong, where, and what to write instead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LISTED = 40  # names that a message lists
 
 
 class UsageError(ValueError):
-    """Something the user wrote is wrong; the message is one line that says what and where, whatever the input."""
+    """An error in user input; the message is always one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -28,19 +28,19 @@ def one_line(text: str, longest: int = LONGEST) -> str:
 
 
 def short(value: object, longest: int = 80) -> str:
-    """Return how `value` is written in Python, cut after `longest` characters."""
+    """Return the repr of `value`, cut after `longest` characters."""
     text = repr(value)
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?``, or what there is, for an unknown `name`."""
+    """Return ``; did you mean 'x'?`` for an unknown `name`, or the list of valid names."""
     valid = sorted(set(itertools.islice(valid, 5000)))
     close = difflib.get_close_matches(name[:200], valid, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
     more = f" and {len(valid) - LISTED} more" if len(valid) > LISTED else ""
-    return f"; there is {', '.join(valid[:LISTED])}{more}" if valid else ""
+    return f"; available: {', '.join(valid[:LISTED])}{more}" if valid else ""
 
 
 @contextmanager

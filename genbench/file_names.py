@@ -1,18 +1,18 @@
-"""Names that suites give and files carry: what is allowed, and how several names make one file name of their own."""
+"""Names of suites, rows and data: which are allowed, and how they become names of files."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-RESERVED = {"plots", "leaderboard.md", "leaderboard.html", "leaderboard.csv"}  # of a results folder: what reports write
-_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # on Windows no file can be called so
+RESERVED = {"plots", "leaderboard.md", "leaderboard.html", "leaderboard.csv"}  # written by reports
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # device names on Windows
 _SUITE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._+-]{0,62}[A-Za-z0-9_+-])?")
 LONGEST = 100  # characters of a label
 
 
 def suite_name(name: str) -> str:
-    """Return `name` if a folder of results can be called so; raises ValueError with what is allowed."""
+    """Return `name` if it can be the name of a results folder; raises ValueError otherwise."""
     if not _SUITE.fullmatch(name):
         raise ValueError(
             "the name becomes a folder: at most 64 letters a-z, digits and . _ + -, a letter or digit first, "
@@ -24,7 +24,7 @@ def suite_name(name: str) -> str:
 
 
 def label(name: str) -> str:
-    """Return `name` if it can head a row or a table: one line of text; raises ValueError with what is wrong."""
+    """Return `name` if it can be the title of a row or table; raises ValueError otherwise."""
     if not name or name != name.strip() or not name.isprintable():
         raise ValueError(f"a name is one line of printable text without spaces around it, got {name!r}")
     if len(name) > LONGEST:
@@ -33,20 +33,20 @@ def label(name: str) -> str:
 
 
 def one_paragraph(text: object) -> object:
-    """Return text with its line breaks as spaces; raises ValueError if control characters are left."""
+    """Return text in one line; raises ValueError if it contains control characters."""
     if not isinstance(text, str):
         return text
     text = " ".join(text.split())
     if not text.isprintable():
-        raise ValueError(f"there are control characters in {text!r}")
+        raise ValueError(f"{text!r} contains control characters")
     return text
 
 
 def file_key(suite: str, version: int, data: str = "") -> str:
-    """Return ``suite-version-data``, fit for a file's name and an anchor, and different for different boards.
+    """Return ``suite-version-data``, valid as a file name and an anchor, and unique per board.
 
-    What is not of letters, digits, ``-``, ``_`` and ``.`` becomes ``-``. Where that could make two boards share a key,
-    or the key would be long, eight digits of a hash are appended.
+    Other characters than letters, digits, ``-``, ``_`` and ``.`` become ``-``. If that could make two keys equal, or
+    the key is long, eight digits of a hash are appended.
     """
     text = f"{suite}-v{version}" + (f"-{data}" if data else "")
     key = re.sub(r"[^A-Za-z0-9._-]", "-", text)

@@ -1,4 +1,4 @@
-"""Lines for the user about what was repaired on the way: printed at once, or collected for the record of a run."""
+"""Notices to the user, such as repaired files: printed, or collected for the record of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def notify(line: str) -> None:
 
 @contextmanager
 def collecting() -> Iterator[list[str]]:
-    """Collect the lines that are sent inside instead of printing them: a worker of Ray has nobody to print to."""
+    """Collect notices inside instead of printing them: the output of a Ray worker is not seen."""
     lines: list[str] = []
     token = _collected.set(lines)
     try:

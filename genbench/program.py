@@ -1,4 +1,4 @@
-"""The process of the command line: Ctrl-C, SIGTERM and SIGHUP end it with exit code 130, whenever they come."""
+"""Signals of the program: Ctrl-C, SIGTERM and SIGHUP end it with exit code 130 at any time."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ CODE = 130
 SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
-_came = False
+_received = False
 
 
 def is_program(module: str) -> bool:
-    """Return whether `module`, by its __name__, is the program that runs, and not imported by another."""
+    """Return whether `module`, a __name__, is the program itself and not imported by another."""
     return module == "__main__" or os.path.basename(sys.argv[0]) == "genbench"
 
 
-def leave_at_once() -> None:
-    """Let these signals end this process at once, while nothing is under way; one that is ignored (nohup) stays so."""
+def exit_on_signals() -> None:
+    """Exit immediately on these signals while no command is running; ignored signals (nohup) stay ignored."""
     for each in SIGNALS:
         if signal.getsignal(each) in DEFAULTS:
-            signal.signal(each, _leave)
+            signal.signal(each, _exit_now)
 
 
-def _leave(*_: object) -> NoReturn:
+def _exit_now(*_: object) -> NoReturn:
     os._exit(CODE)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt inside when one of these signals comes; a second one ends the process at once.
+    """Raise KeyboardInterrupt inside on one of these signals; a second signal exits immediately.
 
-    Some of Python's callbacks swallow exceptions: an interrupt that was lost in one is raised at the next `check`.
+    Some callbacks of Python swallow exceptions: an interrupt lost in one is raised by the next `check`.
     """
-    global _came
+    global _received
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {each: signal.getsignal(each) for each in SIGNALS}
     outermost = _interrupt not in before.values()
-    _came = _came and not outermost
+    _received = _received and not outermost
     for each, handler in before.items():
-        if handler in (*DEFAULTS, _leave):
+        if handler in (*DEFAULTS, _exit_now):
             signal.signal(each, _interrupt)
     try:
         yield
@@ -59,21 +59,21 @@ def interruptible() -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    global _came
-    if _came:
-        _leave()
-    _came = True
+    global _received
+    if _received:
+        _exit_now()
+    _received = True
     raise KeyboardInterrupt
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if one of the signals has come."""
-    if _came and threading.current_thread() is threading.main_thread():
+    """Raise KeyboardInterrupt if a signal was received."""
+    if _received and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 
 def _report_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Print what Python could not raise, but for an interrupt, which `check` raises later."""
+    """Print an exception that Python cannot raise, except an interrupt, which `check` raises later."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
 
@@ -81,14 +81,14 @@ def _report_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 _exit_code: int | None = None
 
 
-def leave_quickly(code: int) -> int:
-    """Return `code`, with which this process ends without taking torch's modules apart, which lasts a second."""
+def exit_quickly(code: int) -> int:
+    """Return `code`; the process will exit with it without tearing down torch's modules, which takes a second."""
     global _exit_code
     _exit_code = code
     return code
 
 
-def _end() -> None:
+def _flush_and_exit() -> None:
     if _exit_code is not None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
@@ -96,8 +96,8 @@ def _end() -> None:
         os._exit(_exit_code)
 
 
-def begin() -> None:
-    """Make this process ready, before all that takes long to import: its signals, and its end after all others'."""
-    leave_at_once()
+def set_up() -> None:
+    """Set up signal handlers and the exit of the process; call it before slow imports."""
+    exit_on_signals()
     sys.unraisablehook = _report_unraisable
-    atexit.register(_end)
+    atexit.register(_flush_and_exit)

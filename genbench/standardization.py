@@ -1,4 +1,4 @@
-"""Real data brought to zero mean and unit variance, and what that does to a density."""
+"""Standardization of real data to zero mean and unit variance, and its effect on densities."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 
-AT_ONCE = 2**24  # numbers converted to float64 at a time: 128 MiB
+CHUNK_VALUES = 2**24  # values converted to float64 at a time: 128 MiB
 
 
 class Standardization(nn.Module):
     """y = (x - shift) / scale in each dimension, so that log p(x) = log p(y) - sum log scale; x (B, *shape).
 
-    `fit` takes the mean and the standard deviation of the training split; until then it is the identity. Both are
-    buffers: they are saved with the weights, and no batch changes them. For integers, `scale` is one number, which
-    the model that owns it sets.
+    `fit` takes the mean and the standard deviation of the training split; before that it is the identity. Both are
+    buffers, saved with the weights. For integers, `scale` is a single number, set by the model.
     """
 
     shift: Tensor
@@ -38,16 +37,16 @@ class Standardization(nn.Module):
 
     @property
     def log_scale(self) -> Tensor:
-        """Sum log scale, () nats: what a log-density loses on the way from y to x."""
+        """Sum log scale, () nats: log p(y) - log p(x)."""
         return self.scale.log().sum()
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Take mean and standard deviation of each dimension of x (N, *shape).
+        """Set mean and standard deviation of each dimension from x (N, *shape).
 
-        A dimension that does not vary by more than rounding has scale 1.
+        A dimension that varies by no more than rounding errors gets scale 1.
         """
-        chunks = x.split(max(1, AT_ONCE // math.prod(x.shape[1:])))
+        chunks = x.split(max(1, CHUNK_VALUES // math.prod(x.shape[1:])))
         mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(x)
         square = torch.stack([(chunk.double() - mean).square().sum(0) for chunk in chunks]).sum(0) / len(x)
         std, largest = square.sqrt(), torch.stack([chunk.abs().amax(0) for chunk in chunks]).amax(0).double()

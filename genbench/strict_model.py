@@ -16,13 +16,13 @@ CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=(
 
 
 class FrozenModel(BaseModel):
-    """Immutable data that refuses a key it does not know."""
+    """Immutable data that refuses unknown keys."""
 
     model_config = ConfigDict(**CHECKED, frozen=True)
 
 
 class StrictModel(FrozenModel):
-    """What people write: of a key that it does not know it names the nearest."""
+    """Immutable data written by people: for an unknown key the error suggests the nearest one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -37,11 +37,11 @@ class StrictModel(FrozenModel):
     @classmethod
     @functools.cache
     def _keys(cls) -> frozenset[str]:
-        return frozenset(field.alias or name for name, field in cls.model_fields.items()) | set(cls._sugar())
+        return frozenset(field.alias or name for name, field in cls.model_fields.items()) | set(cls._aliases())
 
     @classmethod
-    def _sugar(cls) -> tuple[str, ...]:
-        """Return the keys that a validator of this class rewrites."""
+    def _aliases(cls) -> tuple[str, ...]:
+        """Return further keys that a validator of this class rewrites."""
         return ()
 
 
@@ -66,7 +66,7 @@ def first_error(error: ValidationError) -> str:
     return f"{where}: {message}" if where else message
 
 
-# Numbers are strict: neither a bool nor text is one. The largest are beyond any use: they refuse slips of the pen.
+# Numbers are strict: no bools, no text. The upper limits are far beyond any use and catch typing errors.
 Count = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
 Steps = Annotated[int, Strict(), Field(ge=0, le=1_000_000_000)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=1 << 63)]

@@ -38,20 +38,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Optimizer(StrictModel):
-    """How parameters move: the rule, its rates, and what is done to gradients and weights around it."""
+    """Optimizer, learning rates, clipping and averaging of weights."""
 
     name: Literal["adam", "adamw", "adamax", "rmsprop", "sgd"] = "adam"
     lr: Positive = 1e-3
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "cosine", "linear", "stages"] = "constant"
-    warmup: Steps = 0  # steps in which the rate rises linearly from 0
-    clip: Positive | None = None  # largest norm of a player's gradient
-    ema: Decay = 0.0  # decay of the averaged weights that are evaluated; 0: none
+    warmup: Steps = 0  # steps of linear warm-up of the learning rate
+    clip: Positive | None = None  # largest gradient norm of each optimized loss
+    ema: Decay = 0.0  # decay of averaged weights, which are evaluated; 0: no averaging
 
 
 class Resources(StrictModel):
-    """What a run occupies while it is performed; never part of what it is."""
+    """Resources that a run requests; they do not affect its id."""
 
     cpus: Annotated[Amount, Field(gt=0)] = 1.0
     gpus: Amount = 0.0
@@ -60,14 +60,14 @@ class Resources(StrictModel):
 
 
 class Settings(StrictModel):
-    """What may be set at any level of a suite: its defaults, a data entry, a model entry."""
+    """Settings of any level of a suite: its defaults, a data entry, a model entry."""
 
-    steps: Steps = 1000  # 0: nothing but the closed-form fit of Model.finish
+    steps: Steps = 1000  # 0: only Model.fit_closed_form
     batch: Count = 128
     optimizer: Optimizer = Optimizer()
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    checks: Annotated[Count, Field(le=100_000)] = 20  # how often the validation split is looked at, evenly over the run
-    selection: Literal["best", "last"] = "best"  # which weights are reported: best at a check, or the last
+    checks: Annotated[Count, Field(le=100_000)] = 20  # evaluations of the validation split, evenly spaced over the run
+    selection: Literal["best", "last"] = "best"  # report the weights with the best validation score, or the last
     options: dict[str, Any] = {}  # of the model
     resources: Resources = Resources()
 
@@ -82,7 +82,7 @@ class Settings(StrictModel):
         return data
 
     @classmethod
-    def _sugar(cls) -> tuple[str, ...]:
+    def _aliases(cls) -> tuple[str, ...]:
         return ("lr",)
 
 
@@ -97,10 +97,10 @@ MetricNames = Annotated[tuple[str, ...], AfterValidator(_current_names)]
 
 
 class Run(Settings):
-    """All that decides one trained model, and beside it what is to be measured, with what, under which name.
+    """Everything that determines one trained model, with its name, metrics and resources.
 
-    A default of a field, once records are published, does not change: `id` leaves defaults out, so that a
-    field added later leaves every id as it is.
+    The default of a field must never change once records are published: `id` leaves defaults out, so that adding a
+    field changes no id.
     """
 
     suite: str
@@ -113,9 +113,9 @@ class Run(Settings):
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of all that decides the trained model.
+        """16 hexadecimal digits of the SHA-256 of everything that determines the trained model.
 
-        Not of metrics, resources or names: the same model asked for more, or run elsewhere, is the same run.
+        Metrics, resources and names are left out.
         """
         decides = self.model_dump(mode="json", exclude_defaults=True, exclude={"suite", "name", "metrics", "resources"})
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -157,13 +157,13 @@ class Defaults(Settings):
 
 
 class DataEntry(Settings):
-    """A data set of a suite and the settings it needs of its own."""
+    """A data set of a suite, with its own settings."""
 
     data: Label
 
 
 class ModelEntry(Settings):
-    """A row of a suite: a model, its settings, the data it takes (default: all) and its settings on each."""
+    """A row of a suite: a model, its data sets (default: all), and its settings, also per data set."""
 
     model: str
     data: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)] | None = None
@@ -171,7 +171,7 @@ class ModelEntry(Settings):
 
 
 class Published(StrictModel):
-    """What a paper reports of a model, shown beside the rows that are measured here and never ranked among them."""
+    """Published results of a model, shown next to measured rows and never ranked."""
 
     source: Annotated[str, Field(min_length=1, max_length=500), BeforeValidator(one_paragraph)]  # title, year, table
     kind: Kind = "exact"
@@ -187,7 +187,7 @@ def _model_entry(value: Any) -> Any:
 
 
 class Suite(StrictModel):
-    """One protocol: every model on every data set with every seed, and what is measured."""
+    """A protocol: models, data sets, seeds and metrics."""
 
     suite: Annotated[str, AfterValidator(suite_name)]
     version: Count = 1
@@ -200,31 +200,32 @@ class Suite(StrictModel):
     published: dict[Label, Published] = {}  # by the name of the row
 
     @model_validator(mode="after")
-    def _data_that_is_named_is_there(self) -> Self:
-        here = [entry.data for entry in self.data]
-        spelled: dict[str, str] = {}
-        for i, name in enumerate(here):
-            if (first := spelled.get(name.casefold())) is not None:
-                problem = "is given twice" if first == name else f"and {first!r} differ in case only, and share files"
+    def _check_data_names(self) -> Self:
+        names = [entry.data for entry in self.data]
+        by_casefold: dict[str, str] = {}
+        for i, name in enumerate(names):
+            if (first := by_casefold.get(name.casefold())) is not None:
+                same = f"and {first!r} differ in case only and would share files"
+                problem = "is given twice" if first == name else same
                 raise ValueError(f"data.{i}: {name!r} {problem}")
-            spelled[name.casefold()] = name
-        valid = set(here)
-        for key, value in self._data_named():
+            by_casefold[name.casefold()] = name
+        valid = set(names)
+        for key, value in self._data_references():
             if value not in valid:
-                raise ValueError(f"{key}: no data {value!r} here{nearest(value, here)}")
-        cells = sum(len(here) if row.data is None else len(row.data) for row in self.models.values())
+                raise ValueError(f"{key}: no data {value!r} in this suite{nearest(value, names)}")
+        cells = sum(len(names) if row.data is None else len(row.data) for row in self.models.values())
         if cells > MAX_CELLS:
             raise ValueError(f"models: {cells} pairs of row and data are more than {MAX_CELLS}; split the suite")
         return self
 
-    def _data_named(self) -> Iterator[tuple[str, str]]:
-        """Yield (key, data) for every mention of a data set but the list of them."""
+    def _data_references(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, data) for every reference to a data set."""
         for name, entry in self.models.items():
             yield from ((f"models.{name}.data", value) for value in entry.data or ())
             yield from ((f"models.{name}.per_data", value) for value in entry.per_data)
-        for name, said in self.published.items():
+        for name, paper in self.published.items():
             yield from (
-                (f"published.{name}.values.{m}", value) for m, values in said.values.items() for value in values
+                (f"published.{name}.values.{m}", value) for m, values in paper.values.items() for value in values
             )
 
     def runs(
@@ -262,7 +263,7 @@ class Suite(StrictModel):
         return runs
 
     def _check_metrics(self) -> None:
-        """Refuse a metric that does not resolve, and two of which it is known that they measure the same."""
+        """Refuse unknown metrics, and two that produce the same measurement."""
         owners: dict[str, str] = {}
         for i, metric in enumerate(self.metrics):
             with error_context(f"metrics.{i}"):
@@ -280,12 +281,12 @@ class Suite(StrictModel):
         change: dict[str, Any],
     ) -> list[Run]:
         layers = [self.defaults, data, model, model.per_data.get(data.data)]
-        given = [
+        layers_given = [
             layer.model_dump(exclude_unset=True, exclude={"seeds", "data", "model", "per_data"})
             for layer in layers
             if layer
         ]
-        settings = functools.reduce(merged, [*given, change])
+        settings = functools.reduce(merged, [*layers_given, change])
         with error_context(f"data.{data.data}"):
             find("datasets", data.data)
         with error_context(f"models.{name}"):
@@ -303,12 +304,12 @@ class Suite(StrictModel):
 
 
 def matches(only: str, row: str, data: str) -> bool:
-    """Return whether the glob `only` is of `row` or of ``row/data``; a name that looks like a glob matches itself."""
+    """Return whether the glob `only` matches `row` or ``row/data``; a name with glob characters matches itself."""
     return any(name == only or fnmatchcase(name, only) for name in (row, f"{row}/{data}"))
 
 
 def merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `a` with `b` over it, mapping by mapping."""
+    """Return `a` updated with `b`, recursively in mappings."""
     both = {
         k: merged(a[k], b[k]) for k in a.keys() & b.keys() if isinstance(a[k], Mapping) and isinstance(b[k], Mapping)
     }
@@ -316,16 +317,16 @@ def merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def suite_paths() -> dict[str, Path]:
-    """Return the suites there are by name: in ./suites, then in the project's own folder."""
+    """Return the paths of all suites by name: from ./suites and from the project's own folder."""
     folders = [ROOT / "suites", Path("suites")]
     return {path.stem: path.absolute() for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def suite_path(name: str) -> Path:
-    """Return the file of the suite `name`, which is a name under suites/ or a path.
+    """Return the path of the suite `name`, a name under suites/ or a path.
 
     Raises:
-        UsageError: it is neither; the nearest name is given.
+        UsageError: it is neither; the message suggests the nearest name.
     """
     if name in (paths := suite_paths()):
         return paths[name]
@@ -338,8 +339,8 @@ def read_suite(path: Path) -> Suite:
     """Return the suite in the YAML file `path`.
 
     Raises:
-        UsageError: one line that names the file and the key: not there, not a regular file, unreadable, not YAML,
-            empty, a key unknown, given twice or of the wrong type.
+        UsageError: the file is missing, not a regular file, unreadable, empty or not YAML, or a key is unknown, given
+            twice or of the wrong type; the message names file and key.
     """
     with error_context(str(path)):
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genbench.__main__ import main
+from genbench.command_line import main
 from genbench.records.record import Record
 from genbench.records.store import Store
 from genbench.report.comparison import compared, not_compared, outcome

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from genbench.__main__ import main
+from genbench.command_line import main
 from genbench.suite import suite_paths
 
 FILES = 5000

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import genbench
-from genbench.__main__ import main
+from genbench.command_line import main
 from genbench.records.record import Record
 from genbench.records.store import Store
 from tests.test_report import CURVE, Tags, measured, record

@@ -23,7 +23,7 @@ from rich.console import Console
 from scipy import stats
 
 import genbench
-from genbench.__main__ import main
+from genbench.command_line import main
 from genbench.console import accept_any_text, printable
 from genbench.errors import UsageError
 from genbench.records.artifacts import StorageError

@@ -10,7 +10,15 @@ import pytest
 
 import genbench
 from genbench.records import sources as sources
-from genbench.records.sources import MEASURING, NEUTRAL, changed, own_digest, source_fingerprint, sources_of, user_files
+from genbench.records.sources import (
+    MEASURING,
+    NEUTRAL,
+    changed,
+    external_sources,
+    own_digest,
+    source_fingerprint,
+    user_files,
+)
 from genbench.suite import Run
 
 
@@ -51,18 +59,18 @@ def test_a_module_and_all_that_it_imports_of_the_users_count_and_nothing_is_exec
 
 
 def test_each_file_counts_by_its_content(folder: Path) -> None:
-    before = sources.sources("models", "mine:Model")
+    before = sources.sources_of("models", "mine:Model")
     assert before is not None
     for name in FILES:
         path = folder / name
         text = path.read_text()
         path.write_text(f"{text}#")
-        now = sources.sources("models", "mine:Model")
+        now = sources.sources_of("models", "mine:Model")
         assert now is not None
         assert changed(before, now) == [name]
         path.write_text(text)
     (folder / "unused.py").write_text("#")
-    assert sources.sources("models", "mine:Model") == before
+    assert sources.sources_of("models", "mine:Model") == before
 
 
 def test_files_that_come_and_go_are_named() -> None:
@@ -74,15 +82,15 @@ def test_files_that_come_and_go_are_named() -> None:
 def test_of_an_installed_package_the_version_counts_and_of_genbench_nothing() -> None:
     from importlib.metadata import version
 
-    assert sources.sources("models", "yaml.nodes:Node") == f"PyYAML {version('PyYAML')}"
-    assert sources.sources("models", "flows.nice:NICE") is None
-    assert sources.sources("datasets", "toys:moons") is None
+    assert sources.sources_of("models", "yaml.nodes:Node") == f"PyYAML {version('PyYAML')}"
+    assert sources.sources_of("models", "flows.nice:NICE") is None
+    assert sources.sources_of("datasets", "toys:moons") is None
 
 
 def test_a_run_has_the_sources_of_model_data_and_metrics(folder: Path) -> None:
     (folder / "measure.py").write_text("import beside\n")
     run = Run(suite="s", name="n", model="mine:A", data="toys:moons", metrics=("likelihood", "measure:m"))
-    assert {key: text.count(".py ") for key, text in sources_of(run).items()} == {
+    assert {key: text.count(".py ") for key, text in external_sources(run).items()} == {
         "model mine:A": len(FILES),
         "metric measure:m": 3,
     }

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from genbench.__main__ import fetched
+from genbench.commands.run import with_data
 from genbench.datasets import tabular
 from genbench.errors import UsageError
 from genbench.registry import find
@@ -169,11 +169,11 @@ def test_runs_whose_data_are_missing_are_left_out_with_one_line_for_each_data_se
     (root / "power/data.npy").unlink()
     names = ["tabular:POWER", "tabular:MINIBOONE", "toys:moons", "tabular:BSDS300"]
     runs = [Run(suite="s", name="n", model="m", data=data, seed=seed) for data in names for seed in range(3)]
-    assert [run.data for run in fetched(runs)] == ["tabular:MINIBOONE"] * 3 + ["toys:moons"] * 3
+    assert [run.data for run in with_data(runs)] == ["tabular:MINIBOONE"] * 3 + ["toys:moons"] * 3
     said = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in said] == ["tabular:POWER", "tabular:BSDS300"]
     with pytest.raises(UsageError, match="none of the data are here"):
-        fetched(runs[:3])
+        with_data(runs[:3])
 
 
 @pytest.mark.parametrize("content", [b"cpandas.nowhere\nDataFrame\n.", b"cpandas\nStringDtype\n(I1\ntR."])

@@ -31,7 +31,7 @@ def test_every_flipped_bit_is_noticed(work: Work, tmp_path: Path, capsys: pytest
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        assert work._verified(NAME)[0] is None, f"bit {bit}"
+        assert work._read_verified(NAME)[0] is None, f"bit {bit}"
     assert work.load(NAME) is None
     assert capsys.readouterr().err.startswith(f"genbench: {path} is damaged: ")
     assert (tmp_path / f"{NAME}.damaged").read_bytes() == flipped
@@ -44,7 +44,7 @@ def test_a_file_cut_anywhere_or_grown_is_noticed(work: Work, tmp_path: Path) -> 
     whole = path.read_bytes()
     for damaged in [*(whole[:n] for n in range(len(whole))), whole + b"\n", b"\0" + whole, CONTENT]:
         path.write_bytes(damaged)
-        assert work._verified(NAME)[0] is None
+        assert work._read_verified(NAME)[0] is None
 
 
 def test_a_file_of_another_name_or_run_is_noticed(work: Work, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Which source files decide a run: genbench's own, and those of models, data sets and metrics from elsewhere.
+"""Digests of the source files that a run depends on: genbench's own, and those of models, data and metrics of users.
 
-The sources of a user's module are its file and the files it imports, and so on, as far as they are neither installed
-packages nor genbench's nor Python's. They are found by reading the ``import`` statements: nothing is executed, and what
-else a process has imported does not count. Of an installed plug-in the version counts.
+The sources of a user's module are its file and the files that it imports, recursively, except those of installed
+packages, genbench and Python. Imports are read from the source, nothing is executed. Of an installed plug-in the
+version is used.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from genbench.records.environment import installed
 from genbench.registry import origin
 from genbench.suite import Run
 
-NEUTRAL = (  # of the package genbench: what decides no number; everything else does
-    *("__init__.py", "__main__.py", "console.py", "doctor.py", "errors.py", "file_names.py", "notices.py"),
-    *("records", "registry.py", "report", "strict_yaml.py", "datasets/downloads.py"),
+NEUTRAL = (  # in genbench: files and folders that affect no number; all others do
+    *("__init__.py", "__main__.py", "command_line.py", "commands", "console.py", "errors.py", "file_names.py"),
+    *("notices.py", "records", "registry.py", "report", "strict_yaml.py", "datasets/downloads.py"),
     *(f"runner/{name}.py" for name in ("driver", "executors", "isolation", "progress", "ray_cluster", "resources")),
     *("runner/staleness.py", "runner/verify.py"),
 )
-MEASURING = ("evaluation.py", "metrics")  # what decides no trained model
+MEASURING = ("evaluation.py", "metrics")  # affects no trained model
 INSTALLED = {"site-packages", "dist-packages"}
 STDLIB = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 
@@ -40,16 +40,16 @@ STDLIB = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 
 @functools.cache
 def own_digest(training: bool = False) -> str:
-    """Return 16 hexadecimal digits of what decides numbers in genbench and its kernels.
+    """Return 16 hexadecimal digits of the sources of genbench and its kernels that affect numbers.
 
     Args:
-        training: of what decides trained models alone.
+        training: use only those that affect trained models.
 
     Raises:
         FileNotFoundError: a file or folder listed here is missing.
     """
     package, kernels = map(Path, _own_folders())
-    skipped = {existing(package / name) for name in (*NEUTRAL, *(MEASURING if training else ()))}
+    skipped = {require(package / name) for name in (*NEUTRAL, *(MEASURING if training else ()))}
     digest = hashlib.sha256()
     for folder in (package, kernels):
         for path in sorted(folder.rglob("*.py")):
@@ -59,47 +59,53 @@ def own_digest(training: bool = False) -> str:
     return digest.hexdigest()[:16]
 
 
-def existing(path: Path) -> Path:
-    """Return `path`; raises FileNotFoundError if it is missing, for a name that moved would be skipped in silence."""
+def require(path: Path) -> Path:
+    """Return `path`; raises FileNotFoundError if it is missing, so that a moved file is not skipped silently."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing, which genbench/records/sources.py lists")
+        raise FileNotFoundError(f"{path} is missing; genbench/records/sources.py lists it")
     return path
 
 
 # -------------------------------------------------------------------------------------- of modules from elsewhere
 
 
-def sources_of(run: Run) -> dict[str, str]:
-    """Return the sources from outside genbench by what they are of: ``model own:Good`` -> ``own.py 1f3a..., ...``.
+def external_sources(run: Run) -> dict[str, str]:
+    """Return the sources outside genbench, by use: ``model own:Good`` -> ``own.py 1f3a..., ...``.
 
     Raises:
-        UsageError: a name does not resolve.
+        UsageError: a name is unknown.
     """
-    return training_sources(run) | {
-        key: text for metric in run.metrics if (text := sources("metrics", metric)) for key in [f"metric {metric}"]
+    return external_training_sources(run) | {
+        key: text for metric in run.metrics if (text := sources_of("metrics", metric)) for key in [f"metric {metric}"]
     }
 
 
 def source_fingerprint(run: Run) -> str:
-    """Return a digest of all code that decides the trained model of `run`, and of torch's version.
+    """Return a digest of all code that affects the trained model of `run`, and of torch's version.
 
-    A trained model or checkpoint of another fingerprint is not used.
+    Trained models and checkpoints with another fingerprint are not used.
     """
-    parts = [str(installed("torch")), own_digest(training=True), run.model, run.data, repr(training_sources(run))]
+    parts = [
+        str(installed("torch")),
+        own_digest(training=True),
+        run.model,
+        run.data,
+        repr(external_training_sources(run)),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def training_sources(run: Run) -> dict[str, str]:
-    """Return those of `sources_of` that decide the trained model."""
-    texts = {f"model {run.model}": sources("models", run.model), f"dataset {run.data}": sources("datasets", run.data)}
+def external_training_sources(run: Run) -> dict[str, str]:
+    """Return those of `external_sources` that affect the trained model."""
+    texts = {
+        f"model {run.model}": sources_of("models", run.model),
+        f"dataset {run.data}": sources_of("datasets", run.data),
+    }
     return {key: text for key, text in texts.items() if text}
 
 
-def sources(kind: str, name: str) -> str | None:
-    """Return the files, or the package, that the instance `name` of `kind` is from, each with digest or version.
-
-    None for what genbench brings.
-    """
+def sources_of(kind: str, name: str) -> str | None:
+    """Return the files of `name`, one of `kind`, with digests, or its package with a version; None if it is genbench's own."""
     module = origin(kind, name)
     if module is None:
         return None
@@ -111,7 +117,7 @@ def sources(kind: str, name: str) -> str | None:
 
 
 def changed(before: str, now: str) -> list[str]:
-    """Return the names whose digest or version differs between two results of `sources`."""
+    """Return the names whose digest or version differs between two results of `sources_of`."""
     a, b = (dict(entry.rpartition(" ")[::2] for entry in text.split(", ")) for text in (before, now))
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
@@ -130,20 +136,20 @@ def _version(package: str) -> str:
 
 
 def user_files(module: str) -> dict[str, Path]:
-    """Return the user's files that importing `module` reads, by their path from the folder on ``sys.path``."""
+    """Return the user's files that `module` imports, by path relative to the folder on ``sys.path``."""
     files: dict[str, Path] = {}
-    waiting, seen = _with_parents(module), set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
+    queue, visited = _with_parents(module), set[str]()
+    while queue:
+        name = queue.pop()
+        if name in visited:
             continue
-        seen.add(name)
+        visited.add(name)
         spec = spec_of(name)
         if spec is None or spec.origin is None or not _is_users(path := Path(spec.origin)):
             continue
         is_package = spec.submodule_search_locations is not None
         files["/".join(name.split(".")) + (f"/{path.name}" if is_package else path.suffix)] = path
-        waiting += [part for imported in imports(path, name, is_package) for part in _with_parents(imported)]
+        queue += [part for imported in imports(path, name, is_package) for part in _with_parents(imported)]
     return files
 
 
@@ -167,7 +173,7 @@ def _own_folders() -> tuple[str, str]:
 
 
 def spec_of(module: str) -> ModuleSpec | None:
-    """Return where `module` would be imported from, without importing it or its parents; None if from nowhere."""
+    """Return the spec of `module` without importing it or its parents; None if there is none."""
     path: Iterable[str] | None = None
     spec: ModuleSpec | None = None
     for name in _with_parents(module):
@@ -182,11 +188,11 @@ def spec_of(module: str) -> ModuleSpec | None:
     return spec
 
 
-PARSING = threading.Lock()  # two threads that parse at once may fail: "AST constructor recursion depth mismatch"
+PARSING = threading.Lock()  # concurrent parsing can fail: "AST constructor recursion depth mismatch"
 
 
 def imports(path: Path, module: str, is_package: bool) -> Iterator[str]:
-    """Yield the names of modules that the file of `module` may import; nothing if it is no Python source."""
+    """Yield the names of modules that the file of `module` may import; none if it is not Python source."""
     try:
         with PARSING:
             tree = ast.parse(path.read_bytes())

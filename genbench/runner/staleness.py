@@ -12,7 +12,7 @@ from genbench.errors import UsageError
 from genbench.notices import collecting
 from genbench.records.artifacts import PICTURE, Work
 from genbench.records.record import Record
-from genbench.records.sources import changed, own_digest, sources
+from genbench.records.sources import changed, own_digest, sources_of
 from genbench.registry import find, origin
 from genbench.suite import Run
 
@@ -67,7 +67,7 @@ class Staleness:
         before = record.code.get(f"{KINDS[kind]} {name}")
         if (kind, name) not in self._sources:
             try:
-                self._sources[kind, name] = sources(kind, name)
+                self._sources[kind, name] = sources_of(kind, name)
             except UsageError:  # unknown name: the run reports it
                 self._sources[kind, name] = None
         now = self._sources[kind, name]

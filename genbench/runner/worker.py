@@ -27,7 +27,7 @@ from genbench.notices import collecting
 from genbench.records.artifacts import StorageError, Work
 from genbench.records.environment import environment, host
 from genbench.records.record import Measurement, Record, Status
-from genbench.records.sources import own_digest, source_fingerprint, sources_of
+from genbench.records.sources import external_sources, own_digest, source_fingerprint
 from genbench.registry import find
 from genbench.runner.isolation import error_line
 from genbench.runner.staleness import files_digest
@@ -127,7 +127,7 @@ def _perform(run: Run, work: Work, checkpoint_every: float, record: dict[str, An
 
 def code_of(run: Run) -> dict[str, str | bool | None]:
     """Return the versions and digests of sources and files that show later whether the record is out of date."""
-    code = {"genbench": __version__, "sources": own_digest(), **sources_of(run)}
+    code = {"genbench": __version__, "sources": own_digest(), **external_sources(run)}
     if files := files_digest(run.data):
         code[f"files {run.data}"] = files
     return dict(code)

@@ -1,4 +1,4 @@
-"""A look at the machine: what genbench needs, what is there, and what is missing and why it matters."""
+"""`genbench doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from genbench.command_line import FAILED, OK, results_option
 from genbench.console import printable
 from genbench.datasets.downloads import FEATURE_NETS, data_root
 from genbench.errors import UsageError
@@ -19,10 +21,10 @@ from genbench.records.store import Store
 
 NEEDED = {
     "torch": "everything",
-    "sklearn": "the digits and the photographs",
-    "ray": "--executor ray; without it say --executor process",
+    "sklearn": "the digits and photo patches",
+    "ray": "--executor ray; without it, use --executor process",
     "torchvision": "data sets under GENBENCH_DATA",
-    "torch_fidelity": "FID and its kin",
+    "torch_fidelity": "FID, KID and inception score",
     "ot": "the Wasserstein distance of samples",
     "torchdiffeq": "FFJORD",
     "triton": "fused kernels on a GPU; Linux only",
@@ -30,15 +32,17 @@ NEEDED = {
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "ot": "POT"}  # by module, where the names differ
 
 
-def examine(results: Path) -> bool:
-    """Print a table of checks and return whether a suite can be run here."""
-    table = Table("", "what", "found", box=None, pad_edge=False)
+@click.command()
+@results_option
+def doctor(results: Path) -> int:
+    """Check this machine: versions, GPU, data and results folder."""
+    table = Table("", "what", "result", box=None, pad_edge=False)
     checks = list(_checks(results))
-    for good, what, detail in checks:
-        mark = {True: Text("ok", "green"), False: Text("problem", "red"), None: Text("none", "yellow")}[good]
+    for ok, what, detail in checks:
+        mark = {True: Text("ok", "green"), False: Text("problem", "red"), None: Text("none", "yellow")}[ok]
         table.add_row(mark, what, Text(printable(detail)))
     Console().print(table)
-    return all(good is not False for good, _, _ in checks)
+    return OK if all(ok is not False for ok, _, _ in checks) else FAILED
 
 
 def _checks(results: Path) -> Iterator[tuple[bool | None, str, str]]:
@@ -48,7 +52,7 @@ def _checks(results: Path) -> Iterator[tuple[bool | None, str, str]]:
         try:
             importlib.import_module(module)
             yield True, module, installed(DISTRIBUTIONS.get(module, module)) or ""
-        except Exception as error:  # a package that is there but broken is what this command is for
+        except Exception as error:  # also a package that is installed but broken
             yield (
                 (False if module == "torch" else None),
                 module,
@@ -74,7 +78,7 @@ def _gpu() -> tuple[bool | None, str, str]:
     import torch
 
     if not torch.cuda.is_available():
-        return None, "GPU", "none is seen; every embedded suite runs without"
+        return None, "GPU", "none; every embedded suite runs without one"
     return True, "GPU", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
 
 

@@ -1,0 +1,1 @@
+"""The commands of `genbench`, one module each; see `genbench.command_line`."""
