@@ -171,7 +171,7 @@ def test_a_new_module_counts_and_what_decides_nothing_does_not(copy: Path) -> No
 def test_a_listed_file_that_is_missing_is_an_error(name: str, copy: Path) -> None:
     path = copy / "genbench" / name
     path.rename(path.with_name("elsewhere"))
-    with pytest.raises(FileNotFoundError, match=f"{path.name} is missing, which genbench/records/sources.py lists"):
+    with pytest.raises(FileNotFoundError, match=f"{path.name} is missing; genbench/records/sources.py lists it"):
         sources.own_digest(training=True)
 
 

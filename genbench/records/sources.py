@@ -75,7 +75,7 @@ def external_sources(run: Run) -> dict[str, str]:
     Raises:
         UsageError: a name is unknown.
     """
-    return external_training_sources(run) | {
+    return training_sources(run) | {
         key: text for metric in run.metrics if (text := sources_of("metrics", metric)) for key in [f"metric {metric}"]
     }
 
@@ -90,12 +90,12 @@ def source_fingerprint(run: Run) -> str:
         own_digest(training=True),
         run.model,
         run.data,
-        repr(external_training_sources(run)),
+        repr(training_sources(run)),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def external_training_sources(run: Run) -> dict[str, str]:
+def training_sources(run: Run) -> dict[str, str]:
     """Return those of `external_sources` that affect the trained model."""
     texts = {
         f"model {run.model}": sources_of("models", run.model),
@@ -105,7 +105,7 @@ def external_training_sources(run: Run) -> dict[str, str]:
 
 
 def sources_of(kind: str, name: str) -> str | None:
-    """Return the files of `name`, one of `kind`, with digests, or its package with a version; None if it is genbench's own."""
+    """Return the files of `name` with digests, or its package with a version; None if it is part of genbench."""
     module = origin(kind, name)
     if module is None:
         return None
