@@ -12,7 +12,7 @@ import pytest
 
 import genbench
 from genbench import RUNS
-from genbench.command_line import main
+from genbench.command_line import commands, main
 from genbench.commands.run import parse_seeds
 from genbench.errors import UsageError
 from genbench.records.record import Record
@@ -359,6 +359,33 @@ def test_seeds(text: str, expected: list[int]) -> None:
 def test_what_is_no_list_of_seeds(text: str) -> None:
     with pytest.raises(UsageError):
         parse_seeds(text)
+
+
+def completions(words: str) -> list[str]:
+    """Return what a shell offers for an unfinished command line."""
+    from click.shell_completion import BashComplete
+
+    *complete, incomplete = words.split(" ")
+    completer = BashComplete(commands, {}, "genbench", "_GENBENCH_COMPLETE")
+    return [item.value for item in completer.get_completions(complete, incomplete)]
+
+
+def test_a_shell_completes_commands_suites_and_runs(tmp_path: Path) -> None:
+    run = Run(suite="s", name="n", model="flows.nice:NICE", data="toys:moons")
+    Store(tmp_path).write(Record(run=run, execution="2026", status="ok"))
+    assert completions("re") == ["report"]
+    assert completions("run flows-m") == ["flows-mnist-gpu", "flows-mnist-short", "flows-mnist"]
+    assert completions(f"show --results {tmp_path} {run.id[:2]}") == [run.id]
+    assert completions(f"report --results {tmp_path} ") == ["s"]
+    assert completions("list mod") == ["models"]
+
+
+def test_the_version_and_help_are_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"genbench {genbench.__version__}\n"
+    for call in (["--help"], ["run", "--help"]):
+        assert main(call) == 0
+        assert "Usage: genbench" in capsys.readouterr().out
 
 
 @pytest.mark.alone
