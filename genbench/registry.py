@@ -56,8 +56,9 @@ def unknown(kind: str, name: str) -> UsageError:
     """Return an error that names what is nearest to `name`, or the module that does not exist."""
     hint = nearest(name, names(kind))
     module, colon, _ = name.partition(":")
-    if colon and _PATH.fullmatch(name) and "did you mean" not in hint:
-        hint = f": there is no module {module!r} in genbench.{kind}, in this folder or among the installed packages"
+    if colon and _PATH.fullmatch(name) and f"genbench.{kind}.{module}" not in sys.modules:
+        missing = f": there is no module {module!r} in genbench.{kind}, in this folder or among the installed packages"
+        hint = missing + (hint if "did you mean" in hint else "")
     return UsageError(f"unknown {kind.removesuffix('s')} {name!r}{hint}")
 
 

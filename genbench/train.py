@@ -313,7 +313,13 @@ def train(
         if i in snapshot_steps:
             save_snapshot(model, dataset, run, state)
         reseed(run.seed, i)
-        loss = train_step(i, batch)
+        try:
+            loss = train_step(i, batch)
+        except Diverged:
+            raise
+        except Exception:  # parameters that are not finite may raise anything, as torch.distributions does
+            check_finite(model, i)
+            raise
         if i == 0 or i + 1 in checks:
             check_state(model, initial_state)
         ema.update(i)
@@ -333,12 +339,20 @@ def train(
             raise TimeoutError(f"stopped at step {state.step} of {run.steps} after {state.seconds:.0f} s")
 
     if run.steps:
+        check_finite(model, state.step)
         save_snapshot(model, dataset, run, state)
     state.seconds = time.monotonic() - began
     if state.selected is not None:
         model.load_state_dict(state.selected)
     model.eval()
     return state
+
+
+def check_finite(model: Model, step: int) -> None:
+    """Raise Diverged if a parameter is not finite after `step` steps."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise Diverged(f"the parameter {name!r} is not finite after {step} steps")
 
 
 def validate(model: Model, dataset: Dataset, run: Run, state: TrainState) -> None:

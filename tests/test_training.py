@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Dataset, Space
-from genbench.model import MakeOptimizer, Model, OptimizedLoss
+from genbench.model import Diverged, MakeOptimizer, Model, OptimizedLoss
 from genbench.records.artifacts import Work
 from genbench.suite import Optimizer, Run
 from genbench.train import RULES, TrainState, make_optimizer, rate, train
@@ -246,3 +246,39 @@ def test_the_rate_of_a_loss_that_stops_early_ends_with_it(tmp_path: Path) -> Non
     model = Pulled(DATA.space, [1.0], stop=0.5)
     trained(tmp_path, model, optimizer={"name": "sgd", "lr": 1.0, "schedule": "linear"})
     assert model.weights[0].item() == pytest.approx(-sum(1 - k / 10 for k in range(10)))
+
+
+class Validated(Model):
+    """A normal by torch.distributions, which raises ValueError where its mean is not finite."""
+
+    likelihood = "exact"
+
+    def __init__(self, space: Space, *, kick: int) -> None:
+        super().__init__(space)
+        self.mu, self.kick, self.calls = nn.Parameter(torch.zeros(2)), kick, 0
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return torch.distributions.Normal(self.mu, 1.0).log_prob(x).sum(1)
+
+    def loss(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return -self.log_prob(x).mean() + (self.mu * math.inf).sum() * (self.calls == self.kick)
+
+
+@pytest.mark.parametrize("kick", [2, 4])
+def test_parameters_that_are_not_finite_are_a_divergence_whatever_they_raise(tmp_path: Path, kick: int) -> None:
+    """In the middle of training the next loss raises ValueError; after the last step nothing does."""
+    x = torch.randn(40, 2)
+    run = Run(suite="s", name="n", model="m", data="d", steps=4, batch=8, checks=1)
+    with pytest.raises(Diverged, match=r"the (parameter 'mu' is not finite after \d steps|loss is nan)"):
+        train(Validated(Space((2,)), kick=kick), Dataset(Space((2,)), x, x, x), run, Work(tmp_path), code="c")
+
+
+def test_an_error_with_finite_parameters_is_no_divergence(tmp_path: Path) -> None:
+    x = torch.randn(40, 2)
+    run = Run(suite="s", name="n", model="m", data="d", steps=4, batch=8, checks=1)
+    model = Validated(Space((2,)), kick=0)
+    model.loss = lambda x: torch.distributions.Normal(model.mu, -1.0).log_prob(x).sum()  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="scale") as caught:
+        train(model, Dataset(Space((2,)), x, x, x), run, Work(tmp_path), code="c")
+    assert not isinstance(caught.value, Diverged)

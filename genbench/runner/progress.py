@@ -198,7 +198,7 @@ def headline(record: Record) -> str:
         return record.error or ""
     rank = {"bits/dim": 0, "nats": 1}
     numbers = sorted(record.measurements.values(), key=lambda m: (rank.get(m.unit, 2), m.value is None))
-    return f"{numbers[0].value:.4g} {numbers[0].unit}" if numbers and numbers[0].value is not None else ""
+    return f"{numbers[0].value:.4g} {numbers[0].unit}".strip() if numbers and numbers[0].value is not None else ""
 
 
 def format_duration(seconds: float) -> str:
