@@ -9,7 +9,7 @@ import pytest
 from genbench.command_line import main
 from genbench.records.record import Record
 from genbench.records.store import Store
-from genbench.report.comparison import compared, not_compared, outcome
+from genbench.report.comparison import compare_records, count_verdicts, describe_uncompared
 from tests.test_report import measured, record, row_of
 
 A = [*row_of([1.0, 1.1, 1.2]), *row_of([2.0, 2.1, 2.2], "Glow")]
@@ -59,7 +59,7 @@ UNCOMPARED = {  # why, and B's rows of Glow
     "without a value in B": row_with([None] * 3, "Glow"),
     "versions of the metric ('likelihood 1' and 'likelihood 2')": row_with([2.5, 2.6, 2.7], "Glow", **OTHER),
     "on different data:": row_with([2.0, 2.1, 2.2], "Glow", data_sha256="other"),
-    "of one seed": row_with([2.5], "Glow"),
+    "with one seed only": row_with([2.5], "Glow"),
     "different versions of the metric, or": MIXED,
     "missing in B": row_of([2.0, 2.1], "Glow", data="rings"),
     "missing in B:": row_with([2.0, 2.1, 2.2], "Glow", unit="bits"),
@@ -96,8 +96,8 @@ def test_a_row_that_has_failed_on_both_sides_is_no_news(tmp_path):
 def test_more_failed_runs_than_before_are_worse():
     a = [record("N", 0, status="diverged"), *(record("N", seed, 1.0 + seed) for seed in (1, 2))]
     b = [*(record("N", seed, status="diverged") for seed in (0, 1)), record("N", 2, 3.0)]
-    assert "failed" in set(compared(a, b)["verdict"])
-    assert "failed" not in set(compared(b, a)["verdict"])
+    assert "failed" in set(compare_records(a, b)["verdict"])
+    assert "failed" not in set(compare_records(b, a)["verdict"])
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "damaged", "file"])
@@ -144,32 +144,32 @@ def timing(*rates: float) -> list[Record]:
     ("rates", "verdict"), [((90, 100, 110), "same"), ((50, 55, 60), "slower"), ((190, 200, 210), "faster")]
 )
 def test_a_timing_of_one_seed_is_compared_by_its_repetitions_and_is_no_regression(rates, verdict):
-    comparison = compared(timing(99.0, 101.0, 105.0), timing(*rates))
+    comparison = compare_records(timing(99.0, 101.0, 105.0), timing(*rates))
     assert comparison["verdict"].tolist() == [verdict]
-    assert outcome(comparison) == (1, 0, 0)
+    assert count_verdicts(comparison) == (1, 0, 0)
 
 
 def test_a_measurement_without_a_better_end_has_changed_or_not():
     def sizes(*values: float) -> list[Record]:
         return row_with(values, better=None, unit="parameters")
 
-    assert compared(sizes(5, 5, 5), sizes(5, 5, 5))["verdict"].tolist() == ["same"]
-    assert compared(sizes(5, 5, 5), sizes(9, 9, 9))["verdict"].tolist() == ["changed"]
+    assert compare_records(sizes(5, 5, 5), sizes(5, 5, 5))["verdict"].tolist() == ["same"]
+    assert compare_records(sizes(5, 5, 5), sizes(9, 9, 9))["verdict"].tolist() == ["changed"]
 
 
 def test_rows_of_one_name_are_matched_by_their_settings():
     def steps(n: int, *values: float) -> list[Record]:
         return row_of(values, run={"model": "flows.nice", "steps": n})
 
-    comparison = compared(steps(10, 1.0, 1.1, 1.2), [*steps(10, 1.0, 1.1, 1.3), *steps(20, 9.0, 9.1, 9.3)])
+    comparison = compare_records(steps(10, 1.0, 1.1, 1.2), [*steps(10, 1.0, 1.1, 1.3), *steps(20, 9.0, 9.1, 9.3)])
     assert comparison["verdict"].tolist() == ["same"]
-    other = compared(steps(10, 1.0, 1.1, 1.2), steps(20, 9.0, 9.1, 9.3))
+    other = compare_records(steps(10, 1.0, 1.1, 1.2), steps(20, 9.0, 9.1, 9.3))
     assert other["verdict"].tolist() == ["regressed"], "one row on each side, of one name: what --set changed"
 
 
 def test_of_many_cells_that_were_not_compared_some_are_named_in_one_line():
     a = [made for i in range(50) for made in row_of([1.0, 1.1], f"R{i}")]
-    message = not_compared(compared(a, row_of([1.0, 1.1], "R0")))
+    message = describe_uncompared(compare_records(a, row_of([1.0, 1.1], "R0")))
     assert message.startswith("not compared: 49 missing in B: ")
     assert message.endswith("and 45 more rows")
     assert "\n" not in message

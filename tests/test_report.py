@@ -28,12 +28,12 @@ from genbench.records.artifacts import Work
 from genbench.records.record import Measurement, Point, Record
 from genbench.records.store import Store
 from genbench.report import compare, leaderboard, show, write
-from genbench.report.axis import marks_of
-from genbench.report.board import Board, Column, Row
-from genbench.report.boards import boards
-from genbench.report.comparison import compared, regressions
-from genbench.report.curves import curves_of
-from genbench.report.figures import figures, quality
+from genbench.report.board import Board, Row, boards
+from genbench.report.columns import Column
+from genbench.report.comparison import compare_records, regressions
+from genbench.report.curves import newest_curves
+from genbench.report.figures import figures, plot_quality
+from genbench.report.formatting import format_number
 from genbench.report.intervals import (
     Sample,
     half_width,
@@ -44,11 +44,11 @@ from genbench.report.intervals import (
     welch_half_width,
 )
 from genbench.report.markdown import markdown
-from genbench.report.marks import annotate, kinds_of, palette
-from genbench.report.protocol import measured_on
+from genbench.report.markers import family_colors, label_points, marker_meanings
+from genbench.report.marks import ranking_marks
+from genbench.report.protocol import hardware_by_suite
 from genbench.report.published import published_lines, with_published
-from genbench.report.text import number
-from genbench.report.tidy import Line, by_run, lines, metrics_of, tidy
+from genbench.report.tidy import Line, by_run, lines, metrics_by_suite, tidy
 from genbench.strict_model import checked
 from genbench.suite import Run, Suite
 
@@ -76,7 +76,7 @@ def row_of(values, name="NICE", **changes) -> list[Record]:
 
 
 def board_of(records: list[Record]) -> Board:
-    (board,) = boards(lines(by_run(records)), metrics_of(records))
+    (board,) = boards(lines(by_run(records)), metrics_by_suite(records))
     return board
 
 
@@ -181,7 +181,7 @@ def test_a_run_that_succeeded_and_then_failed_keeps_its_numbers_and_shows_the_fa
     assert frame["status"].tolist() == ["ok", "timeout"]
     assert frame["value"].isna().tolist() == [False, True]
     row = rows_of([*row_of([1.0, 1.1]), record(at=2, status="timeout")])["NICE"]
-    assert (row.failures, row.later, row.cells[NATS].n) == ("", "timeout 1/2", 2)
+    assert (row.failures, row.later_failures, row.cells[NATS].n) == ("", "timeout 1/2", 2)
 
 
 def test_the_newest_name_of_a_run_names_its_row():
@@ -201,9 +201,9 @@ def test_a_cell_is_mean_and_interval_over_seeds_with_the_test_sets_error_apart()
     ]
     cell = rows_of(records)["NICE"].cells[NATS]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    assert (cell.n, cell.mean, cell.half) == (3, pytest.approx(np.mean(values)), pytest.approx((high - low) / 2))
+    assert (cell.n, cell.mean, cell.half_width) == (3, pytest.approx(np.mean(values)), pytest.approx((high - low) / 2))
     assert cell.stderr == pytest.approx(math.sqrt(np.mean(np.square(errors))))
-    assert [seed.value for seed in cell.seeds] == values
+    assert [seed.value for seed in cell.lines] == values
 
 
 def test_a_failure_is_counted_shown_and_never_a_number():
@@ -214,7 +214,7 @@ def test_a_failure_is_counted_shown_and_never_a_number():
     assert rows["NSF"].cells[NATS].rank is None
     assert (rows["Glow"].failures, rows["Glow"].cells) == ("crashed 1/1", {})
     assert list(rows) == ["NICE", "NSF", "Glow"]
-    assert "diverged 1/3" in markdown([board_of(records)], measured_on(records))
+    assert "diverged 1/3" in markdown([board_of(records)], hardware_by_suite(records))
     frame = tidy(records)
     assert frame[frame["status"] != "ok"]["value"].isna().all()
 
@@ -239,7 +239,7 @@ def test_what_a_number_says_of_a_run_is_counted_beside_its_row_and_is_no_failure
     row = {row.name: row for row in board.rows}["GAN"]
     assert (row.failures, row.verdicts, row.cells[NATS].n) == ("", "collapsed 2/3", 3)
     assert row.cells[NATS].rank == 1
-    assert "collapsed 2/3" in markdown([board], measured_on(records))
+    assert "collapsed 2/3" in markdown([board], hardware_by_suite(records))
 
 
 def test_exact_values_bounds_and_estimates_share_neither_column_nor_rank():
@@ -262,7 +262,7 @@ def test_values_in_different_units_are_never_averaged():
 def test_a_row_that_lacks_a_seed_of_the_others_is_shown_and_not_ranked():
     rows = rows_of([*row_of([1.0, 1.1, 1.2], "A"), *row_of([2.0, 2.1, 2.2], "B"), *row_of([0.1, 0.1], "C")])
     assert [rows[name].cells[NATS].rank for name in "ABC"] == [1, 2, None]
-    assert "missing" in rows["C"].cells[NATS].unranked
+    assert "missing" in rows["C"].cells[NATS].unranked_reason
 
 
 def test_more_seeds_of_one_row_do_not_make_the_others_incomplete():
@@ -279,7 +279,7 @@ def test_one_seed_is_not_ranked_and_a_timing_shows_the_spread_of_its_repetitions
     raw = (90.0, 100.0, 101.0, 103.0, 140.0)
     speed = measured(101.0, unit="samples/s", better="higher", raw=raw, impl="throughput 1")
     (cell,) = rows_of([record(measurements={"train_throughput": speed})])["NICE"].cells.values()
-    assert (cell.rank, cell.half, cell.mean) == (None, None, 101.0)
+    assert (cell.rank, cell.half_width, cell.mean) == (None, None, 101.0)
     assert (cell.p20, cell.p80) == pytest.approx(tuple(np.quantile(raw, [0.2, 0.8])))
 
 
@@ -296,7 +296,7 @@ def test_another_version_of_a_metric_is_not_ranked_with_the_newest():
     ]
     rows = rows_of([*old, *row_of([1.0, 1.1], at=5)])
     assert rows["NICE"].cells[NATS].rank == 1
-    assert "version" in rows["Old"].cells[NATS].unranked
+    assert "version" in rows["Old"].cells[NATS].unranked_reason
 
 
 def test_rows_measured_on_other_data_than_the_newest_are_not_ranked():
@@ -317,18 +317,20 @@ def test_one_name_under_two_protocols_is_two_rows():
 def test_uncommitted_code_is_marked(dirty, marked):
     records = [record(seed=0), record(seed=1, code={"commit": "c" * 40, "dirty": dirty})]
     assert rows_of(records)["NICE"].dirty is marked
-    assert ("†" in markdown([board_of(records)], measured_on(records))) is marked
+    assert ("†" in markdown([board_of(records)], hardware_by_suite(records))) is marked
 
 
 def test_several_machines_are_named():
     records = [record(), record(seed=1, environment={"gpu": "Some GPU", "processor": "Some CPU"})]
-    text = markdown([board_of(records)], measured_on(records))
+    text = markdown([board_of(records)], hardware_by_suite(records))
     assert "Measured on Some CPU, 2 cores; Some GPU. Speeds from different machines are not comparable." in text
 
 
 def test_suites_versions_and_data_have_boards_of_their_own():
     records = [record(), record(data="rings"), record(suite="other"), record(run={"version": 2, "model": "flows.nice"})]
-    found = [(board.suite, board.version, board.data) for board in boards(lines(by_run(records)), metrics_of(records))]
+    found = [
+        (board.suite, board.version, board.data) for board in boards(lines(by_run(records)), metrics_by_suite(records))
+    ]
     assert found == [("flows", 1, "moons"), ("flows", 1, "rings"), ("flows", 2, "moons"), ("other", 1, "moons")]
 
 
@@ -341,7 +343,9 @@ def test_another_suite_beside_does_not_move_columns():
         return record(suite=suite, run={"metrics": metrics}, measurements=found)
 
     records = [of("vaes", ("latents", "representation")), of("autoencoders", ("representation", "latents"))]
-    orders = {b.suite: [c.measurement for c in b.columns] for b in boards(lines(by_run(records)), metrics_of(records))}
+    orders = {
+        b.suite: [c.measurement for c in b.columns] for b in boards(lines(by_run(records)), metrics_by_suite(records))
+    }
     assert orders == {"vaes": ["elbo", "probe"], "autoencoders": ["probe", "elbo"]}
 
 
@@ -353,7 +357,7 @@ def test_columns_follow_the_suites_file_where_it_is_at_hand():
     }
     records = [record(run={"metrics": ("representation", "latents", "likelihood:L100")}, measurements=found)]
     said = papers().model_copy(update={"metrics": ("latents", "likelihood:L100", "representation")})
-    (board,) = boards(lines(by_run(records)), metrics_of(records, [said]))
+    (board,) = boards(lines(by_run(records)), metrics_by_suite(records, [said]))
     assert [column.measurement for column in board.columns] == ["elbo", "nats", "probe"]
     assert [column.measurement for column in board_of(records).columns] == ["probe", "elbo", "nats"]
 
@@ -402,10 +406,10 @@ def test_what_papers_report_stands_in_order_of_value_and_is_never_ranked():
     assert [row.label for row in board.rows] == [
         "First, published", "A", "Middle, published", "B", "Last, published", "Bad",
     ]  # fmt: skip
-    assert board.measured == alone.rows
+    assert board.measured_rows == alone.rows
     assert board.columns == alone.columns
-    assert [row.cells[NATS].rank for row in board.papers] == [None] * 3
-    assert {row.name: row.published for row in board.papers}["Middle"] == "Middle (2017), table 1"
+    assert [row.cells[NATS].rank for row in board.published_rows] == [None] * 3
+    assert {row.name: row.published for row in board.published_rows}["Middle"] == "Middle (2017), table 1"
 
 
 def test_published_values_are_in_order_among_unranked_rows_and_where_more_is_better():
@@ -419,7 +423,7 @@ def test_a_published_bound_stands_in_the_column_of_bounds():
     bounds = [record("VAE", s, measurements={"nats": measured(v, kind="bound")}) for s, v in enumerate([5.0, 5.1])]
     said = papers(Paper=nats(4.0, kind="bound"), Sharp=nats(3.0))
     board = with_published(board_of([*row_of([1.0, 1.1]), *bounds]), said)
-    assert {row.name: list(row.cells) for row in board.papers} == {"Paper": [BOUND], "Sharp": [NATS]}
+    assert {row.name: list(row.cells) for row in board.published_rows} == {"Paper": [BOUND], "Sharp": [NATS]}
     assert [row.name for row in board.rows] == ["NICE", "Sharp", "Paper", "VAE"]
     assert (board.columns[1].unit, board.columns[1].better) == ("nats", "lower")
 
@@ -435,7 +439,7 @@ def test_a_kind_that_only_papers_have_follows_what_is_measured():
 def test_several_measurements_of_a_paper_share_its_row_and_none_is_lost():
     said = papers(Paper={"values": {"nats": {"moons": 0.5}, "fid": {"moons": 29.3, "rings": 8.0}}})
     board = with_published(board_of(row_of([1.0, 1.1])), said)
-    (paper,) = board.papers
+    (paper,) = board.published_rows
     assert {column.measurement: cell.mean for column, cell in paper.cells.items()} == {"nats": 0.5, "fid": 29.3}
     assert [column.measurement for column in board.columns] == ["nats", "fid"]
 
@@ -491,7 +495,7 @@ def test_without_published_rows_a_board_and_the_table_are_as_they_were():
     ],
 )
 def test_numbers_have_the_digits_their_spread_supports(value, unit, spread, text):
-    assert number(value, unit, spread) == text
+    assert format_number(value, unit, spread) == text
 
 
 @given(
@@ -500,7 +504,7 @@ def test_numbers_have_the_digits_their_spread_supports(value, unit, spread, text
     st.none() | st.floats(0, 1e6),
 )
 def test_any_number_is_written_short_and_is_zero_only_if_it_is(value, unit, spread):
-    text = number(value, unit, spread)
+    text = format_number(value, unit, spread)
     assert len(text) <= 16
     assert (float(re.sub(r"[^-+.e0-9]", "", text)) == 0) == (value == 0)
 
@@ -633,8 +637,8 @@ def test_plots_are_small_pngs_that_the_markdown_shows_and_what_is_not_drawn_agai
 
 def test_every_board_has_its_first_plot_before_any_has_a_second():
     records = [made for i in range(5) for made in row_of([1.0, 1.2], data=f"d{i}", curve=CURVE)]
-    tables = boards(lines(by_run(records)), metrics_of(records))
-    names = [name for name, _ in figures(tables, curves_of(by_run(records)), 7)]
+    tables = boards(lines(by_run(records)), metrics_by_suite(records))
+    names = [name for name, _ in figures(tables, newest_curves(by_run(records)), 7)]
     assert [name.split(".")[-2] for name in names] == ["intervals"] * 5 + ["learning"] * 2
 
 
@@ -672,7 +676,7 @@ def family_records() -> list[Record]:
 
 def test_exact_values_bounds_and_estimates_of_every_family_stand_on_one_axis_each_told_apart():
     board = board_of(family_records())
-    marks = marks_of(board, 20)
+    marks = ranking_marks(board, 20)
     assert [(mark.row.name, mark.column.measurement, mark.column.kind) for mark in marks] == [
         ("PixelCNN", "bpd", "exact"),
         ("NSF", "bpd", "bound"),
@@ -681,33 +685,33 @@ def test_exact_values_bounds_and_estimates_of_every_family_stand_on_one_axis_eac
         ("GAN", "ais_bpd", "estimate"),
         ("GMM", "bpd", "bound"),
     ]
-    assert kinds_of(marks) == {
+    assert marker_meanings(marks) == {
         "o": "exact",
         "<": "bound, at most: L_16",
         "D": "bound by annealing, at most: 2 chains",
         "s": "estimate by annealing: sigma 0.25",
     }
-    assert list(palette(board)) == ["flows", "vaes", "autoregressive", "gans", "mixtures"]
-    assert len(set(palette(board).values())) == 5
+    assert list(family_colors(board)) == ["flows", "vaes", "autoregressive", "gans", "mixtures"]
+    assert len(set(family_colors(board).values())) == 5
     assert next(cell.rank for row in board.rows for cell in row.cells.values() if row.name == "GAN") == 1
 
 
 def test_a_familys_colour_is_the_same_on_every_board_and_one_family_needs_none():
     few = [made for made in family_records() if made.run.name in ("VAE", "GMM")]
-    assert palette(board_of(few)).items() < palette(board_of(family_records())).items()
-    assert palette(board_of([*row_of([1.0]), *row_of([2.0], "MAF")])) == {}
+    assert family_colors(board_of(few)).items() < family_colors(board_of(family_records())).items()
+    assert family_colors(board_of([*row_of([1.0]), *row_of([2.0], "MAF")])) == {}
     other = record("Theirs", run={"model": "zuko_flows:NSF"})
-    assert list(palette(board_of([*row_of([1.0]), other]))) == ["flows", "zuko_flows"]
+    assert list(family_colors(board_of([*row_of([1.0]), other]))) == ["flows", "zuko_flows"]
 
 
 def test_fid_is_set_against_likelihood_where_two_rows_have_both():
     board = board_of(family_records())
-    figure = quality(board)
+    figure = plot_quality(board)
     (axes,) = figure.axes
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
     assert {text.get_text() for text in axes.texts} == {"VAE", "GAN", "GMM", "new data"}
-    assert quality(board_of([made for made in family_records() if made.run.name in ("VAE", "NSF")])) is None
-    assert quality(board_of(row_of([1.0, 2.0]))) is None
+    assert plot_quality(board_of([made for made in family_records() if made.run.name in ("VAE", "NSF")])) is None
+    assert plot_quality(board_of(row_of([1.0, 2.0]))) is None
 
 
 def test_names_cover_neither_each_other_nor_points_nor_leave_the_axes():
@@ -715,7 +719,7 @@ def test_names_cover_neither_each_other_nor_points_nor_leave_the_axes():
     figure = Figure(figsize=(6.5, 4))
     axes, points = figure.subplots(), [tuple(xy) for xy in rng.uniform(size=(12, 2))]
     axes.plot(*zip(*points, strict=True), "o")
-    annotate(axes, points, [f"row number {i}" for i in range(12)])
+    label_points(axes, points, [f"row number {i}" for i in range(12)])
     FigureCanvasAgg(figure).draw()
     boxes, inside = [text.get_window_extent() for text in axes.texts], axes.get_window_extent()
     assert not any(a.padded(-2).overlaps(b.padded(-2)) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -839,7 +843,7 @@ def test_results_is_the_tidy_table_of_a_folder(tmp_path):
 
 def test_equal_results_have_not_changed():
     records = [*row_of([1.0, 1.1, 1.3]), *row_of([2.0, 2.1, 2.4], "B")]
-    assert set(compared(records, records)["verdict"]) == {"same"}
+    assert set(compare_records(records, records)["verdict"]) == {"same"}
 
 
 @pytest.mark.parametrize(
@@ -857,14 +861,18 @@ def test_a_change_beyond_what_seeds_explain_is_named_and_has_welchs_interval(bet
         [record(seed=i, measurements={"m": measured(v, better=better)}) for i, v in enumerate(x)]
         for x in (values, values + shift)
     )
-    (line,) = compared(a, b).to_dict("records")
+    (line,) = compare_records(a, b).to_dict("records")
     half = stats.ttest_ind(values + shift, values, equal_var=False).confidence_interval(0.95).high - shift
-    assert (line["verdict"], line["difference"], line["half"]) == (verdict, pytest.approx(shift), pytest.approx(half))
+    assert (line["verdict"], line["difference"], line["half_width"]) == (
+        verdict,
+        pytest.approx(shift),
+        pytest.approx(half),
+    )
 
 
 def test_one_seed_is_untested_and_a_new_failure_is_worse():
-    assert compared(row_of([1.0]), row_of([9.0]))["verdict"].tolist() == ["untested"]
-    worse = compared(row_of([1.0, 1.1]), [record(seed=0, nats=1.0), record(seed=1, status="diverged")])
+    assert compare_records(row_of([1.0]), row_of([9.0]))["verdict"].tolist() == ["untested"]
+    worse = compare_records(row_of([1.0, 1.1]), [record(seed=0, nats=1.0), record(seed=1, status="diverged")])
     assert regressions(worse)["measurement"].tolist() == ["diverged 1/2"]
 
 

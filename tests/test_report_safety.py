@@ -29,15 +29,15 @@ from genbench.errors import UsageError
 from genbench.records.artifacts import StorageError
 from genbench.records.record import Measurement, Point, Record
 from genbench.records.store import Store
-from genbench.report import files, leaderboard, lettering, show, write
-from genbench.report.cells import _moments, _root_mean_square
-from genbench.report.curves import curves_of
-from genbench.report.figures import figures, intervals, learning, panels
+from genbench.report import files, fonts, leaderboard, show, write
+from genbench.report.aggregate import _mean_and_std, _root_mean_square
+from genbench.report.curves import newest_curves
+from genbench.report.figures import figures, plot_intervals, plot_learning_curves, sample_panels
 from genbench.report.gallery import split
 from genbench.report.intervals import Sample, p_value, ranks, welch
-from genbench.report.markdown import code, escaped, markdown
-from genbench.report.protocol import measured_on
-from genbench.report.tidy import as_csv, by_run, lines, tidy
+from genbench.report.markdown import escape_markdown, inline_code, markdown
+from genbench.report.protocol import hardware_by_suite
+from genbench.report.tidy import by_run, lines, tidy, to_csv
 from genbench.runner.progress import Lines
 from tests.test_report import CURVE, HOSTILE, NATS, Tags, board_of, measured, record, row_of, rows_of
 
@@ -59,7 +59,7 @@ def root(square: Fraction) -> float:
 def test_mean_and_deviation_of_any_floats_are_those_of_exact_arithmetic(values):
     exact, largest = [Fraction(value) for value in values], max(map(abs, values))
     true = sum(exact) / len(exact)
-    mean, std = _moments(values)
+    mean, std = _mean_and_std(values)
     assert mean == pytest.approx(float(true), rel=1e-12, abs=largest * 1e-15 + 5e-324)
     deviation = root(sum((value - true) ** 2 for value in exact) / (len(exact) - 1))
     assert std == pytest.approx(deviation, rel=1e-9, abs=largest * 1e-15 + 1e-323)
@@ -71,7 +71,7 @@ def test_mean_and_deviation_of_any_floats_are_those_of_exact_arithmetic(values):
 def test_largest_floats_have_a_mean_and_an_interval_without_bounds():
     cell = rows_of(row_of([1.7e308, -1.7e308, 1.7e308]))["NICE"].cells[NATS]
     assert cell.mean == pytest.approx(1.7e308 / 3, rel=1e-12)
-    assert cell.half == math.inf
+    assert cell.half_width == math.inf
     assert cell.interval_text == "± inf"
 
 
@@ -188,17 +188,17 @@ def test_odd_names_reach_no_output_as_more_than_text(tmp_path, capsys):
 
 
 def test_markdown_takes_names_literally():
-    assert escaped("a|b`c`<i>$x$~~") == "a\\|b\\`c\\`&lt;i&gt;\\$x\\$\\~\\~"
-    assert (code("plain"), code("a`b"), code("``")) == ("`plain`", "`` a`b ``", "``` `` ```")
+    assert escape_markdown("a|b`c`<i>$x$~~") == "a\\|b\\`c\\`&lt;i&gt;\\$x\\$\\~\\~"
+    assert (inline_code("plain"), inline_code("a`b"), inline_code("``")) == ("`plain`", "`` a`b ``", "``` `` ```")
     hostile = board_of(row_of([1.0, 1.1], suite="x` <img src=y onerror=alert(1)> `"))
-    text = markdown([hostile], measured_on(row_of([1.0], suite=hostile.suite)))
+    text = markdown([hostile], hardware_by_suite(row_of([1.0], suite=hostile.suite)))
     assert "``` " not in text
     assert "Suite `` x` <img src=y onerror=alert(1)> ` ``, version 1." in text
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1"])
 def test_a_spreadsheet_runs_no_name_and_numbers_stay_numbers(name):
-    read = list(csv.DictReader(io.StringIO(as_csv(lines(by_run(row_of([-1.5, 2.0], name)))))))
+    read = list(csv.DictReader(io.StringIO(to_csv(lines(by_run(row_of([-1.5, 2.0], name)))))))
     assert [row["value"] for row in read] == ["-1.5", "2.0"]
     assert {row["name"] for row in read} == {f"'{printable(name)}"}
     assert {row["data"] for row in read} == {"moons"}
@@ -243,27 +243,27 @@ def test_boards_of_names_that_look_alike_have_files_and_anchors_of_their_own(tmp
 
 def test_rows_named_with_an_underscore_stand_in_the_legend():
     records = [*row_of([1.0, 1.1], "_x", curve=CURVE), *row_of([1.0, 1.1], "y", curve=CURVE)]
-    figure = learning(board_of(records), curves_of(by_run(records)))
+    figure = plot_learning_curves(board_of(records), newest_curves(by_run(records)))
     (axes,) = figure.axes
     assert {text.get_text().strip() for text in axes.get_legend().get_texts()} == {"_x", "y"}
 
 
 def test_letters_that_no_font_has_are_escapes_and_never_boxes(monkeypatch):
-    monkeypatch.setattr(lettering, "_letters", lambda: frozenset(map(ord, "é±")))
-    assert lettering.lettered("é 中😀") == "é \\u4e2d\\U0001f600"
+    monkeypatch.setattr(fonts, "_drawable_codes", lambda: frozenset(map(ord, "é±")))
+    assert fonts.drawable("é 中😀") == "é \\u4e2d\\U0001f600"
     monkeypatch.undo()
     records = [
         *row_of([1.0, 1.1], "中文😀", curve=CURVE, data="數據"),
         *row_of([1.0, 1.1], "é", curve=CURVE, data="數據"),
     ]
     with warnings.catch_warnings(action="error"):  # matplotlib warns of each letter that it draws as a box
-        assert len(dict(figures([board_of(records)], curves_of(by_run(records)), 9))) == 2
+        assert len(dict(figures([board_of(records)], newest_curves(by_run(records)), 9))) == 2
 
 
 def test_long_names_leave_room_for_the_plot():
-    text = lettering.fitted("x" * 100_000, 8, 180)
+    text = fonts.fit_text("x" * 100_000, 8, 180)
     assert text.endswith("…")
-    assert lettering.width(text, 8) <= 180
+    assert fonts.text_width(text, 8) <= 180
 
 
 # -------------------------------------------------------------------------------------------------- pictures
@@ -319,7 +319,7 @@ def test_a_damaged_picture_is_named_and_left_out(tmp_path, damage, capsys):
     assert shown_pictures(tmp_path, f"files/{name}") == 0
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"files/{name}: not shown, damaged" in error
+    assert f"files/{name}: damaged picture, left out of the report: " in error
     (files_folder / name).write_bytes(good)
     assert shown_pictures(tmp_path, f"files/{name}") == 1
 
@@ -331,7 +331,7 @@ def test_a_picture_is_split_at_its_gap_whatever_its_proportions():
     whole.paste(right, (42, 0))
     assert [part.getcolors() for part in split(whole)] == [left.getcolors(), right.getcolors()]
     assert split(left) == (left, None)
-    figure = panels("t", [("tall", left)])
+    figure = sample_panels("t", [("tall", left)])
     (axes,) = figure.axes
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape[0] == shown.shape[1]
@@ -426,10 +426,10 @@ def test_a_row_with_one_invalid_seed_is_shown_last_marked_and_never_ranked(tmp_p
     board = board_of(records)
     cell = {row.name: row for row in board.rows}["Liar"].cells[NATS]
     assert [row.name for row in board.rows] == ["NICE", "Few", "Liar"]
-    assert (cell.rank, cell.mean, cell.unranked) == (
+    assert (cell.rank, cell.mean, cell.unranked_reason) == (
         None,
         pytest.approx(-9.1),
-        "invalid: the value of a seed cannot be true",
+        "invalid: a seed has an impossible value",
     )
     write(records, tmp_path, tmp_path / "out", console=Console(width=100))
     text = (tmp_path / "out" / "LEADERBOARD.md").read_text()
@@ -438,12 +438,12 @@ def test_a_row_with_one_invalid_seed_is_shown_last_marked_and_never_ranked(tmp_p
     assert "-9.10 ± 0.25 (invalid 1/3)" in capsys.readouterr().out
     page = Tags((tmp_path / "out" / "leaderboard.html").read_text())
     data = json.loads(page.scripts[0])["boards"][0]
-    assert [at for at, _ in data["axis"]] == [0, 1], "no mark in charts"
-    assert data["rows"][2]["cells"][0]["invalid"] == 1
+    assert [at for at, _ in data["marks"]] == [0, 1], "no mark in charts"
+    assert data["rows"][2]["cells"][0]["n_invalid"] == 1
     assert [
         row["verdict"] for row in csv.DictReader((tmp_path / "out" / "leaderboard.csv").open()) if row["name"] == "Liar"
     ] == ["", "invalid", ""]
-    assert len(intervals(board).axes[0].texts) == 2, "nor in plots"
+    assert len(plot_intervals(board).axes[0].texts) == 2, "nor in plots"
 
 
 def test_invalid_rows_decide_neither_which_version_nor_which_seeds_the_others_need():
@@ -475,12 +475,12 @@ def test_a_row_whose_seeds_were_measured_by_different_versions_is_not_ranked():
     ]
     rows = rows_of([*mixed, *row_of([5.0, 5.1, 5.2], at=9)])
     assert rows["Mixed"].cells[NATS].rank is None
-    assert "version" in rows["Mixed"].cells[NATS].unranked
+    assert "version" in rows["Mixed"].cells[NATS].unranked_reason
     same = [
         record("Same", seed, measurements={"nats": measured(1.0 + seed)}, data_sha256="b" if seed else "a", at=9 - seed)
         for seed in range(3)
     ]
-    assert "data" in rows_of(same)["Same"].cells[NATS].unranked
+    assert "data" in rows_of(same)["Same"].cells[NATS].unranked_reason
 
 
 def test_commit_seconds_and_attempts_are_of_the_execution_that_gave_the_number(tmp_path):

@@ -1,4 +1,4 @@
-"""Records -> tables, figures, page, exports. Nothing heavy is imported before it is asked for."""
+"""Records -> tables, figures, page, exports. Heavy libraries are imported only when a function needs them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from genbench.records.record import Record
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from genbench.report.comparison import Outcome
+    from genbench.report.comparison import ComparisonCounts
 
 __all__ = ["compare", "leaderboard", "show", "uncollected", "write"]
 
-PLOTS = 12  # drawn where no number is said, those of the boards with the newest records first: ten take a second
+PLOTS = 12  # plots drawn by default, of the boards with the newest records first: ten take a second
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through thousands of records, which are all needed, again and again, and
-    then through what is left, nearly all of it modules: not even at the end, but for torch, which looks for leaks."""
-    was = gc.isenabled()
+    """Pause the garbage collector, which would scan thousands of live records again and again.
+
+    Afterwards everything still alive, mostly modules, is frozen so that the interpreter does not scan it at exit. Only
+    torch needs that scan, for its leak checks; if it is imported, objects are unfrozen at exit.
+    """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
@@ -34,40 +37,39 @@ def uncollected() -> Iterator[None]:
         gc.freeze()
         if "torch" in sys.modules:
             atexit.register(gc.unfreeze)
-        if was:
+        if was_enabled:
             gc.enable()
 
 
-def write(records: Iterable[Record], folder: Path, out: Path, **how: Any) -> list[Path]:
+def write(records: Iterable[Record], folder: Path, out: Path, **options: Any) -> list[Path]:
     """Return the files written into `out`; see `genbench.report.files.write`.
 
-    pyparsing keeps the frames of whoever imports it, and all that they hold, for good: `records` are read when
-    everything is imported.
+    `records` should be lazy: they are read after all imports, because pyparsing keeps the frames of its importers, and
+    everything those frames hold, alive forever.
     """
     from genbench.report import files
 
-    return files.write(records, folder, out, **how)
+    return files.write(records, folder, out, **options)
 
 
 def leaderboard(records: Iterable[Record], console: Console) -> None:
-    """Print a table for each suite and data set."""
+    """Print one table per suite and data set."""
     from genbench.report import terminal
 
     terminal.leaderboard(records, console)
 
 
 def show(records: Iterable[Record], console: Console) -> None:
-    """Print all that the executions of one run say."""
+    """Print all executions of one run and their measurements."""
     from genbench.report import terminal
 
     terminal.show(records, console)
 
 
-def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> Outcome:
-    """Print what changed from `a` to `b` beyond what seeds explain, and what was not compared; return how many cells
-    were compared, were not, and got worse."""
-    from genbench.report.comparison import compared, outcome, print_comparison
+def compare(a: Iterable[Record], b: Iterable[Record], console: Console) -> ComparisonCounts:
+    """Print what changed from `a` to `b` beyond seed noise and what could not be compared; return the counts."""
+    from genbench.report.comparison import compare_records, count_verdicts, print_comparison
 
-    comparison = compared(a, b)
+    comparison = compare_records(a, b)
     print_comparison(comparison, console)
-    return outcome(comparison)
+    return count_verdicts(comparison)

@@ -1,90 +1,86 @@
-"""What a leaderboard is: one table for (suite, version, data), its columns, rows and cells in the order shown."""
+"""Leaderboards: one board per (suite, version, data), with its rows, columns and cells in the order shown."""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 from genbench.file_names import file_key
-from genbench.records.record import Better
+from genbench.report.aggregate import (
+    INVALID,
+    Aggregate,
+    BoardKey,
+    RowKey,
+    aggregate_seeds,
+    describe_failures,
+    describe_later_failures,
+    describe_verdicts,
+    group_rows,
+)
+from genbench.report.columns import Column, order_columns
+from genbench.report.formatting import format_mean_and_interval
 from genbench.report.tidy import Line
-from genbench.suite import Kind
 
-INVALID = "invalid"  # the verdict of a value that cannot be true
-SPEED = ("train_throughput", "sample_throughput")  # the speed that stands for a board; else the first in .../s
-
-
-class Column(NamedTuple):
-    """A measurement of one kind, in one unit."""
-
-    measurement: str
-    kind: Kind
-    unit: str
-    better: Better
-
-    @property
-    def heading(self) -> str:
-        """The name, an arrow to its better end, and the kind where it is not exact."""
-        arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
-        kind = "" if self.kind == "exact" else f" ({self.kind})"
-        return f"{self.measurement.replace('_', ' ')}{kind}{arrow}"
-
-    @property
-    def shown_unit(self) -> str:
-        """The unit, where the name does not say it."""
-        return "" if self.unit in self.measurement.split("_") else self.unit
+SPEED = ("train_throughput", "sample_throughput")  # the speed that plots use; else the first with a unit of .../s
+WEIGHTS = ("best-validation", "last")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean over n seeds and half its 95 % interval (None where n < 2); None for what there is not.
+    """Mean over n seeds and the half-width of its 95 % interval (None if n < 2); missing values are None.
 
     Attributes:
-        mean_text, interval_text: what is shown of them, see text.shown.
-        stderr: of the test set, apart from the seeds.
-        invalid: seeds whose value cannot be true: it is shown, and neither ranked nor drawn.
-        p20, p80: of a timing's repetitions, where there is one seed.
-        seeds: what each run gave it.
+        mean_text, interval_text: both as shown, see formatting.format_mean_and_interval.
+        stderr: standard error of the test set, separate from the spread over seeds.
+        p20, p80: percentiles of a timing's repetitions, if there is one seed.
+        lines: one per seed.
+        n_invalid: number of seeds with an impossible value: such a cell is shown, but neither ranked nor plotted.
     """
 
     n: int
     mean: float | None
-    half: float | None
+    half_width: float | None
     mean_text: str
     interval_text: str
     stderr: float | None
     p20: float | None
     p80: float | None
     rank: int | None
-    unranked: str
-    seeds: tuple[Line, ...]
-    invalid: int = 0
+    unranked_reason: str
+    lines: tuple[Line, ...]
+    n_invalid: int = 0
 
     @property
     def invalid_note(self) -> str:
-        """``invalid 1/3`` where a seed's value is."""
-        return f"{INVALID} {self.invalid}/{len(self.seeds)}" if self.invalid else ""
+        """``invalid 1/3`` if the value of a seed is impossible, else ""."""
+        return f"{INVALID} {self.n_invalid}/{len(self.lines)}" if self.n_invalid else ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model under one protocol on one data set, over its seeds; `ids` are its runs, by seed.
+    """A model under one protocol on one data set, over its seeds.
 
-    `hue` numbers the names of a suite, so that a row keeps its colour from board to board. `published` is the source
-    of a row that a paper reports, "" for one that was measured. `weights` are those that were measured:
-    "best-validation" or "last", "" where nothing was trained.
+    Attributes:
+        run_ids: by seed.
+        dirty: whether a run used code with uncommitted changes.
+        color_index: numbers the names of a suite, so that a row has the same color on every board.
+        failures, later_failures, verdicts: counts over runs, as "diverged 1/3"; "" if there are none.
+        published: the source of a row taken from a paper, "" for a measured row.
+        weights: which weights were evaluated, "best-validation" or "last"; "" if nothing was trained.
     """
 
     name: str
     model: str
     settings: str
-    ids: dict[int, str]
+    run_ids: dict[int, str]
     dirty: bool
-    hue: int
+    color_index: int
     failures: str
-    later: str
+    later_failures: str
     verdicts: str
     cells: dict[Column, Cell]
     published: str = ""
@@ -92,13 +88,13 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The name, marked where a paper reports the row."""
+        """The name, marked if the row is from a paper."""
         return f"{self.name}, published" if self.published else self.name
 
 
 @dataclass(frozen=True)
 class Board:
-    """One table; `title` and `question` are those of its suite, "" where its file is not at hand."""
+    """One leaderboard; `title` and `question` come from the suite file, "" if it is not available."""
 
     suite: str
     version: int
@@ -109,29 +105,29 @@ class Board:
     question: str = ""
 
     @property
-    def measured(self) -> tuple[Row, ...]:
+    def measured_rows(self) -> tuple[Row, ...]:
         """The rows that have records."""
         return tuple(row for row in self.rows if not row.published)
 
     @property
-    def papers(self) -> tuple[Row, ...]:
-        """The rows that papers report."""
+    def published_rows(self) -> tuple[Row, ...]:
+        """The rows taken from papers."""
         return tuple(row for row in self.rows if row.published)
 
     @cached_property
-    def usual(self) -> dict[Column, int]:
-        """By column the number of seeds that most of its cells have; the larger of two that are as frequent."""
+    def usual_n(self) -> dict[Column, int]:
+        """By column the most frequent number of seeds in its cells; of equally frequent ones the largest."""
         counts: dict[Column, Counter[int]] = {column: Counter() for column in self.columns}
-        for row in self.measured:
+        for row in self.measured_rows:
             for column, cell in row.cells.items():
                 counts[column][cell.n] += 1
-        return {column: max(found, key=lambda n: (found[n], n)) for column, found in counts.items() if found}
+        return {column: max(of_n, key=lambda n: (of_n[n], n)) for column, of_n in counts.items() if of_n}
 
     @cached_property
-    def newest(self) -> str:
-        """The newest execution on it."""
-        seeds = (seed for row in self.rows for cell in row.cells.values() for seed in cell.seeds)
-        return max((seed.execution for seed in seeds), default="")
+    def newest_execution(self) -> str:
+        """The newest execution on the board."""
+        lines = (line for row in self.rows for cell in row.cells.values() for line in cell.lines)
+        return max((line.execution for line in lines), default="")
 
     @property
     def primary(self) -> str | None:
@@ -140,12 +136,101 @@ class Board:
 
     @cached_property
     def speed(self) -> Column | None:
-        """The column of speed that quality is set against; None if no speed was measured."""
+        """The column of speed that plots use; None if no speed was measured."""
         rates = [column for column in self.columns if column.unit.endswith("/s")]
         preferred = [column for name in SPEED for column in rates if column.measurement == name]
         return next(iter([*preferred, *rates]), None)
 
     @property
     def key(self) -> str:
-        """``suite-version-data``, fit for a file's name and an anchor; no other board has it."""
+        """``suite-version-data``, unique, and safe in file names and anchors."""
         return file_key(self.suite, self.version, self.data)
+
+
+# ------------------------------------------------------------------------------------------------ from tidy lines
+
+
+def boards(
+    lines: Iterable[Line], metrics: Mapping[str, Sequence[str]], weights: Mapping[str, str] | None = None
+) -> list[Board]:
+    """Return the boards of `lines` (see tidy), sorted by suite, version and data.
+
+    Args:
+        metrics: the metrics of each suite, in the order of the columns.
+        weights: which weights of each run were evaluated, by run id.
+    """
+    grouped = group_rows(lines)
+    aggregates, color_indices = aggregate_seeds(grouped), _color_indices(grouped)
+    rows: dict[BoardKey, list[Row]] = defaultdict(list)
+    impls: dict[BoardKey, dict[Column, str]] = defaultdict(dict)
+    for key, row_lines in grouped.items():
+        suite, *_, label = key
+        rows[key[:3]].append(_row(label, row_lines, aggregates[key], color_indices[suite, label], weights or {}))
+        impls[key[:3]] |= {column: aggregate.impl for column, aggregate in aggregates[key].items()}
+    columns = {key: order_columns(impls[key], metrics.get(key[0], ())) for key in sorted(rows)}
+    return [_board(key, rows[key], columns[key]) for key in columns]
+
+
+def _color_indices(rows: Iterable[RowKey]) -> dict[tuple[str, str], int]:
+    """Return a number by suite and label: the labels of each suite count up in order of appearance."""
+    by_suite: dict[str, dict[str, int]] = defaultdict(dict)
+    for suite, *_, label in rows:
+        by_suite[suite].setdefault(label, len(by_suite[suite]))
+    return {(suite, label): index for suite, labels in by_suite.items() for label, index in labels.items()}
+
+
+def _board(key: BoardKey, rows: list[Row], columns: list[Column]) -> Board:
+    return Board(*key, tuple(columns), tuple(sorted(rows, key=lambda row: _row_order(row, columns))))
+
+
+def _row(
+    label: str, lines: list[Line], aggregates: Mapping[Column, Aggregate], color_index: int, weights: Mapping[str, str]
+) -> Row:
+    last, evaluated = lines[-1], {weights.get(line.id, "") for line in lines}
+    return Row(
+        name=label,
+        model=last.model,
+        settings=last.settings,
+        run_ids={line.seed: line.id for line in sorted(lines, key=lambda line: line.seed)},
+        dirty=any(line.dirty for line in lines),
+        color_index=color_index,
+        failures=describe_failures(lines),
+        later_failures=describe_later_failures(lines),
+        verdicts=describe_verdicts(lines),
+        cells={column: _cell(aggregate) for column, aggregate in aggregates.items()},
+        weights=next((name for name in WEIGHTS if name in evaluated), ""),
+    )
+
+
+def _cell(aggregate: Aggregate) -> Cell:
+    valued = [line for line in aggregate.lines if line.value is not None]
+    p20, p80 = (valued[0].p20, valued[0].p80) if aggregate.n == 1 else (None, None)
+    mean_text, interval_text = format_mean_and_interval(
+        aggregate.mean, aggregate.half_width, p20, p80, aggregate.column.unit
+    )
+    return Cell(
+        n=aggregate.n,
+        mean=aggregate.mean,
+        half_width=aggregate.half_width,
+        mean_text=mean_text,
+        interval_text=interval_text,
+        stderr=aggregate.stderr,
+        p20=p20,
+        p80=p80,
+        rank=aggregate.rank,
+        unranked_reason=aggregate.unranked_reason,
+        lines=tuple(aggregate.lines),
+        n_invalid=aggregate.n_invalid,
+    )
+
+
+def _row_order(row: Row, columns: Sequence[Column]) -> tuple[Any, ...]:
+    """Return the sort key of a row: its first column with a value; in that column ranked rows, unranked ones, then
+    those with failures or invalid values; then by value."""
+    for i, column in enumerate(columns):
+        cell = row.cells.get(column)
+        if cell and cell.mean is not None:
+            sign = -1 if column.better == "higher" else 1
+            incomplete = row.failures != "" or cell.n_invalid > 0
+            return (i, incomplete, cell.rank or math.inf, sign * cell.mean, row.name)
+    return (len(columns), row.failures != "", math.inf, 0.0, row.name)

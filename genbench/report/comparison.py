@@ -1,4 +1,4 @@
-"""Two results side by side: what got better or worse beyond what seeds explain, and what could not be compared."""
+"""Two results folders compared: what got better or worse beyond seed noise, and what could not be compared."""
 
 from __future__ import annotations
 
@@ -14,240 +14,263 @@ from rich.text import Text
 
 from genbench.console import printable
 from genbench.records.record import Record
-from genbench.report.board import Column
-from genbench.report.cells import Fold, Key, cells, failed_runs, failures, rows, sample_of
+from genbench.report.aggregate import (
+    Aggregate,
+    RowKey,
+    aggregate_seeds,
+    count_failed_runs,
+    describe_failures,
+    group_rows,
+    sample_of,
+)
+from genbench.report.columns import Column
+from genbench.report.formatting import format_number
 from genbench.report.intervals import p_value, welch, welch_half_width
-from genbench.report.text import number
 from genbench.report.tidy import Line, by_run, lines
 
-COLUMNS = (
+FIELDS = (
     *("suite", "version", "data", "row", "measurement", "kind", "unit"),
-    *("mean_a", "n_a", "mean_b", "n_b", "difference", "half", "p", "verdict", "reason"),
+    *("mean_a", "n_a", "mean_b", "n_b", "difference", "half_width", "p", "verdict", "reason"),
 )
 WORSE = ("regressed", "failed", "invalid")
 UNCOMPARED = ("untested", "missing")
-SHOWN = {"regressed": "red", "failed": "red", "invalid": "red", "improved": "green", "changed": "yellow"} | {
+VERDICT_COLORS = {  # of the verdicts that are printed
+    "regressed": "red",
+    "failed": "red",
+    "invalid": "red",
+    "improved": "green",
+    "changed": "yellow",
     "slower": "yellow",
     "faster": "yellow",
 }
-NAMED = 4  # rows that are named for each reason not to compare
+MAX_ROWS_NAMED = 4  # for each reason why rows were not compared, and cells of each row
 
 
-class Outcome(NamedTuple):
-    """How many cells of the first side were compared, how many were not, and how many got worse."""
+class ComparisonCounts(NamedTuple):
+    """How many cells of A were compared, how many were not, and how many are worse in B."""
 
     compared: int
     uncompared: int
     worse: int
 
 
-class Pair(NamedTuple):
-    """A cell of the first side with a value, and the one of the second that it is compared with."""
+class CellPair(NamedTuple):
+    """A cell of A that has a value, and its partner in B."""
 
-    key: Key
-    a: Fold
-    b: Fold | None
+    key: RowKey
+    a: Aggregate
+    b: Aggregate | None
 
 
-def compared(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> pd.DataFrame:
-    """Return one line per cell of `a` that has a value: means, `difference` b - a, half of its Welch interval, p,
-    `verdict` and `reason`.
+def compare_records(a: Iterable[Record], b: Iterable[Record], alpha: float = 0.05) -> pd.DataFrame:
+    """Return one line per cell of `a` that has a value, with the columns `FIELDS`.
 
-    Verdicts of cells that were compared:
+    `difference` is b - a of the means, `half_width` that of its Welch interval. Verdicts on cells that were compared:
 
-    - regressed, improved, same: p < alpha or not; same, too, where both sides hold the same numbers, seed by seed.
-    - changed: p < alpha, of a measurement without a better end.
-    - slower, faster, same: of one seed, whether the 20 % to 80 % of a timing's repetitions lie apart.
+    - regressed, improved, same: p < alpha or not; also same if both sides have equal values for each seed.
+    - changed: p < alpha, for a measurement without a better direction.
+    - slower, faster, same: for timings of one seed, whether the ranges from 20th to 80th percentile are disjoint.
 
-    Of others:
+    On other cells:
 
-    - invalid: b's value cannot be true, and a's may.
-    - untested, missing: `reason` is why.
+    - invalid: B has an impossible value, and A has none.
+    - untested, missing: `reason` says why.
 
-    And for a row, with no unit: failed, where b has more failed runs; missing, where neither side has any value.
+    And on rows, with unit None: failed, if B has more failed runs; missing, if neither side has a value.
     """
-    first, second = (rows(lines(by_run(records))) for records in (a, b))
-    partner = _partners(first, second)
-    before, after = cells(first), cells(second)
+    rows_a, rows_b = (group_rows(lines(by_run(records))) for records in (a, b))
+    partner = _match_rows(rows_a, rows_b)
+    cells_a, cells_b = aggregate_seeds(rows_a), aggregate_seeds(rows_b)
     pairs = [
-        Pair(key, fold, after[partner[key]].get(fold.column) if key in partner else None)
-        for key, folds in before.items()
-        for fold in folds.values()
-        if fold.n
+        CellPair(key, cell, cells_b[partner[key]].get(cell.column) if key in partner else None)
+        for key, cells in cells_a.items()
+        for cell in cells.values()
+        if cell.n
     ]
-    table = [*_tested(pairs, alpha), *_failed(first, second, partner)]
-    table += [_row(key, "", "missing", _missing(key, first)) for key in first if key not in partner and not before[key]]
-    return pd.DataFrame(table, columns=COLUMNS)
+    table = [*_compare_cells(pairs, alpha), *_failed_rows(rows_a, rows_b, partner)]
+    empty = [key for key in rows_a if key not in partner and not cells_a[key]]
+    table += [_row_line(key, "", "missing", _missing_reason(key, rows_a)) for key in empty]
+    return pd.DataFrame(table, columns=FIELDS)
 
 
-def _partners(first: Mapping[Key, Sequence[Line]], second: Mapping[Key, Sequence[Line]]) -> dict[Key, Key]:
-    """Return by row of the first side that of the second: of the same label, else of the same name and settings."""
-    protocols = {_protocol(key, row_lines): key for key, row_lines in second.items()}
+def _match_rows(
+    rows_a: Mapping[RowKey, Sequence[Line]], rows_b: Mapping[RowKey, Sequence[Line]]
+) -> dict[RowKey, RowKey]:
+    """Return for each row of A its partner in B: the row of the same label, else of the same name and settings."""
+    by_settings = {_name_and_settings(key, row_lines): key for key, row_lines in rows_b.items()}
     partners = {
-        key: key if key in second else protocols.get(_protocol(key, row_lines)) for key, row_lines in first.items()
+        key: key if key in rows_b else by_settings.get(_name_and_settings(key, row_lines))
+        for key, row_lines in rows_a.items()
     }
-    return {key: other for key, other in partners.items() if other}
+    return {key: partner for key, partner in partners.items() if partner}
 
 
-def _protocol(key: Key, row_lines: Sequence[Line]) -> tuple[Any, ...]:
+def _name_and_settings(key: RowKey, row_lines: Sequence[Line]) -> tuple[Any, ...]:
     return (*key[:3], row_lines[-1].name, row_lines[-1].settings)
 
 
 # ----------------------------------------------------------------------------------------------------- cells
 
 
-def _tested(pairs: Sequence[Pair], alpha: float) -> Iterator[tuple[Any, ...]]:
+def _compare_cells(pairs: Sequence[CellPair], alpha: float) -> Iterator[tuple[Any, ...]]:
     both = [(a, b) for _, a, b in pairs if b]
-    difference, stderr, freedom = welch(sample_of([a for a, _ in both]), sample_of([b for _, b in both]))
-    half, p = welch_half_width(stderr, freedom, 1 - alpha), p_value(difference, stderr, freedom)
+    difference, stderr, dof = welch(sample_of([a for a, _ in both]), sample_of([b for _, b in both]))
+    half, p = welch_half_width(stderr, dof, 1 - alpha), p_value(difference, stderr, dof)
     tests = iter(zip(difference.tolist(), half.tolist(), p.tolist(), strict=True))
     for key, a, b in pairs:
         if b is None:
-            yield _line(key, a, None, (math.nan,) * 3, "missing", "missing in B")
+            yield _cell_line(key, a, None, (math.nan,) * 3, "missing", "missing in B")
         else:
             test = next(tests)
-            yield _line(key, a, b, test, *_verdict(a, b, test[0], test[2], alpha))
+            yield _cell_line(key, a, b, test, *_verdict(a, b, test[0], test[2], alpha))
 
 
-def _verdict(a: Fold, b: Fold, difference: float, p: float, alpha: float) -> tuple[str, str]:
-    """Return the verdict on a cell, and why it could not be tested."""
-    if _single_values(a) == _single_values(b):
+def _verdict(a: Aggregate, b: Aggregate, difference: float, p: float, alpha: float) -> tuple[str, str]:
+    """Return the verdict on a cell, and the reason if it could not be tested."""
+    if _values_by_seed(a) == _values_by_seed(b):
         return "same", ""
-    if b.invalid and not a.invalid:
+    if b.n_invalid and not a.n_invalid:
         return "invalid", ""
-    if why := _untested(a, b):
-        return "untested", why
+    if reason := _why_untested(a, b):
+        return "untested", reason
     if a.n < 2 or b.n < 2:
-        return _by_repetitions(a, b)
+        return _compare_repetitions(a, b)
     if math.isnan(p):
         return "untested", "too large to test"
     if p >= alpha:
         return "same", ""
-    return ("changed" if b.column.better is None else "regressed" if _worse(b.column, difference) else "improved"), ""
+    if b.column.better is None:
+        return "changed", ""
+    return ("regressed" if _is_worse(b.column, difference) else "improved"), ""
 
 
-def _untested(a: Fold, b: Fold) -> str:
-    """Return why two cells, of other numbers, are no pair for a test; "" if they are."""
+def _why_untested(a: Aggregate, b: Aggregate) -> str:
+    """Return why two cells with different values cannot be tested; "" if they can."""
     if not b.n:
         return "without a value in B"
-    if a.invalid:
+    if a.n_invalid:
         return "invalid in A"
-    if not (a.alike and b.alike):
-        return "of seeds that were measured by different versions of the metric, or on different data"
+    if not (a.same_impl and b.same_impl):
+        return "whose seeds were measured with different versions of the metric, or on different data"
     if a.impl != b.impl:
-        ours, theirs = a.lines[0], b.lines[0]
-        if ours.impl == theirs.impl:
-            return "on different data"
-        return f"by different versions of the metric ({ours.impl!r} and {theirs.impl!r})"
+        impl_a, impl_b = a.lines[0].impl, b.lines[0].impl
+        if impl_a == impl_b:
+            return "measured on different data"
+        return f"measured with different versions of the metric ({impl_a!r} and {impl_b!r})"
     return ""
 
 
-def _by_repetitions(a: Fold, b: Fold) -> tuple[str, str]:
-    """Return whether a timing of one seed is slower or faster than the spread of repetitions, of which it has some."""
-    x, y = (_spread(fold) for fold in (a, b))
+def _compare_repetitions(a: Aggregate, b: Aggregate) -> tuple[str, str]:
+    """Return the verdict on a timing of one seed: slower or faster if the spreads of its repetitions are disjoint."""
+    x, y = (_repetition_spread(aggregate) for aggregate in (a, b))
     if x is None or y is None:
-        return "untested", "of one seed, which says nothing of what seeds explain"
+        return "untested", "with one seed only, which leaves seed noise unknown"
     if y[0] <= x[1] and x[0] <= y[1]:
         return "same", ""
-    return ("slower" if _worse(b.column, y[0] - x[0]) else "faster"), ""
+    return ("slower" if _is_worse(b.column, y[0] - x[0]) else "faster"), ""
 
 
-def _spread(fold: Fold) -> tuple[float, float] | None:
-    line = next(line for line in fold.lines if line.value is not None)
-    return (line.p20, line.p80) if fold.n == 1 and line.p20 is not None and line.p80 is not None else None
+def _repetition_spread(aggregate: Aggregate) -> tuple[float, float] | None:
+    line = next(line for line in aggregate.lines if line.value is not None)
+    return (line.p20, line.p80) if aggregate.n == 1 and line.p20 is not None and line.p80 is not None else None
 
 
-def _worse(column: Column, difference: float) -> bool:
+def _is_worse(column: Column, difference: float) -> bool:
     return difference < 0 if column.better == "higher" else difference > 0
 
 
-def _single_values(fold: Fold) -> list[tuple[Any, ...]]:
-    return [(line.seed, line.value, line.verdict, line.impl, line.data_sha256) for line in fold.lines]
+def _values_by_seed(aggregate: Aggregate) -> list[tuple[Any, ...]]:
+    return [(line.seed, line.value, line.verdict, line.impl, line.data_sha256) for line in aggregate.lines]
 
 
-def _line(
-    key: Key, a: Fold, b: Fold | None, test: tuple[float, float, float], verdict: str, why: str
+def _cell_line(
+    key: RowKey, a: Aggregate, b: Aggregate | None, test: tuple[float, float, float], verdict: str, reason: str
 ) -> tuple[Any, ...]:
-    second = (b.mean, b.n) if b else (None, 0)
-    return (*key, *a.column[:3], a.mean, a.n, *second, *test, verdict, why)
+    mean_and_n = (b.mean, b.n) if b else (None, 0)
+    return (*key, *a.column[:3], a.mean, a.n, *mean_and_n, *test, verdict, reason)
 
 
 # ------------------------------------------------------------------------------------------------------ rows
 
 
-def _failed(
-    first: Mapping[Key, Sequence[Line]], second: Mapping[Key, Sequence[Line]], partner: Mapping[Key, Key]
+def _failed_rows(
+    rows_a: Mapping[RowKey, Sequence[Line]],
+    rows_b: Mapping[RowKey, Sequence[Line]],
+    partner: Mapping[RowKey, RowKey],
 ) -> Iterator[tuple[Any, ...]]:
-    for key, other in partner.items():
-        if failed_runs(second[other]) > failed_runs(first[key]):
-            yield _row(key, failures(second[other]), "failed", "")
+    for key, key_b in partner.items():
+        if count_failed_runs(rows_b[key_b]) > count_failed_runs(rows_a[key]):
+            yield _row_line(key, describe_failures(rows_b[key_b]), "failed", "")
 
 
-def _missing(key: Key, first: Mapping[Key, Sequence[Line]]) -> str:
-    return f"missing in B ({failures(first[key]) or 'without a value'} in A)"
+def _missing_reason(key: RowKey, rows_a: Mapping[RowKey, Sequence[Line]]) -> str:
+    return f"missing in B ({describe_failures(rows_a[key]) or 'without a value'} in A)"
 
 
-def _row(key: Key, measurement: str, verdict: str, why: str) -> tuple[Any, ...]:
-    return (*key, measurement, *(None,) * (len(COLUMNS) - len(key) - 3), verdict, why)
+def _row_line(key: RowKey, measurement: str, verdict: str, reason: str) -> tuple[Any, ...]:
+    return (*key, measurement, *(None,) * (len(FIELDS) - len(key) - 3), verdict, reason)
 
 
-# --------------------------------------------------------------------------------------------------- in words
+# --------------------------------------------------------------------------------------------------- printing
 
 
-def outcome(comparison: pd.DataFrame) -> Outcome:
-    """Return how many cells of `compared` were compared, were not, and are worse (failed rows among them)."""
-    left = int(comparison["verdict"].isin(UNCOMPARED).sum())
-    return Outcome(int((comparison["verdict"] != "failed").sum()) - left, left, len(regressions(comparison)))
+def count_verdicts(comparison: pd.DataFrame) -> ComparisonCounts:
+    """Return how many cells were compared, were not, and are worse (failed rows included)."""
+    uncompared = int(comparison["verdict"].isin(UNCOMPARED).sum())
+    compared = int((comparison["verdict"] != "failed").sum()) - uncompared
+    return ComparisonCounts(compared, uncompared, len(regressions(comparison)))
 
 
 def regressions(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines of `compared` that are worse: regressed, failed, or invalid now."""
+    """Return the lines that are worse in B: regressed, failed, or newly invalid."""
     return comparison[comparison["verdict"].isin(WORSE)]
 
 
 def print_comparison(comparison: pd.DataFrame, console: Console) -> None:
-    """Print how many cells have which verdict, those that changed, and in one line what was not compared and why."""
+    """Print the number of cells per verdict, a table of those that changed, and a line on what was not compared."""
     counts = comparison["verdict"].value_counts()
     total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    console.print(total if outcome(comparison).compared else f"nothing was compared{f': {total}' if total else ''}")
-    changed = comparison[comparison["verdict"].isin(SHOWN)]
+    nothing = f"nothing was compared{f': {total}' if total else ''}"
+    console.print(total if count_verdicts(comparison).compared else nothing)
+    changed = comparison[comparison["verdict"].isin(VERDICT_COLORS)]
     table = Table("verdict", "suite", "data", "model", "measurement", "before", "after", "difference", box=None)
     for line in changed.to_dict("records"):
         texts = [line["verdict"], line["suite"], line["data"], line["row"], line["measurement"]]
-        numbers = [] if line["verdict"] == "failed" else _numbers(line)
-        table.add_row(*(Text(printable(text)) for text in [*texts, *numbers]), style=SHOWN[line["verdict"]])
+        numbers = [] if line["verdict"] == "failed" else _format_numbers(line)
+        table.add_row(*(Text(printable(text)) for text in [*texts, *numbers]), style=VERDICT_COLORS[line["verdict"]])
     if len(changed):
         console.print(table)
-    if uncompared := not_compared(comparison):
+    if uncompared := describe_uncompared(comparison):
         console.print(printable(uncompared), markup=False, highlight=False, soft_wrap=True)
 
 
-def not_compared(comparison: pd.DataFrame) -> str:
-    """Return one line that names the cells that were not compared, by reason; "" if there are none."""
-    reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+def describe_uncompared(comparison: pd.DataFrame) -> str:
+    """Return one line that names, by reason, the cells that were not compared; "" if there are none."""
+    by_reason: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for line in comparison[comparison["verdict"].isin(UNCOMPARED)].to_dict("records"):
         row = f"{line['suite']} v{line['version']} / {line['data']} / {line['row']}"
-        reasons[line["reason"]][row].append(line["measurement"])
-    text = "; ".join(f"{sum(map(len, named.values()))} {why}: {_names(named)}" for why, named in reasons.items())
+        by_reason[line["reason"]][row].append(line["measurement"])
+    parts = (f"{sum(map(len, rows.values()))} {reason}: {_list_rows(rows)}" for reason, rows in by_reason.items())
+    text = "; ".join(parts)
     return f"not compared: {text}" if text else ""
 
 
-def _names(named: Mapping[str, Sequence[str]]) -> str:
-    some = [
-        f"{row} ({', '.join([*cells[:NAMED], *(['...'] if len(cells) > NAMED else [])])})" if any(cells) else row
-        for row, cells in list(named.items())[:NAMED]
-    ]
-    more = [f"and {len(named) - NAMED} more rows"] if len(named) > NAMED else []
-    return ", ".join([*some, *more])
+def _list_rows(rows: Mapping[str, Sequence[str]]) -> str:
+    """Return "flows v1 / moons / NICE (nats, bpd), ...": the first rows, each with its first measurements."""
+    listed = []
+    for row, measurements in list(rows.items())[:MAX_ROWS_NAMED]:
+        more = ["..."] if len(measurements) > MAX_ROWS_NAMED else []
+        names = ", ".join([*measurements[:MAX_ROWS_NAMED], *more])
+        listed.append(f"{row} ({names})" if any(measurements) else row)
+    more_rows = [f"and {len(rows) - MAX_ROWS_NAMED} more rows"] if len(rows) > MAX_ROWS_NAMED else []
+    return ", ".join([*listed, *more_rows])
 
 
-def _numbers(line: Mapping[Any, Any]) -> list[str]:
-    unit, half = str(line["unit"]), line["half"]
-    texts = [_number(line[key], unit, half) for key in ("mean_a", "mean_b")]
-    if math.isnan(half):
-        return texts
-    return [*texts, f"{number(line['difference'], unit, half)} ± {number(half, unit, half)}"]
-
-
-def _number(value: float, unit: str, half: float) -> str:
-    return number(value, unit, None if math.isnan(half) else half)
+def _format_numbers(line: Mapping[Any, Any]) -> list[str]:
+    """Return the means before and after, and their difference with its interval if there is one."""
+    unit, half = str(line["unit"]), line["half_width"]
+    spread = None if math.isnan(half) else half
+    means = [format_number(line[key], unit, spread) for key in ("mean_a", "mean_b")]
+    if spread is None:
+        return means
+    return [*means, f"{format_number(line['difference'], unit, half)} ± {format_number(half, unit, half)}"]

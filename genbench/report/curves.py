@@ -1,4 +1,4 @@
-"""Learning curves: the newest of each run, thin enough to draw."""
+"""Learning curves: the newest of each run, thinned for drawing."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from genbench.records.record import Point
 from genbench.report.board import Board, Row
 from genbench.report.tidy import Runs
 
-POINTS = 60  # of a curve at most
+MAX_POINTS = 60  # of a curve
 
-Curves = Mapping[tuple[str, str], Sequence[Point]]
+Curves = Mapping[tuple[str, str], Sequence[Point]]  # by suite and run id
 
 
-def curves_of(runs: Runs) -> Curves:
-    """Return each run's newest learning curve, by suite and run id."""
+def newest_curves(runs: Runs) -> Curves:
+    """Return the newest learning curve of each run, by suite and run id."""
     return {key: record.curve for key, executions in runs.items() for record in executions if record.curve}
 
 
-def curve_of(board: Board, row: Row, curves: Curves) -> Sequence[Point]:
-    """Return the learning curve of the row's first seed that has one, thinned; () if none has."""
-    for run in row.ids.values():
-        if points := curves.get((board.suite, run)):
-            return thinned(points)
+def row_curve(board: Board, row: Row, curves: Curves) -> Sequence[Point]:
+    """Return the thinned learning curve of the row's first seed that has one; () if none has."""
+    for run_id in row.run_ids.values():
+        if points := curves.get((board.suite, run_id)):
+            return thin(points)
     return ()
 
 
-def thinned(points: Sequence[Point], most: int = POINTS) -> Sequence[Point]:
-    """Return at most `most` of `points`, evenly spaced, the first and the last among them."""
-    if len(points) <= most:
+def thin(points: Sequence[Point], max_points: int = MAX_POINTS) -> Sequence[Point]:
+    """Return at most `max_points` of `points`, evenly spaced, with the first and the last."""
+    if len(points) <= max_points:
         return points
-    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+    return [points[round(i * (len(points) - 1) / (max_points - 1))] for i in range(max_points)]

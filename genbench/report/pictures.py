@@ -1,4 +1,4 @@
-"""Pictures that metrics drew, for a page that carries them in itself."""
+"""Pictures that metrics drew, embedded in the page."""
 
 from __future__ import annotations
 
@@ -20,97 +20,99 @@ from genbench.records.artifacts import read_whole
 from genbench.report.board import Board, Row
 from genbench.report.tidy import Runs
 
-PICTURES = 480  # in a page
-ABOUT = {  # what is not plain from a picture itself
+MAX_PICTURES = 480  # in a page
+PICTURE_CAPTIONS = {  # what a picture does not explain itself
     "samples.png": "model left, data right",
-    "density.png": "model left, truth right where it is known",
-    "critic.png": "the bluer, the more like data to the critic; data black, samples orange",
-    "training.png": "weights as they moved, samples of the same draws; the data last",
-    "sample-interpolations.png": "each row from one sample to another",
+    "density.png": "model left, true density right if it is known",
+    "critic.png": "the bluer, the more the critic takes it for data; data black, samples orange",
+    "training.png": "critic and samples of fixed noise during training; data last",
+    "sample-interpolations.png": "each row interpolates from one sample to another",
     "labelled.png": "model left, data right",
 }
-BYTES, SIDE = 300_000, 800  # a larger file is drawn again with this longest side, in pixels
-LARGEST, PIXELS = 1 << 26, 1 << 25  # bytes and pixels beyond which a file is none that a metric drew
+MAX_EMBEDDED_BYTES, MAX_EMBEDDED_SIDE = 300_000, 800  # a larger file is scaled so that its longest side is 800 pixels
+MAX_BYTES, MAX_PIXELS = 1 << 26, 1 << 25  # no metric draws larger pictures
 HASH = re.compile("[0-9a-f]{32}")
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-def pictures(boards: Sequence[Board], runs: Runs, work: Path) -> dict[str, list[dict[str, str]]]:
-    """Return by board its pictures, each once for a row, of its first seed that has them; at most `PICTURES`."""
-    found: dict[str, list[dict[str, str]]] = {}
-    left = PICTURES
+def embedded_pictures(boards: Sequence[Board], runs: Runs, work: Path) -> dict[str, list[dict[str, str]]]:
+    """Return the pictures of each board by its key: for each row those of its first seed that has any.
+
+    There are at most `MAX_PICTURES` in all.
+    """
+    by_board: dict[str, list[dict[str, str]]] = {}
+    left = MAX_PICTURES
     for board in boards:
-        mine = [picture for row in board.rows for picture in _drawn(board, row, runs, work, left)][:left]
-        found[board.key] = sorted(mine, key=lambda picture: picture["name"])
-        left -= len(mine)
-    return found
+        pictures = [picture for row in board.rows for picture in _row_pictures(board, row, runs, work, left)][:left]
+        by_board[board.key] = sorted(pictures, key=lambda picture: picture["name"])
+        left -= len(pictures)
+    return by_board
 
 
-def _drawn(board: Board, row: Row, runs: Runs, work: Path, left: int) -> list[dict[str, str]]:
+def _row_pictures(board: Board, row: Row, runs: Runs, work: Path, left: int) -> list[dict[str, str]]:
     if left <= 0:
         return []
-    for seed, run in row.ids.items():
-        files = next((r.files for r in reversed(runs[board.suite, run]) if r.files), {})
-        uris = {name: uri for name, path in sorted(files.items()) if (uri := _uri(work, path))}
+    for seed, run_id in row.run_ids.items():
+        files = next((r.files for r in reversed(runs[board.suite, run_id]) if r.files), {})
+        uris = {name: uri for name, path in sorted(files.items()) if (uri := _data_uri(work, path))}
         if uris:
-            return [{"row": row.name, "seed": str(seed), "name": name, "uri": uris[name]} for name in uris]
+            return [{"row": row.name, "seed": str(seed), "name": name, "uri": uri} for name, uri in uris.items()]
     return []
 
 
-def drawn(work: Path, path: str) -> bytes | None:
-    """Return the PNG at `path` under `work`; None where there is none. One that is damaged is named on stderr."""
+def read_picture(work: Path, path: str) -> bytes | None:
+    """Return the PNG at `path` under `work`; None if there is none. A damaged one is None and named on stderr."""
     try:
         file = (work / path).resolve()
         if not file.is_relative_to(work.resolve()) or not file.is_file():
             return None
-        content = read_whole(str(file)) if file.stat().st_size <= LARGEST else b""
-    except (OSError, ValueError, RuntimeError):  # a name too long or with a NUL in it, a loop of links, no permission
+        content = read_whole(str(file)) if file.stat().st_size <= MAX_BYTES else b""
+    except (OSError, ValueError, RuntimeError):  # name too long or with a NUL, loop of links, no permission
         return None
-    if (problem := _problem(content, file.stem)) is not None:
-        _name_damaged(file, problem)
+    if (problem := _find_problem(content, file.stem)) is not None:
+        _report_damaged(file, problem)
         return None
     return content
 
 
-def _problem(content: bytes, stem: str) -> str | None:
-    """Return what is wrong with a picture whose file is called `stem`, by its contents' hash if it is in the work
-    folder."""
+def _find_problem(content: bytes, stem: str) -> str | None:
+    """Return what is wrong with a picture, None if nothing is; its `stem` may be the hash of its content."""
     if not content:
-        return f"it is empty or larger than {LARGEST >> 20} MiB"
+        return f"empty or larger than {MAX_BYTES >> 20} MiB"
     if HASH.fullmatch(stem) and hashlib.sha256(content).hexdigest()[:32] != stem:
-        return "its contents are not those that its name says"
-    return None if opened(content) else "it is no PNG of a size that can be shown"
+        return "the content does not match the hash in the name"
+    return None if decode_png(content) else "not a PNG, or too large to show"
 
 
-def opened(content: bytes) -> Image.Image | None:
-    """Return the picture in a PNG file, decoded; None if it is damaged, too large, or another format."""
+def decode_png(content: bytes) -> Image.Image | None:
+    """Return the decoded picture; None if it is damaged, too large, or in another format."""
     size = struct.unpack(">II", content[16:24]) if content.startswith(b"\x89PNG\r\n\x1a\n") and content[23:] else (0, 0)
-    if not 0 < math.prod(size) <= PIXELS:
+    if not 0 < math.prod(size) <= MAX_PIXELS:
         return None
     try:
         picture = Image.open(io.BytesIO(content), formats=["PNG"])
         picture.load()
-    except DAMAGE:
+    except DECODE_ERRORS:
         return None
     return picture
 
 
-@functools.cache  # once a report: several rows may show one file
-def _name_damaged(file: Path, problem: str) -> None:
-    notify(f"{file}: not shown, damaged: {problem}")
+@functools.cache  # once per report: several rows may show the same file
+def _report_damaged(file: Path, problem: str) -> None:
+    notify(f"{file}: damaged picture, left out of the report: {problem}")
 
 
-def _uri(work: Path, path: str) -> str | None:
-    """Return the PNG at `path` under `work` as a data URI; None if it is not there or is something else."""
-    content = drawn(work, path)
+def _data_uri(work: Path, path: str) -> str | None:
+    """Return the PNG at `path` under `work` as a data URI; None if there is no such PNG."""
+    content = read_picture(work, path)
     if content is None:
         return None
-    content = _smaller(content) if len(content) > BYTES else content
+    content = _shrink(content) if len(content) > MAX_EMBEDDED_BYTES else content
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def _smaller(content: bytes) -> bytes:
+def _shrink(content: bytes) -> bytes:
     picture, file = Image.open(io.BytesIO(content)), io.BytesIO()
-    picture.thumbnail((SIDE, SIDE))
+    picture.thumbnail((MAX_EMBEDDED_SIDE, MAX_EMBEDDED_SIDE))
     picture.save(file, "png", optimize=True)
     return file.getvalue()

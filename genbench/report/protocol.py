@@ -1,4 +1,4 @@
-"""What stands above a leaderboard: its suite's file, the protocol its rows share, the hardware it was measured on."""
+"""The text above a leaderboard: rules of all tables, suite file, protocol of the rows, hardware."""
 
 from __future__ import annotations
 
@@ -12,39 +12,44 @@ from typing import Any
 from genbench.errors import UsageError
 from genbench.records.record import Record
 from genbench.records.store import Store
-from genbench.report.axis import LIKELIHOODS
 from genbench.report.board import Board
+from genbench.report.marks import LIKELIHOODS
 from genbench.suite import Settings, Suite, read_suite, suite_paths
 
 RULES = (
-    "Each number is the mean over seeds on the test split; ± is half its 95 % Student-t interval over seeds, the"
-    " unit of replication.",
-    "Each run's number comes from its newest successful execution, never its best.",
-    "Rows share a rank unless Welch's t-test over seeds tells them apart at 5 % (not adjusted for the number of"
-    " pairs): rank = 1 + how many rows are significantly better, or the rank of a row with a better mean if that is"
-    " larger. Rank 1 is bold.",
-    "Exact values, bounds and estimates are columns of their own and never ranked together.",
-    "Rows marked published are what papers report, each under a protocol of its own: for orientation, never ranked.",
-    "Rows with failed or missing runs are shown and not ranked; so are columns measured with one seed, where (a–b) is"
-    " the 20 % to 80 % spread of repetitions on one machine.",
+    "Each number is the mean over seeds on the test split; ± is the half-width of its 95 % Student-t interval over"
+    " seeds.",
+    "Each run counts with its newest successful execution, never with its best.",
+    "Rows share a rank unless Welch's t-test over seeds separates them at the 5 % level (not corrected for multiple"
+    " comparisons): rank = 1 + the number of significantly better rows, or the rank of a row with a better mean if that"
+    " is larger. Rank 1 is bold.",
+    "Exact values, bounds and estimates have separate columns and are never ranked together.",
+    "Rows marked published are results from papers, each under its own protocol: for orientation, never ranked.",
+    "Rows with failed or missing runs are shown but not ranked. Columns measured with one seed are not ranked either;"
+    " there (a–b) is the 20th to 80th percentile of repetitions on one machine.",
 )
 
-
-NAMED = 20  # rows that a sentence names
-Machines = dict[tuple[str, int], str]  # by suite and version the sentence that names them
-
-
-def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[tuple[str, int], Suite]:
-    """Return by name and version the suites of `records`: from the file kept beside them under `folder`; where none is,
-    from the one of that name and version under suites/, if there is one."""
-    asked = sorted({(record.run.suite, record.run.version) for record in records}, reverse=True)
-    kept = {key: Store(folder).load_suite(*key) if folder else None for key in asked}
-    found = {key: suite or _named(*key) for key, suite in kept.items()}
-    return {key: suite for key, suite in found.items() if suite}
+MAX_NAMES = 20  # rows listed by name in a sentence
+SuiteKey = tuple[str, int]  # name and version
 
 
-def _named(name: str, version: int) -> Suite | None:
-    path = suite_paths().get(name)  # by name only: a record says what suite it is of, not which file is read
+# ------------------------------------------------------------------------------------------------------ suite files
+
+
+def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[SuiteKey, Suite]:
+    """Return the suites of `records` by name and version.
+
+    A suite comes from the file saved next to its records under `folder`, or else from suites/ if the file there has the
+    same name and version. Suites without a file are absent.
+    """
+    keys = sorted({(record.run.suite, record.run.version) for record in records}, reverse=True)
+    saved = {key: Store(folder).load_suite(*key) if folder else None for key in keys}
+    suites = {key: suite or _suite_by_name(*key) for key, suite in saved.items()}
+    return {key: suite for key, suite in suites.items() if suite}
+
+
+def _suite_by_name(name: str, version: int) -> Suite | None:
+    path = suite_paths().get(name)  # only by name: a record must not decide which file is read
     try:
         suite = read_suite(path) if path else None
     except UsageError:
@@ -54,85 +59,91 @@ def _named(name: str, version: int) -> Suite | None:
     return suite if (suite.suite, suite.version) == (name, version) else None
 
 
-def protocol(board: Board) -> str:
-    """Return what rows share ("2000 steps, batch 128, adam, lr 0.001, ..."), and all there is where they differ."""
-    said = [_settings(row.settings) for row in board.measured]
+# --------------------------------------------------------------------------------------------------------- protocol
+
+
+def describe_protocol(board: Board) -> str:
+    """Return the settings of the rows, "2000 steps, batch 128, adam, lr 0.001, ..."; where rows differ, all values."""
+    settings = [_parse_settings(row.settings) for row in board.measured_rows]
     parts = (
-        f"{_shared(s.steps for s in said)} steps",
-        f"batch {_shared(s.batch for s in said)}",
-        f"{_shared(s.optimizer.name for s in said)}, lr {_shared(s.optimizer.lr for s in said)}",
-        f"schedule {_shared(s.optimizer.schedule for s in said)}",
-        f"{_shared(s.precision for s in said)}",
-        weights(board),
-        points(board),
+        f"{_values(s.steps for s in settings)} steps",
+        f"batch {_values(s.batch for s in settings)}",
+        f"{_values(s.optimizer.name for s in settings)}, lr {_values(s.optimizer.lr for s in settings)}",
+        f"schedule {_values(s.optimizer.schedule for s in settings)}",
+        f"{_values(s.precision for s in settings)}",
+        describe_weights(board),
+        describe_test_points(board),
     )
     return ", ".join(part for part in parts if part)
 
 
-def weights(board: Board) -> str:
-    """Return which weights were measured: "best-validation weights", and of which rows others; "" of no training."""
+def describe_weights(board: Board) -> str:
+    """Return which weights were evaluated, "best-validation weights", and the rows that differ; "" without training."""
     rows: dict[str, list[str]] = defaultdict(list)
-    for row in board.measured:
+    for row in board.measured_rows:
         rows[row.weights].append(row.name)
     rows.pop("", None)
     if not rows:
         return ""
-    usual = max(rows, key=lambda name: len(rows[name]))
-    others = [f"{name} weights: {_listed(names)}" for name, names in rows.items() if name != usual]
+    usual = max(rows, key=lambda weights: len(rows[weights]))
+    others = [f"{weights} weights: {_list_names(names)}" for weights, names in rows.items() if weights != usual]
     return f"{usual} weights{f' ({others[0]})' if others else ''}"
 
 
-def points(board: Board) -> str:
-    """Return of how many test points likelihoods are that share an axis, where they are not of the same."""
-    for alike in LIKELIHOODS.values():
-        numbers: dict[str, set[int]] = defaultdict(set)
-        for column, cell in (item for row in board.measured for item in row.cells.items()):
-            if column.measurement in alike:
-                numbers[column.measurement] |= {seed.n for seed in cell.seeds if seed.n is not None}
-        if len(set().union(*numbers.values())) > 1:
-            counts = (f"{name.replace('_', ' ')} of {_shared(numbers[name])}" for name in alike if numbers[name])
-            return f"test points: {', '.join(counts)}"
+def describe_test_points(board: Board) -> str:
+    """Return on how many test points likelihoods that share an axis were measured; "" if all on the same number."""
+    for measurements in LIKELIHOODS.values():
+        counts: dict[str, set[int]] = defaultdict(set)
+        for column, cell in (item for row in board.measured_rows for item in row.cells.items()):
+            if column.measurement in measurements:
+                counts[column.measurement] |= {line.n for line in cell.lines if line.n is not None}
+        if len(set().union(*counts.values())) > 1:
+            texts = (f"{name.replace('_', ' ')} of {_values(counts[name])}" for name in measurements if counts[name])
+            return f"test points: {', '.join(texts)}"
     return ""
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{'; '.join(names[:NAMED])}{more}"
+def describe_seeds(board: Board) -> str:
+    """Return the number of seeds of the rows: "3 seeds", "1 to 5 seeds"."""
+    counts = sorted({len(row.run_ids) for row in board.measured_rows})
+    numbers = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{numbers} seed{'s' if counts[-1] != 1 else ''}"
 
 
 @functools.cache
-def _settings(text: str) -> Settings:
+def _parse_settings(text: str) -> Settings:
     return Settings.model_validate({key: value for key, value in json.loads(text).items() if key != "model"})
 
 
-def _shared(values: Iterable[Any]) -> str:
+def _values(values: Iterable[Any]) -> str:
     return " or ".join(str(value) for value in sorted(set(values)))
 
 
-def seeds(board: Board) -> str:
-    """Return how many seeds rows have: "3 seeds", "1 to 5 seeds"."""
-    counts = sorted({len(row.ids) for row in board.measured})
-    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{many} seed{'s' if counts[-1] != 1 else ''}"
+def _list_names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{'; '.join(names[:MAX_NAMES])}{more}"
 
 
-def hardware(environment: dict[str, Any]) -> str:
-    """Return the machine in a line: its GPU or processor, cores, memory, system; "" where nothing is known."""
+# --------------------------------------------------------------------------------------------------------- hardware
+
+
+def describe_hardware(environment: dict[str, Any]) -> str:
+    """Return a machine in one line: GPU or processor, cores, memory, system; "" if nothing is known."""
     chip = environment.get("gpu") or environment.get("processor")
-    sizes = {"cores": "{} cores", "memory_gib": "{} GiB", "system": "{}", "torch": "torch {}"}
-    known = [form.format(environment[key]) for key, form in sizes.items() if environment.get(key) is not None]
+    formats = {"cores": "{} cores", "memory_gib": "{} GiB", "system": "{}", "torch": "torch {}"}
+    known = [form.format(environment[key]) for key, form in formats.items() if environment.get(key) is not None]
     return ", ".join([str(chip), *known] if chip else known)
 
 
-def measured_on(records: Iterable[Record]) -> Machines:
-    """Return by suite and version the sentence that names the machines on which its records were made."""
-    environments: dict[tuple[str, int], set[tuple[Any, ...]]] = defaultdict(set)
+def hardware_by_suite(records: Iterable[Record]) -> dict[SuiteKey, str]:
+    """Return by suite and version the sentence that names the machines its records were measured on."""
+    environments: dict[SuiteKey, set[tuple[Any, ...]]] = defaultdict(set)
     for record in records:
         environments[record.run.suite, record.run.version].add(tuple(record.environment.items()))
     return {suite: _measured_on(map(dict, several)) for suite, several in environments.items()}
 
 
 def _measured_on(environments: Iterable[dict[str, Any]]) -> str:
-    machines = sorted({hardware(environment) for environment in environments} - {""})
-    said = f"Measured on {'; '.join(machines) or 'hardware that is not recorded'}."
-    return f"{said} Speeds from different machines are not comparable." if len(machines) > 1 else said
+    machines = sorted({describe_hardware(environment) for environment in environments} - {""})
+    sentence = f"Measured on {'; '.join(machines) or 'unrecorded hardware'}."
+    return f"{sentence} Speeds from different machines are not comparable." if len(machines) > 1 else sentence

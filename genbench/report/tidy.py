@@ -1,4 +1,4 @@
-"""Records as a tidy table: one line for each run and measurement."""
+"""Records as a tidy table: one line per run and measurement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Line(NamedTuple):
-    """What one run gave one measurement, or a run's failure, which has no measurement; None for what there is not."""
+    """One measurement of one run, or a failed run, which has no measurement; missing values are None."""
 
     suite: str
     version: int
@@ -50,44 +50,44 @@ class Line(NamedTuple):
     settings: str
 
 
-NUMBERS: dict[str, Any] = {  # columns that are not text, and the type that each has in a frame
+COLUMN_DTYPES: dict[str, Any] = {  # dtypes in a frame of the columns that are not text
     **{"version": int, "seed": int, "attempts": int, "n": "Int64", "dirty": "boolean"},
     **dict.fromkeys(("value", "stderr", "p20", "p80", "seconds"), float),
 }
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # a text begins so: "CSV Injection", OWASP
-WHOLE = ("version", "seed", "attempts", "n")
-DECIDES = {"model", *Settings.model_fields} - {"resources"}
+INTEGER_COLUMNS = ("version", "seed", "attempts", "n")
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # "CSV Injection", OWASP
+PROTOCOL_FIELDS = {"model", *Settings.model_fields} - {"resources"}  # of a Run
 
-Runs = dict[tuple[str, str], list[Record]]
+Runs = dict[tuple[str, str], list[Record]]  # executions, oldest first, by suite and run id
 
 
 def tidy(records: Iterable[Record]) -> pd.DataFrame:
     """Return `lines` as a frame whose columns are the fields of `Line`.
 
-    A column with a whole number of 2^63 or more keeps Python's integers.
+    An integer column that holds 2^63 or more keeps Python integers.
     """
     import pandas as pd
 
     frame = pd.DataFrame(lines(by_run(records)), columns=Line._fields, dtype=object)
-    large = {name for name in WHOLE if any(abs(value) >= 2**63 for value in frame[name].dropna())}
-    return frame.astype({name: kind for name, kind in NUMBERS.items() if name not in large})
+    large = {name for name in INTEGER_COLUMNS if any(abs(value) >= 2**63 for value in frame[name].dropna())}
+    return frame.astype({name: dtype for name, dtype in COLUMN_DTYPES.items() if name not in large})
 
 
 def lines(runs: Runs) -> list[Line]:
-    """Return one line per (run, measurement), and one per failure.
+    """Return one line per run and measurement, and one per failed run.
 
-    A run may have been executed several times, for other metrics or on another day. Each measurement is taken
-    from the newest execution that holds it, never from the best. A run whose newest execution failed has a
-    line that says so, with no measurement and no value.
+    A run may have been executed several times, for more metrics or on another day. Each measurement comes from the
+    newest execution that has it, never from the best. A run whose newest execution failed gets one more line with that
+    status and no measurement.
     """
-    return [line for executions in runs.values() for line in _lines(executions)]
+    return [line for executions in runs.values() for line in _run_lines(executions)]
 
 
-def as_csv(lines: Iterable[Line]) -> str:
-    """Return `lines` below their names, nothing where there is None.
+def to_csv(lines: Iterable[Line]) -> str:
+    """Return `lines` as CSV with a header; None becomes an empty cell.
 
-    A spreadsheet would run a text that begins as a formula does, so that an apostrophe stands before it; control
-    characters are spelled out. Numbers are as they are.
+    Text that a spreadsheet would run as a formula is prefixed with an apostrophe, and control characters are escaped.
+    Numbers are written in full.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -97,18 +97,18 @@ def as_csv(lines: Iterable[Line]) -> str:
 
 
 def _safe_column(column: tuple[Any, ...]) -> Sequence[Any]:
-    """Return what stands for a column in a CSV file; thousands of lines share their texts, nearly all of them safe."""
-    changed = {text: safe for text in set(column) if type(text) is str and (safe := safe_text(text)) != text}
-    return [changed.get(value, value) for value in column] if changed else column
+    """Return `column` with unsafe text escaped; fast because thousands of lines share a few texts, nearly all safe."""
+    escaped = {text: safe for text in set(column) if type(text) is str and (safe := safe_text(text)) != text}
+    return [escaped.get(value, value) for value in column] if escaped else column
 
 
 def safe_text(text: str) -> str:
-    """Return `text` as a cell of a spreadsheet that shows it and does not run it."""
-    return f"'{printable(text)}" if text.lstrip(" ").startswith(FORMULA) else printable(text)
+    """Return `text` such that a spreadsheet shows it and does not run it as a formula."""
+    return f"'{printable(text)}" if text.lstrip(" ").startswith(FORMULA_PREFIXES) else printable(text)
 
 
 def by_run(records: Iterable[Record]) -> Runs:
-    """Return every run's executions, oldest first, by suite and run id."""
+    """Return the executions of each run, oldest first, by suite and run id."""
     runs: Runs = defaultdict(list)
     for record in records:
         runs[record.run.suite, record.id].append(record)
@@ -117,53 +117,53 @@ def by_run(records: Iterable[Record]) -> Runs:
     return dict(runs)
 
 
-def newest(executions: list[Record]) -> dict[str, Record]:
-    """Return for each measurement the newest execution that holds it; `executions` come oldest first.
+def newest_by_measurement(executions: list[Record]) -> dict[str, Record]:
+    """Return for each measurement the newest of `executions` (oldest first) that has it.
 
-    A run that failed in one metric has what others measured.
+    Where one metric failed, the others still count.
     """
     return {name: record for record in executions for name in record.measurements}
 
 
-def settings(run: Run) -> str:
-    """Return as JSON what decides the trained model, but for its seed and data: the protocol of a row."""
-    said = run.model_dump(mode="json", exclude_defaults=True, include=DECIDES)
-    return json.dumps(said, sort_keys=True)
+def protocol_settings(run: Run) -> str:
+    """Return as JSON everything that determines the trained model except seed and data: the protocol of a row."""
+    return json.dumps(run.model_dump(mode="json", exclude_defaults=True, include=PROTOCOL_FIELDS), sort_keys=True)
 
 
-def _lines(executions: list[Record]) -> Iterator[Line]:
+def _run_lines(executions: list[Record]) -> Iterator[Line]:
     last = executions[-1]
-    run, protocol, held = last.run, settings(last.run), newest(executions)
+    run, settings, newest = last.run, protocol_settings(last.run), newest_by_measurement(executions)
     key = (run.suite, run.version, run.name, run.model, run.data, run.seed, last.id)
-    origins = {record.execution: _origin(record) for record in executions}
-    for name, record in held.items():
-        numbers = _numbers(record.measurements[name])
-        yield Line._make((*key, "ok", name, *numbers, *origins[record.execution], protocol))
-    if last.status != "ok" or not held:
-        yield Line._make((*key, last.status, *(None,) * 11, *origins[last.execution], protocol))
+    origins = {record.execution: _origin_fields(record) for record in executions}
+    for name, record in newest.items():
+        fields = _measurement_fields(record.measurements[name])
+        yield Line._make((*key, "ok", name, *fields, *origins[record.execution], settings))
+    if last.status != "ok" or not newest:
+        yield Line._make((*key, last.status, *(None,) * 11, *origins[last.execution], settings))
 
 
-def _numbers(m: Measurement) -> tuple[Any, ...]:
+def _measurement_fields(m: Measurement) -> tuple[Any, ...]:
     spread = (quantile(m.raw, 0.2), quantile(m.raw, 0.8)) if m.raw else (None, None)
     return (m.value, m.unit, m.better, m.kind, m.n, m.stderr, *spread, m.impl, m.verdict)
 
 
-def _origin(record: Record) -> tuple[Any, ...]:
+def _origin_fields(record: Record) -> tuple[Any, ...]:
     seconds = record.timings.get("total")
-    return (record.execution, record.attempts, seconds, *code_of(record), record.data_sha256, record.error)
+    return (record.execution, record.attempts, seconds, *commit_of(record), record.data_sha256, record.error)
 
 
-def code_of(record: Record) -> tuple[str | None, bool | None]:
-    """Return the commit of the code that made a record, and whether it had uncommitted changes; None if not known."""
+def commit_of(record: Record) -> tuple[str | None, bool | None]:
+    """Return the commit of the code behind a record and whether it had uncommitted changes; None if unknown."""
     commit, dirty = record.code.get("commit"), record.code.get("dirty")
     return commit if isinstance(commit, str) else None, dirty if isinstance(dirty, bool) else None
 
 
-def weights_of(records: Iterable[Record]) -> dict[str, str]:
-    """Return by the id of a run which of its weights were measured: "best-validation" or "last"; none of no training.
+def evaluated_weights(records: Iterable[Record]) -> dict[str, str]:
+    """Return by run id which weights were evaluated, "best-validation" or "last"; untrained runs are absent.
 
-    An execution with a learning curve knows (see Record.weights); others measured what it had trained, in whatever
-    suite. Where no such execution is at hand, weights of the last step are the last, and those of another the best.
+    An execution with a learning curve knows (see Record.weights). One without measured weights that another execution
+    trained, possibly in another suite. If that one is missing, weights selected at the last step count as the last, and
+    weights of any other step as the best.
     """
     known: dict[str, str] = {}
     likely: dict[str, str] = {}
@@ -176,10 +176,10 @@ def weights_of(records: Iterable[Record]) -> dict[str, str]:
     return likely | known
 
 
-def metrics_of(records: Iterable[Record], suites: Iterable[Suite] = ()) -> dict[str, tuple[str, ...]]:
-    """Return by suite the metrics asked for, in the order of the files in `suites`, then in which its runs ask."""
-    found: dict[str, dict[str, None]] = {}
-    said = [*((suite.suite, suite.metrics) for suite in suites), *((r.run.suite, r.run.metrics) for r in records)]
-    for suite, metrics in dict.fromkeys(said):
-        found.setdefault(suite, {}).update(dict.fromkeys(metrics))
-    return {suite: tuple(metrics) for suite, metrics in found.items()}
+def metrics_by_suite(records: Iterable[Record], suites: Iterable[Suite] = ()) -> dict[str, tuple[str, ...]]:
+    """Return the metrics of each suite: first in the order of its file in `suites`, then in the order of its runs."""
+    ordered: dict[str, dict[str, None]] = {}
+    requests = [*((suite.suite, suite.metrics) for suite in suites), *((r.run.suite, r.run.metrics) for r in records)]
+    for suite, metrics in dict.fromkeys(requests):
+        ordered.setdefault(suite, {}).update(dict.fromkeys(metrics))
+    return {suite: tuple(metrics) for suite, metrics in ordered.items()}
