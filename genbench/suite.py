@@ -148,6 +148,7 @@ Seeds = Annotated[
     tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS), BeforeValidator(_listed), AfterValidator(_each_once)
 ]
 Label = Annotated[str, AfterValidator(label)]
+MeasurementNames = Annotated[tuple[Label, ...], BeforeValidator(_listed), AfterValidator(_each_once)]
 
 
 class Defaults(Settings):
@@ -193,6 +194,7 @@ class Suite(StrictModel):
     version: Count = 1
     title: Annotated[str, Field(max_length=200), BeforeValidator(one_paragraph)] = ""
     question: Annotated[str, Field(max_length=1000), BeforeValidator(one_paragraph)] = ""
+    rank_by: MeasurementNames = ()  # ranks the rows: the first that a data set has; default: report.columns.RANK_BY
     defaults: Defaults = Defaults()
     data: Annotated[tuple[Annotated[DataEntry, BeforeValidator(_data_entry)], ...], Field(min_length=1)]
     metrics: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]

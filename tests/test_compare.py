@@ -55,7 +55,7 @@ def test_what_got_better_passes(tmp_path):
 
 MIXED = [*row_of([2.5, 2.6], "Glow"), record("Glow", 2, measurements={"nats": measured(2.7, **OTHER)})]
 UNCOMPARED = {  # why, and B's rows of Glow
-    "missing in B: flows v1 / moons / Glow (nats)": [],
+    "missing in B: flows v1 / moons / Glow (NLL)": [],
     "without a value in B": row_with([None] * 3, "Glow"),
     "versions of the metric ('likelihood 1' and 'likelihood 2')": row_with([2.5, 2.6, 2.7], "Glow", **OTHER),
     "on different data:": row_with([2.0, 2.1, 2.2], "Glow", data_sha256="other"),

@@ -47,7 +47,7 @@ from genbench.report.markdown import markdown
 from genbench.report.markers import family_colors, label_points, marker_meanings
 from genbench.report.marks import ranking_marks
 from genbench.report.protocol import hardware_by_suite
-from genbench.report.published import published_lines, with_published
+from genbench.report.suite_files import published_lines, with_suite_file
 from genbench.report.tidy import Line, by_run, lines, metrics_by_suite, tidy
 from genbench.strict_model import checked
 from genbench.suite import Run, Suite
@@ -402,7 +402,7 @@ def nats(value: float, **fields) -> dict:
 def test_what_papers_report_stands_in_order_of_value_and_is_never_ranked():
     records = [*row_of([1.0, 1.1, 1.2], "A"), *row_of([2.0, 2.1, 2.2], "B"), record("Bad", status="crashed")]
     said = papers(Last=nats(9.0), Middle=nats(1.5), First=nats(0.5), Elsewhere={"values": {"nats": {"rings": 1.0}}})
-    alone, board = board_of(records), with_published(board_of(records), said)
+    alone, board = board_of(records), with_suite_file(board_of(records), said)
     assert [row.label for row in board.rows] == [
         "First, published", "A", "Middle, published", "B", "Last, published", "Bad",
     ]  # fmt: skip
@@ -415,21 +415,21 @@ def test_what_papers_report_stands_in_order_of_value_and_is_never_ranked():
 def test_published_values_are_in_order_among_unranked_rows_and_where_more_is_better():
     speed = {"unit": "samples/s", "better": "higher", "impl": "throughput 1"}
     records = [record(name, measurements={"m": measured(v, **speed)}) for name, v in (("A", 9.0), ("B", 5.0))]
-    board = with_published(board_of(records), papers(Paper={"values": {"m": {"moons": 7.0}}}))
+    board = with_suite_file(board_of(records), papers(Paper={"values": {"m": {"moons": 7.0}}}))
     assert [row.name for row in board.rows] == ["A", "Paper", "B"]
 
 
 def test_a_published_bound_stands_in_the_column_of_bounds():
     bounds = [record("VAE", s, measurements={"nats": measured(v, kind="bound")}) for s, v in enumerate([5.0, 5.1])]
     said = papers(Paper=nats(4.0, kind="bound"), Sharp=nats(3.0))
-    board = with_published(board_of([*row_of([1.0, 1.1]), *bounds]), said)
+    board = with_suite_file(board_of([*row_of([1.0, 1.1]), *bounds]), said)
     assert {row.name: list(row.cells) for row in board.published_rows} == {"Paper": [BOUND], "Sharp": [NATS]}
     assert [row.name for row in board.rows] == ["NICE", "Sharp", "Paper", "VAE"]
     assert (board.columns[1].unit, board.columns[1].better) == ("nats", "lower")
 
 
 def test_a_kind_that_only_papers_have_follows_what_is_measured():
-    board = with_published(board_of(row_of([1.0, 1.1])), papers(Paper=nats(0.5, kind="bound")))
+    board = with_suite_file(board_of(row_of([1.0, 1.1])), papers(Paper=nats(0.5, kind="bound")))
     assert board.columns == (NATS, BOUND)
     assert [(row.name, *(cell.rank for cell in row.cells.values())) for row in board.rows] == [
         ("NICE", 1), ("Paper", None),
@@ -438,7 +438,7 @@ def test_a_kind_that_only_papers_have_follows_what_is_measured():
 
 def test_several_measurements_of_a_paper_share_its_row_and_none_is_lost():
     said = papers(Paper={"values": {"nats": {"moons": 0.5}, "fid": {"moons": 29.3, "rings": 8.0}}})
-    board = with_published(board_of(row_of([1.0, 1.1])), said)
+    board = with_suite_file(board_of(row_of([1.0, 1.1])), said)
     (paper,) = board.published_rows
     assert {column.measurement: cell.mean for column, cell in paper.cells.items()} == {"nats": 0.5, "fid": 29.3}
     assert [column.measurement for column in board.columns] == ["nats", "fid"]
@@ -469,7 +469,7 @@ def test_published_rows_are_marked_in_every_output_and_counted_in_none(tmp_path,
 
 def test_without_published_rows_a_board_and_the_table_are_as_they_were():
     board = board_of(row_of([1.0, 1.1]))
-    assert with_published(board, None) == with_published(board, papers()) == board
+    assert with_suite_file(board, None) == with_suite_file(board, papers()) == board
     assert not list(published_lines([board]))
 
 
@@ -788,7 +788,7 @@ def test_a_browser_sorts_filters_and_shows_what_is_behind_a_cell(tmp_path):
     said = json.loads(re.search(r"<body>(\[.*\])", page).group(1))
     by_name, by_nats, by_nats_again, by_speed, as_reported = said[:5]
     assert (by_name, by_nats, by_nats_again, by_speed, as_reported) == ("AAB", "ABA", "ABA", "BAA", "ABA")
-    assert said[5:] == ["B", "#q=b+moons", True, "B, nats ↓ on moons"]
+    assert said[5:] == ["B", "#q=b+moons", True, "B, NLL (nats) ↓ on moons"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
@@ -826,7 +826,7 @@ def test_show_says_each_execution_and_measurement(capsys):
     show([record(nats=1.0, at=1), record(at=2, status="error", error="ValueError: bad [red]")], Console(width=200))
     out = capsys.readouterr().out
     assert "ValueError: bad [red]" in out
-    assert re.search(r"nats +1\.00 +nats +exact +100 +0\.1", out)
+    assert re.search(r"NLL +1\.00 +nats +exact +100 +0\.1", out)
 
 
 def test_results_is_the_tidy_table_of_a_folder(tmp_path):
@@ -879,7 +879,7 @@ def test_one_seed_is_untested_and_a_new_failure_is_worse():
 def test_compare_says_whether_anything_got_worse(capsys):
     a, b = row_of([1.0, 1.1, 1.2]), row_of([2.0, 2.1, 2.2])
     assert compare(a, b, Console(width=200)) == (1, 0, 1)
-    assert re.search(r"regressed +flows +moons +NICE +nats", capsys.readouterr().out)
+    assert re.search(r"regressed +flows +moons +NICE +NLL", capsys.readouterr().out)
     assert compare(b, a, Console(width=200)) == (1, 0, 0)
 
 

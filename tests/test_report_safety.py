@@ -549,7 +549,7 @@ def test_what_another_suite_trained_is_known_by_its_curve_there(tmp_path):
 
 def test_likelihoods_of_different_numbers_of_points_say_so(tmp_path):
     measurements = {"nats": measured(1.0, kind="bound", n=5000), "ais_nats": measured(1.0, kind="bound", n=200)}
-    assert "test points: nats of 5000, ais nats of 200" in protocol_line([record(measurements=measurements)], tmp_path)
+    assert "test points: 5000 for NLL, 200 for AIS NLL" in protocol_line([record(measurements=measurements)], tmp_path)
     measurements["ais_nats"] = measured(1.0, kind="bound", n=5000)
     assert "test points" not in protocol_line([record(measurements=measurements)], tmp_path)
 

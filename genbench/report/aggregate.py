@@ -21,6 +21,7 @@ from genbench.report.tidy import Line
 
 INVALID = "invalid"  # the verdict on an impossible value
 
+SuiteKey = tuple[str, int]  # name and version
 BoardKey = tuple[str, int, str]  # suite, version, data
 RowKey = tuple[str, int, str, str]  # suite, version, data, label of the row
 

@@ -15,6 +15,7 @@ from genbench.report.aggregate import (
     Aggregate,
     BoardKey,
     RowKey,
+    SuiteKey,
     aggregate_seeds,
     describe_failures,
     describe_later_failures,
@@ -142,6 +143,11 @@ class Board:
         return next(iter([*preferred, *rates]), None)
 
     @property
+    def suite_key(self) -> SuiteKey:
+        """Name and version of the suite."""
+        return self.suite, self.version
+
+    @property
     def key(self) -> str:
         """``suite-version-data``, unique, and safe in file names and anchors."""
         return file_key(self.suite, self.version, self.data)
@@ -151,13 +157,17 @@ class Board:
 
 
 def boards(
-    lines: Iterable[Line], metrics: Mapping[str, Sequence[str]], weights: Mapping[str, str] | None = None
+    lines: Iterable[Line],
+    metrics: Mapping[str, Sequence[str]],
+    weights: Mapping[str, str] | None = None,
+    rank_by: Mapping[SuiteKey, Sequence[str]] | None = None,
 ) -> list[Board]:
     """Return the boards of `lines` (see tidy), sorted by suite, version and data.
 
     Args:
         metrics: the metrics of each suite, in the order of the columns.
         weights: which weights of each run were evaluated, by run id.
+        rank_by: the measurements that rank the rows of each suite, if it sets any; see columns.ranking_measurement.
     """
     grouped = group_rows(lines)
     aggregates, color_indices = aggregate_seeds(grouped), _color_indices(grouped)
@@ -167,7 +177,10 @@ def boards(
         suite, *_, label = key
         rows[key[:3]].append(_row(label, row_lines, aggregates[key], color_indices[suite, label], weights or {}))
         impls[key[:3]] |= {column: aggregate.impl for column, aggregate in aggregates[key].items()}
-    columns = {key: order_columns(impls[key], metrics.get(key[0], ())) for key in sorted(rows)}
+    rank_by = rank_by or {}
+    columns = {
+        key: order_columns(impls[key], metrics.get(key[0], ()), rank_by.get(key[:2], ())) for key in sorted(rows)
+    }
     return [_board(key, rows[key], columns[key]) for key in columns]
 
 

@@ -26,6 +26,7 @@ from genbench.report.aggregate import (
 from genbench.report.columns import Column
 from genbench.report.formatting import format_number
 from genbench.report.intervals import p_value, welch, welch_half_width
+from genbench.report.labels import measurement_label
 from genbench.report.tidy import Line, by_run, lines
 
 FIELDS = (
@@ -235,9 +236,9 @@ def print_comparison(comparison: pd.DataFrame, console: Console) -> None:
     changed = comparison[comparison["verdict"].isin(VERDICT_COLORS)]
     table = Table("verdict", "suite", "data", "model", "measurement", "before", "after", "difference", box=None)
     for line in changed.to_dict("records"):
-        texts = [line["verdict"], line["suite"], line["data"], line["row"], line["measurement"]]
-        numbers = [] if line["verdict"] == "failed" else _format_numbers(line)
-        table.add_row(*(Text(printable(text)) for text in [*texts, *numbers]), style=VERDICT_COLORS[line["verdict"]])
+        cell = [line["measurement"]] if line["verdict"] == "failed" else _format_cell(line)
+        texts = [line["verdict"], line["suite"], line["data"], line["row"], *cell]
+        table.add_row(*(Text(printable(text)) for text in texts), style=VERDICT_COLORS[line["verdict"]])
     if len(changed):
         console.print(table)
     if uncompared := describe_uncompared(comparison):
@@ -249,7 +250,7 @@ def describe_uncompared(comparison: pd.DataFrame) -> str:
     by_reason: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for line in comparison[comparison["verdict"].isin(UNCOMPARED)].to_dict("records"):
         row = f"{line['suite']} v{line['version']} / {line['data']} / {line['row']}"
-        by_reason[line["reason"]][row].append(line["measurement"])
+        by_reason[line["reason"]][row].append(measurement_label(line["measurement"]))
     parts = (f"{sum(map(len, rows.values()))} {reason}: {_list_rows(rows)}" for reason, rows in by_reason.items())
     text = "; ".join(parts)
     return f"not compared: {text}" if text else ""
@@ -266,11 +267,12 @@ def _list_rows(rows: Mapping[str, Sequence[str]]) -> str:
     return ", ".join([*listed, *more_rows])
 
 
-def _format_numbers(line: Mapping[Any, Any]) -> list[str]:
-    """Return the means before and after, and their difference with its interval if there is one."""
+def _format_cell(line: Mapping[Any, Any]) -> list[str]:
+    """Return the label, the means before and after, and their difference with its interval if there is one."""
     unit, half = str(line["unit"]), line["half_width"]
     spread = None if math.isnan(half) else half
     means = [format_number(line[key], unit, spread) for key in ("mean_a", "mean_b")]
+    texts = [measurement_label(line["measurement"]), *means]
     if spread is None:
-        return means
-    return [*means, f"{format_number(line['difference'], unit, half)} ± {format_number(half, unit, half)}"]
+        return texts
+    return [*texts, f"{format_number(line['difference'], unit, half)} ± {format_number(half, unit, half)}"]

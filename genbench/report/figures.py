@@ -137,15 +137,10 @@ def plot_title(board: Board) -> str:
     return fit_text(f"{board.suite} v{board.version}, {board.data}", 10, 72 * WIDTH - 15)
 
 
-def _column_label(column: Column) -> str:
-    return drawable(f"{column.heading}, {column.unit}" if column.unit_label else column.heading)[:MAX_LABEL_LENGTH]
-
-
-def _shared_label(column: Column) -> str:
-    """Return the label of an axis that several kinds of values share."""
-    arrow = {"lower": " ↓", "higher": " ↑", None: ""}[column.better]
-    text = column.unit_label or column.measurement.replace("_", " ")
-    return f"{drawable(text)[:MAX_LABEL_LENGTH]}{arrow}"
+def _axis_label(title: str) -> str:
+    """Return the `title` of a column as the label of an axis."""
+    text = drawable(title)
+    return text if len(text) <= MAX_LABEL_LENGTH else f"{text[: MAX_LABEL_LENGTH - 1]}…"
 
 
 # ------------------------------------------------------------------------------------------- ranking measurement
@@ -177,7 +172,7 @@ def plot_intervals(board: Board) -> Figure | None:
         xs, ys, colors = zip(*((mark.cell.mean or 0.0, y, color) for mark, y, color in group), strict=True)
         axes.scatter(xs, ys, s=25, c="white" if hollow else colors, edgecolors=colors, marker=form, zorder=2)
     _write_row_names(axes, [names[row] for row in rows])
-    axes.set_xlabel(_shared_label(marks[0].column), loc="right")
+    axes.set_xlabel(_axis_label(marks[0].column.axis_title), loc="right")
     return figure
 
 
@@ -238,9 +233,8 @@ def plot_quality(board: Board) -> Figure | None:
         level, transform = sum(floors) / len(floors), axes.get_yaxis_transform()
         axes.axhline(level, ls=":", lw=1, color=DARK_GREY)
         axes.text(0.995, level, "new data", transform=transform, ha="right", va="bottom", fontsize=8)
-    axes.set_xlabel(_shared_label(marks[0].column), loc="right")
-    net = fid.measurement.partition("[")[2].removesuffix("]")
-    axes.set_ylabel(f"FID{f', features of {drawable(net)[:MAX_LABEL_LENGTH]}' if net else ''} ↓")
+    axes.set_xlabel(_axis_label(marks[0].column.axis_title), loc="right")
+    axes.set_ylabel(_axis_label(fid.title))
     label_points(axes, [(x.mean or 0.0, y.mean or 0.0) for _, x, y in points], [mark.row.label for mark in marks])
     return figure
 
@@ -255,8 +249,8 @@ def plot_speed(board: Board) -> Figure | None:
     figure, axes = _scatter(board, points, vertical=True)
     _choose_scale(axes.xaxis, [x.mean or 0.0 for _, x, _ in points])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(_column_label(rate), loc="right")
-    axes.set_ylabel(_shared_label(marks[0].column))
+    axes.set_xlabel(_axis_label(rate.title), loc="right")
+    axes.set_ylabel(_axis_label(marks[0].column.axis_title))
     label_points(axes, [(x.mean or 0.0, y.mean or 0.0) for _, x, y in points], [mark.row.label for mark in marks])
     return figure
 

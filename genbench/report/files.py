@@ -14,16 +14,15 @@ from genbench.errors import UsageError
 from genbench.records.artifacts import storage_errors
 from genbench.records.record import Record
 from genbench.report import PLOTS
-from genbench.report.board import boards
 from genbench.report.curves import newest_curves
 from genbench.report.figures import PLOT_KINDS, figures
 from genbench.report.gallery import galleries
 from genbench.report.markdown import markdown
 from genbench.report.page import page
-from genbench.report.protocol import hardware_by_suite, suite_files
-from genbench.report.published import published_lines, with_published
+from genbench.report.protocol import hardware_by_suite
+from genbench.report.suite_files import leaderboards, published_lines, suite_files
 from genbench.report.terminal import print_boards
-from genbench.report.tidy import by_run, evaluated_weights, lines, metrics_by_suite, to_csv
+from genbench.report.tidy import by_run, lines, to_csv
 
 
 def write(
@@ -49,12 +48,9 @@ def write(
         svg: whether to write each plot as SVG, too.
     """
     records = list(records)
-    runs, suite_by_key = by_run(records), suite_files(records, folder)
+    runs = by_run(records)
     measured = lines(runs)
-    tables = [
-        with_published(board, suite_by_key.get((board.suite, board.version)))
-        for board in boards(measured, metrics_by_suite(records, suite_by_key.values()), evaluated_weights(records))
-    ]
+    tables = leaderboards(records, measured, suite_files(records, folder))
     newest_first = sorted(tables, key=lambda board: board.newest_execution, reverse=True)
     plots = dict(figures(newest_first, newest_curves(runs), most, svg))
     hardware, work = hardware_by_suite(records), folder / ".work"

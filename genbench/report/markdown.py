@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 from genbench.console import printable
 from genbench.file_names import file_key
+from genbench.report.aggregate import SuiteKey
 from genbench.report.board import Board, Row
 from genbench.report.columns import Column
 from genbench.report.notes import cell_notes
-from genbench.report.protocol import RULES, SuiteKey, describe_protocol, describe_seeds
+from genbench.report.protocol import RULES, describe_protocol, describe_seeds
 
 PLOT_CAPTIONS = {  # of the plots below a table, by kind of plot
     "intervals": "The ranking measurement: a tick per seed, a bar for the mean and its 95 % interval",
@@ -36,7 +37,7 @@ def markdown(boards: Sequence[Board], hardware: Mapping[SuiteKey, str], plots: C
 
 def group_by_suite(boards: Sequence[Board]) -> Iterator[tuple[SuiteKey, list[Board]]]:
     """Yield each suite's name and version with its boards; `boards` are sorted by suite."""
-    for key, members in groupby(boards, key=lambda board: (board.suite, board.version)):
+    for key, members in groupby(boards, key=lambda board: board.suite_key):
         yield key, list(members)
 
 
@@ -61,7 +62,7 @@ def _suite_section(boards: list[Board], hardware: str, plots: Container[str]) ->
 
 def board_section(board: Board) -> list[str]:
     """Return the lines of one board: heading, protocol, table, sources of published rows."""
-    heads = ["<br>".join(escape_markdown(text) for text in (c.heading, c.unit_label) if text) for c in board.columns]
+    heads = ["<br>".join(escape_markdown(text) for text in (c.heading, c.subheading) if text) for c in board.columns]
     text = [f"### {escape_markdown(board.data)}", ""]
     text += [f"{describe_seeds(board)}; {escape_markdown(describe_protocol(board))}.", ""]
     text += [_table_line(["#", "model", *heads]), _table_line([":-:", ":--", *["--:"] * len(heads)])]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from genbench.report.board import Board, Cell, Row
 from genbench.report.columns import Column
+from genbench.report.labels import measurement_name
 
 LIKELIHOODS = {"bpd": ("bpd", "ais_bpd"), "nats": ("nats", "ais_nats")}  # measurements that share one axis
 
@@ -45,7 +46,7 @@ def _best_first(mark: Mark) -> float:
 
 def fid_column(board: Board) -> Column | None:
     """Return the column of FID, with the features of any network."""
-    return next((column for column in board.columns if column.measurement.partition("[")[0] == "fid"), None)
+    return next((column for column in board.columns if measurement_name(column.measurement) == "fid"), None)
 
 
 def model_family(row: Row) -> str:

@@ -146,7 +146,6 @@ function chartFrame(width, height, x, y, xUnit, yUnit, xLabel) {
 const chartFigure = (title, svg) => element("figure", { class: "chart" }, element("figcaption", {}, ...title), svg);
 const interval = cell => cell.half_width !== null ? [cell.mean - cell.half_width, cell.mean + cell.half_width] : cell.p20 !== null ? [cell.p20, cell.p80] : [cell.mean, cell.mean];
 const cellText = cell => `${cell.mean_text} ${cell.interval_text}`.trim();
-const columnLabel = column => column.heading + (column.unit_label ? ", " + column.unit_label : "");
 
 function mark(row, column, text, ...children) {
   return element("g", { class: `mark c${row.color_index % 8}${row.published ? " published" : ""}`, "data-row": row.index, "data-column": column, "data-tip": text }, ...children);
@@ -162,23 +161,23 @@ function symbol(kind, x, y, r = 4.5) {
 function intervalsChart(table, rows) {
   if (!table.columns.length) return null;
   const shown = new Map(rows.map(row => [row.index, row]));
-  const lineLabel = line => line.row.label + (line.column.measurement === table.columns[0].measurement ? "" : ", " + line.column.measurement.replaceAll("_", " "));
+  const lineLabel = line => line.row.label + (line.column.measurement === table.columns[0].measurement ? "" : ", " + line.column.label);
   const lines = table.marks.filter(([index]) => shown.has(index)).map(([index, c]) => ({ row: shown.get(index), c, column: table.columns[c], cell: shown.get(index).cells[c] }));
   if (!lines.length) return null;
   const width = 380, height = 46 + 21 * Math.max(lines.length, 4), longest = Math.max(...lines.map(line => lineLabel(line).length));
   const left = Math.min(150, 14 + 6.3 * longest), cut = text => text.length > 23 ? text.slice(0, 22) + "…" : text;
   const seedValues = lines.flatMap(line => line.cell.seeds.map(seed => seed[1]).filter(v => v !== null));
   const x = axis([...lines.flatMap(line => interval(line.cell)), ...seedValues], left, width - 12, false);
-  const svg = chartFrame(width, height, x, null, table.columns[0].unit, "", columnLabel(table.columns[0]));
+  const svg = chartFrame(width, height, x, null, table.columns[0].unit, "", table.columns[0].axis_title);
   lines.forEach(({ row, c, column, cell }, i) => {
     const y = 20 + 21 * i, [low, high] = interval(cell).map(x.at);
-    svg.append(mark(row, c, `${row.label}\n${column.heading} ${cellText(cell)}\n${row.published || "n = " + cell.n}${row.failures ? ", " + row.failures : ""}`,
+    svg.append(mark(row, c, `${row.label}\n${column.title} ${cellText(cell)}\n${row.published || "n = " + cell.n}${row.failures ? ", " + row.failures : ""}`,
       element("rect", { class: "hit", x: 0, y: y - 10, width, height: 21, style: "fill:transparent;stroke:none" }),
       element("line", { class: "bar", x1: low, x2: high, y1: y, y2: y }),
       ...cell.seeds.filter(seed => seed[1] !== null).map(seed => element("line", { class: "tick", x1: x.at(seed[1]), x2: x.at(seed[1]), y1: y - 5, y2: y + 5 })),
       symbol(column.kind, x.at(cell.mean), y)), element("text", { class: "label", x: left - 10, y: y + 4, "text-anchor": "end" }, cut(lineLabel({ row, column }))));
   });
-  return chartFigure([columnLabel(table.columns[0])], svg);
+  return chartFigure([table.columns[0].axis_title], svg);
 }
 
 /* One column against another, as chosen on its axes. */
@@ -190,17 +189,17 @@ function scatterChart(board, table, rows) {
   const values = c => points.flatMap(row => [row.cells[c].mean, ...interval(row.cells[c])]);
   const log = c => { const v = values(c); return minimum(v) > 0 && (maximum(v) / minimum(v) > 8 || table.columns[c].unit.endsWith("/s")); };
   const axisMenu = i => {
-    const select = element("select", { "aria-label": i ? "vertical axis" : "horizontal axis" }, ...table.columns.map((column, c) => element("option", { value: c, ...(c === chosen[i] ? { selected: "" } : {}) }, column.heading)));
+    const select = element("select", { "aria-label": i ? "vertical axis" : "horizontal axis" }, ...table.columns.map((column, c) => element("option", { value: c, ...(c === chosen[i] ? { selected: "" } : {}) }, column.title)));
     select.addEventListener("change", () => { chosen[i] = +select.value; drawCharts(board); });
     return select;
   };
   const title = [axisMenu(1), "against", axisMenu(0)];
   if (!points.length) return chartFigure(title, element("p", { class: "quiet" }, "No row has values in both columns."));
   const width = 380, height = 250, x = axis(values(chosen[0]), 52, width - 20, log(chosen[0])), y = axis(values(chosen[1]), height - 34, 8, log(chosen[1]));
-  const svg = chartFrame(width, height, x, y, cx.unit, cy.unit, columnLabel(cx));
+  const svg = chartFrame(width, height, x, y, cx.unit, cy.unit, cx.title);
   for (const row of points) {
     const [a, b] = chosen.map(c => row.cells[c]), [px, py] = [x.at(a.mean), y.at(b.mean)], [al, ah] = interval(a).map(x.at), [bl, bh] = interval(b).map(y.at);
-    svg.append(mark(row, chosen[1], `${row.label}\n${cy.heading} ${cellText(b)}\n${cx.heading} ${cellText(a)}`,
+    svg.append(mark(row, chosen[1], `${row.label}\n${cy.title} ${cellText(b)}\n${cx.title} ${cellText(a)}`,
       element("line", { class: "bar", x1: al, x2: ah, y1: py, y2: py }), element("line", { class: "bar", x1: px, x2: px, y1: bl, y2: bh }), symbol(cy.kind, px, py)));
   }
   svg.append(...pointLabels(points.map(row => ({ text: row.label, xy: [x.at(row.cells[chosen[0]].mean), y.at(row.cells[chosen[1]].mean)] })), 52, width));
@@ -266,7 +265,7 @@ function showDetails(board, index, c) {
   const failed = row.runs.filter(run => DATA.executions[run[2]].status !== "ok");
   const paper = row.published && definitionList([["source", row.published], ["kind", column.kind], ["rank", "never ranked: a result from a paper, under its own protocol"]]);
   document.getElementById("details").replaceChildren(...[
-    element("h3", { id: "details-title" }, `${row.label}, ${column.heading} on ${table.data}`),
+    element("h3", { id: "details-title" }, `${row.label}, ${column.title} on ${table.data}`),
     element("p", { class: "value" }, cell ? (cellText(cell) || "no value") + " " + column.unit_label : row.failures || row.later_failures || "not measured"),
     ...paper ? [paper] : [
     definitionList([["seeds", cell && cell.n], ["measured on", measuredOn], ["standard error of the test set", cell && cell.stderr !== null ? shortNumber(cell.stderr, column.unit) : ""], ["rank", rank], ["kind", column.kind], ["failures", row.failures], ["later failures", row.later_failures], ["verdicts", row.verdicts], ["model", row.model], ["weights", row.weights], ["settings", row.settings]]),

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 
 from genbench.console import printable
 from genbench.records.record import Record
+from genbench.report.aggregate import SuiteKey
 from genbench.report.board import Board, Cell, Row
 from genbench.report.columns import Column
 from genbench.report.curves import Curves, newest_curves, row_curve
@@ -20,13 +21,25 @@ from genbench.report.markdown import group_by_suite
 from genbench.report.marks import fid_column, ranking_marks
 from genbench.report.notes import failure_notes, value_notes
 from genbench.report.pictures import PICTURE_CAPTIONS, embedded_pictures
-from genbench.report.protocol import RULES, SuiteKey, describe_protocol, describe_seeds
+from genbench.report.protocol import RULES, describe_protocol, describe_seeds
 from genbench.report.tidy import Runs, commit_of
 
 FOLDER = Path(__file__).parent
 MAX_CHART_ROWS = 40
 DATA_TAG = (
     '<script type="application/json" id="data">'  # cannot occur earlier in the page: text from records is escaped
+)
+COLUMN_FIELDS = (  # that the page's script reads, as those below
+    *("measurement", "kind", "unit", "better"),
+    *("label", "unit_label", "title", "axis_title"),
+)
+ROW_FIELDS = (
+    *("name", "label", "published", "model", "settings", "failures", "later_failures", "verdicts"),
+    *("color_index", "weights"),
+)
+CELL_FIELDS = (
+    *("n", "mean", "half_width", "mean_text", "interval_text", "stderr", "p20", "p80", "rank", "unranked_reason"),
+    "n_invalid",
 )
 
 
@@ -165,17 +178,7 @@ def _count_rows_with(board: Board, x: int, y: int) -> int:
 
 
 def _column_data(column: Column) -> dict[str, Any]:
-    return {key: getattr(column, key) for key in ("measurement", "kind", "unit", "better", "heading", "unit_label")}
-
-
-ROW_FIELDS = (
-    *("name", "label", "published", "model", "settings", "failures", "later_failures", "verdicts"),
-    *("color_index", "weights"),
-)
-CELL_FIELDS = (
-    *("n", "mean", "half_width", "mean_text", "interval_text", "stderr", "p20", "p80", "rank", "unranked_reason"),
-    "n_invalid",
-)
+    return {key: getattr(column, key) for key in COLUMN_FIELDS}
 
 
 def _row_data(board: Board, row: Row, details: CellDetails) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The text above a leaderboard: rules of all tables, suite file, protocol of the rows, hardware."""
+"""The text above a leaderboard: rules of all tables, protocol of the rows, hardware."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from genbench.errors import UsageError
 from genbench.records.record import Record
-from genbench.records.store import Store
+from genbench.report.aggregate import SuiteKey
 from genbench.report.board import Board
+from genbench.report.labels import measurement_label
 from genbench.report.marks import LIKELIHOODS
-from genbench.suite import Settings, Suite, read_suite, suite_paths
+from genbench.suite import Settings
 
 RULES = (
     "Each number is the mean over seeds on the test split; ± is the half-width of its 95 % Student-t interval over"
@@ -30,33 +29,6 @@ RULES = (
 )
 
 MAX_NAMES = 20  # rows listed by name in a sentence
-SuiteKey = tuple[str, int]  # name and version
-
-
-# ------------------------------------------------------------------------------------------------------ suite files
-
-
-def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[SuiteKey, Suite]:
-    """Return the suites of `records` by name and version.
-
-    A suite comes from the file saved next to its records under `folder`, or else from suites/ if the file there has the
-    same name and version. Suites without a file are absent.
-    """
-    keys = sorted({(record.run.suite, record.run.version) for record in records}, reverse=True)
-    saved = {key: Store(folder).load_suite(*key) if folder else None for key in keys}
-    suites = {key: suite or _suite_by_name(*key) for key, suite in saved.items()}
-    return {key: suite for key, suite in suites.items() if suite}
-
-
-def _suite_by_name(name: str, version: int) -> Suite | None:
-    path = suite_paths().get(name)  # only by name: a record must not decide which file is read
-    try:
-        suite = read_suite(path) if path else None
-    except UsageError:
-        return None
-    if suite is None:
-        return None
-    return suite if (suite.suite, suite.version) == (name, version) else None
 
 
 # --------------------------------------------------------------------------------------------------------- protocol
@@ -98,7 +70,7 @@ def describe_test_points(board: Board) -> str:
             if column.measurement in measurements:
                 counts[column.measurement] |= {line.n for line in cell.lines if line.n is not None}
         if len(set().union(*counts.values())) > 1:
-            texts = (f"{name.replace('_', ' ')} of {_values(counts[name])}" for name in measurements if counts[name])
+            texts = (f"{_values(counts[key])} for {measurement_label(key)}" for key in measurements if counts[key])
             return f"test points: {', '.join(texts)}"
     return ""
 

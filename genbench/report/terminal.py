@@ -13,21 +13,14 @@ from rich.text import Text
 
 from genbench.console import printable
 from genbench.records.record import Record
-from genbench.report.board import Board, Row, boards
+from genbench.report.board import Board, Row
 from genbench.report.columns import Column
 from genbench.report.formatting import format_fixed, format_number
+from genbench.report.labels import measurement_label, unit_label
 from genbench.report.notes import cell_notes
-from genbench.report.protocol import describe_hardware, describe_protocol, describe_seeds, suite_files
-from genbench.report.published import with_published
-from genbench.report.tidy import (
-    by_run,
-    commit_of,
-    evaluated_weights,
-    lines,
-    metrics_by_suite,
-    newest_by_measurement,
-    protocol_settings,
-)
+from genbench.report.protocol import describe_hardware, describe_protocol, describe_seeds
+from genbench.report.suite_files import leaderboards, suite_files
+from genbench.report.tidy import by_run, commit_of, lines, newest_by_measurement, protocol_settings
 
 MAX_BOARDS, MAX_ROWS = 20, 20  # printed boards, and rows of a board
 NAME_WIDTH = 30  # columns of the terminal for the name of a row
@@ -40,10 +33,7 @@ MAX_HIDDEN_NAMES = 40  # columns without space that are listed by name
 def leaderboard(records: Iterable[Record], console: Console) -> None:
     """Print one table per suite and data set, with as many columns as fit."""
     records = list(records)
-    suites = suite_files(records)
-    metrics = metrics_by_suite(records, suites.values())
-    tables = boards(lines(by_run(records)), metrics, evaluated_weights(records))
-    print_boards([with_published(board, suites.get((board.suite, board.version))) for board in tables], console)
+    print_boards(leaderboards(records, lines(by_run(records)), suite_files(records)), console)
 
 
 def print_boards(tables: Iterable[Board], console: Console) -> None:
@@ -67,7 +57,7 @@ def _print_board(board: Board, console: Console) -> None:
     table.add_column("#", justify="right")
     table.add_column("model", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
     for column in columns:
-        head = f"{printable(column.heading)}\n{printable(column.unit_label)}"
+        head = f"{printable(column.heading)}\n{printable(column.subheading)}"
         table.add_column(Text(head), justify="right", no_wrap=True)
     for row in board.rows[:MAX_ROWS]:
         table.add_row(*_table_row(board, row, columns))
@@ -81,7 +71,7 @@ def _left_out(board: Board, columns: list[Column]) -> Iterator[str]:
     rows = board.rows[MAX_ROWS:]
     if rows:
         yield f"and {len(rows)} more rows, {sum(bool(row.failures) for row in rows)} of them with failed runs"
-    names = list(dict.fromkeys(c.measurement.replace("_", " ") for c in board.columns if c not in columns))
+    names = list(dict.fromkeys(c.label for c in board.columns if c not in columns))
     if names:
         more = f" and {len(names) - MAX_HIDDEN_NAMES} more" if len(names) > MAX_HIDDEN_NAMES else ""
         yield f"not shown here: {', '.join(names[:MAX_HIDDEN_NAMES])}{more}"
@@ -93,7 +83,7 @@ def fitting_columns(board: Board, width: int) -> list[Column]:
     chosen: list[Column] = []
     for column in sorted(board.columns, key=lambda c: (c.measurement != board.primary, c != board.speed)):
         texts = [cell_text(board, row, column) for row in board.rows[:MAX_ROWS]]
-        left -= 2 + max(cell_len(printable(text)) for text in [column.heading, column.unit_label, *texts])
+        left -= 2 + max(cell_len(printable(text)) for text in [column.heading, column.subheading, *texts])
         if left < 0 and chosen:
             break
         chosen.append(column)
@@ -166,12 +156,14 @@ def _executions_table(executions: list[Record]) -> Table:
 
 
 def _measurements_table(executions: list[Record]) -> Table:
-    table = Table("measurement", "value", "unit", "kind", "n", "stderr", "metric", "execution", box=None)
-    for name, record in newest_by_measurement(executions).items():
-        m = record.measurements[name]
+    table = Table("measurement", "value", "unit", "kind", "n", "stderr", "metric", "execution", "key", box=None)
+    for key, record in newest_by_measurement(executions).items():
+        m = record.measurements[key]
         value = "none" if m.value is None else format_number(m.value, m.unit, m.stderr)
         stderr = "" if m.stderr is None else f"{m.stderr:.2g}"
-        texts = (name, value, m.unit, m.kind, str(m.n), stderr, m.impl, str(executions.index(record)))
+        label = measurement_label(key)
+        unit, execution = unit_label(m.unit, label), str(executions.index(record))
+        texts = (label, value, unit, m.kind, str(m.n), stderr, m.impl, execution, key)
         table.add_row(*map(_literal, texts))
     return table
 

@@ -1,20 +1,75 @@
-"""Results from papers, shown among the measured rows: never ranked, and not part of any statistic."""
+"""What suite files add to leaderboards: column order, ranking, title, question, and results from papers.
+
+Results from papers are shown among the measured rows, never ranked, and not part of any statistic.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from genbench.report.board import Board, Cell, Row
-from genbench.report.columns import Column
-from genbench.report.tidy import Line
-from genbench.suite import Published, Suite
+from genbench.errors import UsageError, nearest
+from genbench.notices import notify
+from genbench.records.record import Record
+from genbench.records.store import Store
+from genbench.report.aggregate import SuiteKey
+from genbench.report.board import Board, Cell, Row, boards
+from genbench.report.columns import Column, is_named
+from genbench.report.tidy import Line, evaluated_weights, metrics_by_suite
+from genbench.suite import Published, Suite, read_suite, suite_paths
 
 GREY = 7  # color index
 
 
-def with_published(board: Board, suite: Suite | None) -> Board:
+def suite_files(records: Iterable[Record], folder: Path | None = None) -> dict[SuiteKey, Suite]:
+    """Return the suites of `records` by name and version.
+
+    A suite comes from the file saved next to its records under `folder`, or else from suites/ if the file there has the
+    same name and version. Suites without a file are absent.
+    """
+    keys = sorted({(record.run.suite, record.run.version) for record in records}, reverse=True)
+    saved = {key: Store(folder).load_suite(*key) if folder else None for key in keys}
+    suites = {key: suite or _suite_by_name(*key) for key, suite in saved.items()}
+    return {key: suite for key, suite in suites.items() if suite}
+
+
+def _suite_by_name(name: str, version: int) -> Suite | None:
+    path = suite_paths().get(name)  # only by name: a record must not decide which file is read
+    try:
+        suite = read_suite(path) if path else None
+    except UsageError:
+        return None
+    if suite is None:
+        return None
+    return suite if (suite.suite, suite.version) == (name, version) else None
+
+
+def leaderboards(records: Sequence[Record], lines: Sequence[Line], suites: Mapping[SuiteKey, Suite]) -> list[Board]:
+    """Return the boards of `records`, of which `lines` is the tidy table, with what their suite files add."""
+    for key, suite in suites.items():
+        _report_unknown_rank_by(key, suite, lines)
+    rank_by = {key: suite.rank_by for key, suite in suites.items()}
+    metrics = metrics_by_suite(records, suites.values())
+    tables = boards(lines, metrics, evaluated_weights(records), rank_by)
+    return [with_suite_file(board, suites.get(board.suite_key)) for board in tables]
+
+
+def _report_unknown_rank_by(key: SuiteKey, suite: Suite, lines: Sequence[Line]) -> None:
+    """Print a notice for each measurement in `rank_by` that no data set of the suite has."""
+    if not suite.rank_by:
+        return
+    measured = {line.measurement for line in lines if (line.suite, line.version) == key and line.measurement}
+    for name in suite.rank_by:
+        if measured and not any(is_named(measurement, name) for measurement in measured):
+            notify(f"suite {key[0]} v{key[1]}: rank_by: no record has a measurement {name!r}{nearest(name, measured)}")
+
+
+# ---------------------------------------------------------------------------------------------- results from papers
+
+
+def with_suite_file(board: Board, suite: Suite | None) -> Board:
     """Return `board` with the title, question and published rows of `suite`, each row before the first worse one.
 
     A published value has the unit and better direction of the board's measurement of that name, and is in the column of
