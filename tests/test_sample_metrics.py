@@ -20,8 +20,14 @@ from genbench.errors import UsageError
 from genbench.evaluation import Evaluation
 from genbench.metrics import classifier, features
 from genbench.metrics.diversity import diversity
+from genbench.metrics.estimates import (
+    extrapolate_n_to_inf,
+    half_sample_jackknife,
+    jackknife_stderr,
+    mean_stderr,
+    permutation_null,
+)
 from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
-from genbench.metrics.halves import endless, of_halves, of_partitions, stderr
 from genbench.metrics.memorisation import copying, memorisation, z_score
 from genbench.metrics.samples import LARGEST, LINE, grid, histogram
 from genbench.records.artifacts import Work
@@ -80,7 +86,8 @@ def test_fid_of_two_draws_has_its_known_bias_and_extrapolated_none():
     values = []
     for _ in range(150):
         x, y = torch.randn(n, 4).double() * roots, torch.randn(m, 4).double() * roots
-        values.append((value := fid(x, y), endless(value, of_halves(fid, x, y, draws=4))))
+        value = fid(x, y)
+        values.append((value, extrapolate_n_to_inf(value, half_sample_jackknife(fid, x, y, draws=4))))
     variances = roots.square()
     rows, columns = variances[:, None], variances
     spread = (rows * columns * (1 + torch.eye(4)) / (rows + columns)).sum() / 2
@@ -160,20 +167,21 @@ def test_precision_is_the_share_within_the_third_neighbours_of_data():
     assert precision_recall(real, fake) == pytest.approx((within(real, fake), within(fake, real)), abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------- halves and partitions
+# ------------------------------------------------------------------------------------------------------ estimates
 
 
-def test_the_spread_of_halves_is_the_standard_error_of_a_mean():
+def test_the_half_sample_jackknife_gives_the_standard_error_of_a_mean():
     x = torch.randn(400)
-    assert stderr(of_halves(lambda h: h.mean().item(), x, draws=400)) == pytest.approx(x.std().item() / 20, rel=0.15)
+    halves = half_sample_jackknife(lambda half: half.mean().item(), x, draws=400)
+    assert jackknife_stderr(halves) == pytest.approx(mean_stderr(x), rel=0.15)
 
 
-def test_partitions_have_the_sizes_of_the_sets_and_all_of_their_points():
+def test_permutations_keep_the_sizes_of_the_samples_and_all_of_their_points():
     def check(a: Tensor, b: Tensor) -> float:
         assert sorted(torch.cat((a, b)).tolist()) == list(range(12))
         return len(a) + 100 * len(b)
 
-    assert (of_partitions(check, torch.arange(5), torch.arange(5, 12)) == 705).all()
+    assert (permutation_null(check, torch.arange(5), torch.arange(5, 12)) == 705).all()
 
 
 # ---------------------------------------------------------------------------------------------------- feature nets

@@ -8,9 +8,9 @@ from genbench.dataset import LabelDecoder
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics import classifier
 from genbench.metrics.classifier import Classifier
+from genbench.metrics.estimates import proportion
 from genbench.metrics.features import pixels
 from genbench.metrics.samples import beside, grid, png
-from genbench.metrics.shares import share
 
 __all__ = ["cas"]
 
@@ -39,9 +39,9 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     evaluation.files["labelled.png"] = png(beside(*tables))
     impl = f"cas 1, {len(samples)} samples and as many training points"
     return {
-        "cas": share(right(net, data.test, label_decoder), impl),
-        "cas_real": share(right(net_real, data.test, label_decoder), impl, better=None),
-        "cas_misspelled": share(~label_decoder.label(samples)[1], impl, better="lower"),
+        "cas": proportion(right(net, data.test, label_decoder), impl),
+        "cas_real": proportion(right(net_real, data.test, label_decoder), impl, better=None),
+        "cas_misspelled": proportion(~label_decoder.label(samples)[1], impl, better="lower"),
     }
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.metrics.halves import endless, of_halves, stderr
+from genbench.metrics.estimates import extrapolate_n_to_inf, half_sample_jackknife, jackknife_stderr
 
 __all__ = ["divergences"]
 
@@ -167,10 +167,9 @@ def smooth(law: Grid, x: Tensor, make_measurement: Callable[..., Measurement]) -
     measurements = {}
     for name, divergence in SMOOTH.items():
         distance = partial(law.distance, divergence)
-        value, halves = distance(x), of_halves(distance, x)
-        measurements[name] = make_measurement(
-            value=endless(value, halves), unit="nats", better="lower", stderr=stderr(halves), impl=SMOOTH_IMPL
-        )
+        halves = half_sample_jackknife(distance, x)
+        value, stderr = extrapolate_n_to_inf(distance(x), halves), jackknife_stderr(halves)
+        measurements[name] = make_measurement(value=value, unit="nats", better="lower", stderr=stderr, impl=SMOOTH_IMPL)
     return measurements
 
 
@@ -180,8 +179,9 @@ def rough(law: Grid, x: Tensor, make_measurement: Callable[..., Measurement]) ->
     nulls = [law.sample(len(x), generator) for _ in range(DRAWS)]
     distances: dict[str, Callable[[Tensor], float]] = {"total_variation": law.total_variation, "w1": law.w1}
     for name, distance in distances.items():
-        error, floors = stderr(of_halves(distance, x, draws=DRAWS)), torch.tensor([distance(null) for null in nulls])
-        measurements[name] = make_measurement(value=distance(x), unit="", better="lower", stderr=error, impl=IMPL)
+        stderr = jackknife_stderr(half_sample_jackknife(distance, x, draws=DRAWS))
+        floors = torch.tensor([distance(null) for null in nulls])
+        measurements[name] = make_measurement(value=distance(x), unit="", better="lower", stderr=stderr, impl=IMPL)
         measurements[f"{name}_floor"] = make_measurement(
             value=floors.mean().item(), unit="", stderr=floors.std().item(), impl=IMPL
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.metrics.halves import of_halves, stderr
+from genbench.metrics.estimates import half_sample_jackknife, jackknife_stderr
 
 __all__ = ["diversity"]
 
@@ -32,7 +32,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     def beside(x: Tensor) -> float:
         return due / max(coincidence(x, radius), NEAR * due)
 
-    value, error = beside(x), stderr(of_halves(beside, x))
+    value, error = beside(x), jackknife_stderr(half_sample_jackknife(beside, x))
     verdict = "collapsed" if value < LEAST else None
     said = f"diversity 1, pairs of {len(x)} samples and {len(data)} points, {NEAR} near"
     return {"diversity": Measurement(value=value, unit="", n=len(x), stderr=error, impl=said, verdict=verdict)}

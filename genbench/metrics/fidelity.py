@@ -14,9 +14,15 @@ from torch import Tensor
 
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.estimates import (
+    DRAWS,
+    extrapolate_n_to_inf,
+    half_sample_jackknife,
+    jackknife_stderr,
+    permutation_null,
+)
 from genbench.metrics.features import FeatureNet, in_domain, pixels
 from genbench.metrics.features import inception as inception_v3
-from genbench.metrics.halves import DRAWS, endless, of_halves, of_partitions, stderr
 
 __all__ = ["fidelity", "inception"]
 
@@ -62,12 +68,14 @@ def measure(
     (fake, logits), (real, _), (train, _) = (net(pixels(x, data.space), evaluation.device) for x in sets)
     make_measurement = partial(Measurement, unit="", n=n, impl=f"{name} 2, {net.about}, {m} points of test")
     draws = DRAWS if fake.shape[1] < WIDE else FEW
-    halved = partial(of_halves, draws=draws)
+    jackknife = partial(half_sample_jackknife, draws=draws)
     measurements = {
         **frechet(real, fake, train, draws, make_measurement),
-        "kid": make_measurement(value=kid(real, fake), stderr=stderr(halved(kid, real, fake)), better="lower"),
+        "kid": make_measurement(
+            value=kid(real, fake), stderr=jackknife_stderr(jackknife(kid, real, fake)), better="lower"
+        ),
         "inception_score": make_measurement(
-            value=inception_score(logits), stderr=stderr(halved(inception_score, logits)), better="higher"
+            value=inception_score(logits), stderr=jackknife_stderr(jackknife(inception_score, logits)), better="higher"
         ),
         **covered(real, fake[:m], partial(make_measurement, n=m)),
     }
@@ -78,23 +86,24 @@ def frechet(
     real: Tensor, fake: Tensor, train: Tensor, draws: int, make_measurement: MakeMeasurement
 ) -> dict[str, Measurement]:
     """Return FID, what it is for real points, and what it comes to with endless points."""
-    value, halves = fid(real, fake), of_halves(fid, real, fake, draws=draws)
-    null = of_partitions(fid, real, train, draws=draws)
+    value, halves = fid(real, fake), half_sample_jackknife(fid, real, fake, draws=draws)
+    null, stderr = permutation_null(fid, real, train, draws=draws), jackknife_stderr(halves)
     return {
-        "fid": make_measurement(value=value, stderr=stderr(halves), better="lower"),
+        "fid": make_measurement(value=value, stderr=stderr, better="lower"),
         "fid_floor": make_measurement(value=null.mean().item(), stderr=null.std().item()),
         "fid_infinity": make_measurement(
-            value=endless(value, halves), stderr=stderr(halves), better="lower", kind="estimate"
+            value=extrapolate_n_to_inf(value, halves), stderr=stderr, better="lower", kind="estimate"
         ),
     }
 
 
 def covered(real: Tensor, fake: Tensor, make_measurement: MakeMeasurement) -> dict[str, Measurement]:
     """Return precision and recall."""
-    shares, halves = precision_recall(real, fake), of_halves(precision_recall, real, fake, draws=FEW)
+    values = precision_recall(real, fake)
+    halves = half_sample_jackknife(precision_recall, real, fake, draws=FEW).unbind(1)
     return {
-        key: make_measurement(value=share, stderr=stderr(each), better="higher")
-        for key, share, each in zip(("precision", "recall"), shares, halves.unbind(1), strict=True)
+        key: make_measurement(value=value, stderr=jackknife_stderr(half_sample_values), better="higher")
+        for key, value, half_sample_values in zip(("precision", "recall"), values, halves, strict=True)
     }
 
 

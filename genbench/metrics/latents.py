@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.estimates import mean_stderr
 from genbench.metrics.samples import PIXELS, grid, png
 from genbench.model import Diverged
 from genbench.models.vaes.svi import Optimum, antithetic, ascend, elbo
@@ -61,8 +62,7 @@ def averaged(
     values: Tensor, unit: str, better: Better = None, kind: Kind = "exact", impl: str = "latents 1"
 ) -> Measurement:
     """Return the mean of `values` (N,) with its standard error."""
-    stderr = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
-    value, n = values.mean().item(), len(values)
+    value, n, stderr = values.mean().item(), len(values), mean_stderr(values)
     return Measurement(value=value, unit=unit, better=better, kind=kind, n=n, stderr=stderr, impl=impl)
 
 

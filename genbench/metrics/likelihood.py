@@ -16,6 +16,7 @@ from torch import Tensor
 
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.estimates import mean_stderr
 from genbench.model import Diverged
 from genbench.suite import Kind
 from genbench.validation.likelihoods import is_impossible
@@ -32,11 +33,10 @@ def mean(values: Tensor, kind: Kind, unit: str, impl: str, verdict: str | None =
     Raises:
         Diverged: the mean is not finite.
     """
-    stderr = (values.std(correction=1) / len(values) ** 0.5).item() if len(values) > 1 else None
     if not math.isfinite(value := values.mean().item()):
         raise Diverged(f"the likelihood of the test split is {-value} {unit}")
     make_measurement = partial(Measurement, unit=unit, better="lower", kind=kind, impl=impl, verdict=verdict)
-    return make_measurement(value=value, n=len(values), stderr=stderr)
+    return make_measurement(value=value, n=len(values), stderr=mean_stderr(values))
 
 
 def measure(evaluation: Evaluation, k: int | None = None, points: int | None = None) -> dict[str, Measurement]:

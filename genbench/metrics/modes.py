@@ -7,6 +7,7 @@ from torch import Tensor
 
 from genbench.dataset import Modes
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.estimates import binomial_stderr
 
 __all__ = ["modes"]
 
@@ -28,11 +29,11 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     x, data = evaluation.sampled(len(evaluation.dataset.test)), evaluation.dataset.test
     held, due = (counts(points, known) / len(points) for points in (x, data))
     p, n = held.sum().item(), len(x)
-    covered, error = int((held >= SHARE * due).sum()), (p * (1 - p) / n) ** 0.5
+    covered, stderr = int((held >= SHARE * due).sum()), binomial_stderr(p, n)
     impl = f"modes 1, {SIGMAS:g} sigma, {SHARE:g} of data"
     return {
         "modes_covered": Measurement(value=covered, unit="modes", better="higher", n=len(due), impl=impl),
-        "high_quality": Measurement(value=p, unit="of samples", better="higher", n=n, stderr=error, impl=impl),
+        "high_quality": Measurement(value=p, unit="of samples", better="higher", n=n, stderr=stderr, impl=impl),
     }
 
 

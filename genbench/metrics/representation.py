@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.estimates import proportion
 
 __all__ = ["clustering", "linear_probe"]
 
@@ -68,9 +69,7 @@ def probe(train: Tensor, y_train: Tensor, test: Tensor, y_test: Tensor) -> Measu
         right = torch.from_numpy(LogisticRegression(max_iter=1000).fit(a, y_train.numpy()).predict(b)) == y_test
     else:  # codes that tell nothing, or one label: the most frequent is the best guess
         right = y_test == y_train.mode().values
-    p, n = right.double().mean().item(), len(right)
-    stderr = (p * (1 - p) / n) ** 0.5
-    return Measurement(value=p, unit="of points", better="higher", n=n, stderr=stderr, impl="linear_probe 1")
+    return proportion(right, "linear_probe 1")
 
 
 def clusters(train: Tensor, test: Tensor, labels: Tensor) -> dict[str, Measurement]:

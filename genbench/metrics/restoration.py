@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.estimates import mean_stderr
 from genbench.metrics.latents import Reconstructs
 
 __all__ = ["compression", "denoising"]
@@ -69,7 +70,7 @@ def compress(evaluation: Evaluation) -> dict[str, Measurement]:
     rates = bits(a.flatten(1), b.flatten(1))
     error = (back - test).double().square().mean().sqrt().item()
     unit, impl = "levels" if space.levels else "data units", f"compression 1, {STEPS} steps to a standard deviation"
-    stderr = (rates.std() / len(rates) ** 0.5).item() if len(rates) > 1 else None
+    stderr = mean_stderr(rates)
     return {
         "compression_rate": Measurement(value=rates.mean().item(), unit="bits", n=len(rates), stderr=stderr, impl=impl),
         "compression_error": Measurement(value=error, unit=unit, better="lower", n=len(rates), impl=impl),

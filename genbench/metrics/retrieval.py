@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.metrics.estimates import proportion
 from genbench.metrics.samples import PIXELS
-from genbench.metrics.shares import share
 
 __all__ = ["retrieval"]
 
@@ -52,7 +52,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
 
 def accuracy(similarity: Tensor, truth: Tensor) -> Measurement:
     """Return the share of images (I,) whose most similar text is theirs, similarity and `truth` (I, T)."""
-    return share(truth.gather(1, similarity.argmax(1, keepdim=True)).squeeze(1), "retrieval 1")
+    return proportion(truth.gather(1, similarity.argmax(1, keepdim=True)).squeeze(1), "retrieval 1")
 
 
 def precision(similarity: Tensor, truth: Tensor) -> Measurement:
