@@ -20,7 +20,7 @@ import genbench
 from genbench.command_line import main
 from genbench.records.record import Record
 from genbench.records.store import Store
-from tests.test_report import CURVE, Tags, measured, record
+from tests.report.records import CURVE, PageParser, measured, record
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2028]")
 BATCHES, SIZE = 14, 380  # reports, and records of each
@@ -182,10 +182,10 @@ def fuzzed(rng: random.Random, base: dict[str, Any], number: int) -> tuple[str, 
 
 def base_record() -> dict[str, Any]:
     measurements = {"nats": measured(1.0), "rate": measured(9.0, unit="samples/s", better="higher", raw=(1.0, 2.0))}
-    made = record(
+    base = record(
         measurements=measurements, curve=CURVE, timings={"total": 1.0}, data_sha256="a", command="genbench run x"
     )
-    return made.model_dump(mode="json")
+    return base.model_dump(mode="json")
 
 
 def called(*words: str) -> tuple[int, str, str]:
@@ -226,10 +226,10 @@ def test_five_thousand_records_of_any_kind_are_reported_and_the_damaged_ones_nam
         text = (out / "LEADERBOARD.md").read_text(encoding="utf-8")
         assert not CONTROL.search(text.replace("\n", ""))
         assert "<script" not in text
-        page = Tags((out / "leaderboard.html").read_text(encoding="utf-8"))
+        page = PageParser((out / "leaderboard.html").read_text(encoding="utf-8"))
         assert [tag for tag, _ in page.tags].count("script") == 2
         assert json.loads(page.scripts[0])["boards"]
-        assert files_under(folder) == before, "a report changes nothing but itself"
+        assert files_under(folder) == before, "a report changes no record"
         damaged, shown = damaged + len(store.damaged), shown + len(good)
         shutil.rmtree(folder)
     print(f"{damaged + shown} records: {shown} shown, {damaged} named as damaged")
