@@ -130,7 +130,7 @@ def _styled_cell(board: Board, row: Row, column: Column) -> Text:
 
 
 def show(records: Iterable[Record], console: Console) -> None:
-    """Print all executions of one run, and for each measurement its newest value and the execution it is from."""
+    """Print all executions of one run, and the newest value of each measurement with the # of its execution."""
     executions = sorted(records, key=lambda record: record.execution)
     run = executions[-1].run
     header = [f"{run}, {run.suite} v{run.version}, id {run.id}", protocol_settings(run)]
@@ -145,7 +145,7 @@ def show(records: Iterable[Record], console: Console) -> None:
 
 
 def _executions_table(executions: list[Record]) -> Table:
-    table = Table("", "execution", "status", "attempts", "seconds", "code", box=None)
+    table = Table("#", "execution", "status", "attempts", "seconds", "code", box=None)
     for i, record in enumerate(executions):
         commit, dirty = commit_of(record)
         code = f"{(commit or '?')[:10]}{' †' if dirty else ''}"
@@ -156,14 +156,14 @@ def _executions_table(executions: list[Record]) -> Table:
 
 
 def _measurements_table(executions: list[Record]) -> Table:
-    table = Table("measurement", "value", "unit", "kind", "n", "stderr", "metric", "execution", "key", box=None)
+    table = Table("measurement", "value", "unit", "kind", "n", "stderr", "metric", "#", box=None)
     for key, record in newest_by_measurement(executions).items():
         m = record.measurements[key]
         value = "none" if m.value is None else format_number(m.value, m.unit, m.stderr)
         stderr = "" if m.stderr is None else f"{m.stderr:.2g}"
         label = measurement_label(key)
-        unit, execution = unit_label(m.unit, label), str(executions.index(record))
-        texts = (label, value, unit, m.kind, str(m.n), stderr, m.impl, execution, key)
+        unit, number = unit_label(m.unit, label), str(executions.index(record))
+        texts = (label, value, unit, m.kind, str(m.n), stderr, m.impl, number)
         table.add_row(*map(_literal, texts))
     return table
 
