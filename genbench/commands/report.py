@@ -14,7 +14,7 @@ from genbench.console import printable
 from genbench.errors import UsageError, nearest
 from genbench.records.record import Record
 from genbench.records.store import Store
-from genbench.report import PLOTS, uncollected, write
+from genbench.report import MAX_PLOTS, gc_paused, write
 
 
 def complete_recorded_suite(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -26,7 +26,9 @@ def complete_recorded_suite(ctx: click.Context, param: click.Parameter, incomple
 @click.argument("suites", nargs=-1, metavar="[SUITE]...", shell_complete=complete_recorded_suite)
 @results_option
 @click.option("--out", type=Folder(), metavar="DIR", help="Where to write. Default: the results folder.")
-@click.option("--plots", type=WholeNumber(0, 10_000), default=PLOTS, show_default=True, metavar="N", help="At most N.")
+@click.option(
+    "--plots", type=WholeNumber(0, 10_000), default=MAX_PLOTS, show_default=True, metavar="N", help="At most N."
+)
 @click.option("--svg", is_flag=True, help="Write plots as SVG, too.")
 def report(suites: Sequence[str], results: Path, out: Path | None, plots: int, svg: bool) -> int:
     """Write tables, plots and the page from records.
@@ -36,10 +38,10 @@ def report(suites: Sequence[str], results: Path, out: Path | None, plots: int, s
     store = Store(results)
     for suite in suites and sorted(set(suites) - store.suites()):
         raise UsageError(f"{results}: no records of a suite {suite!r}{nearest(suite, store.suites())}")
-    return write_report(store, set(suites) or None, out or results, most=plots, svg=svg)
+    return write_report(store, set(suites) or None, out or results, max_plots=plots, svg=svg)
 
 
-@uncollected()
+@gc_paused()
 def write_report(store: Store, suites: set[str] | None, out: Path, **plots: Any) -> int:
     """Write the report of all records to `out`, print the leaderboard of `suites` and name damaged records.
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from genbench.report.comparison import ComparisonCounts
 
-__all__ = ["compare", "leaderboard", "show", "uncollected", "write"]
+__all__ = ["compare", "gc_paused", "leaderboard", "show", "write"]
 
-PLOTS = 12  # plots drawn by default, of the boards with the newest records first: ten take a second
+MAX_PLOTS = 12  # default; boards with the newest records come first, and ten plots take a second
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Pause the garbage collector, which would scan thousands of live records again and again.
 
     Afterwards everything still alive, mostly modules, is frozen so that the interpreter does not scan it at exit. Only

@@ -13,7 +13,7 @@ from rich.console import Console
 from genbench.errors import UsageError
 from genbench.records.artifacts import storage_errors
 from genbench.records.record import Record
-from genbench.report import PLOTS
+from genbench.report import MAX_PLOTS
 from genbench.report.curves import newest_curves
 from genbench.report.figures import PLOT_KINDS, figures
 from genbench.report.gallery import galleries
@@ -31,7 +31,7 @@ def write(
     out: Path,
     console: Console | None = None,
     suites: Container[str] | None = None,
-    most: int = PLOTS,
+    max_plots: int = MAX_PLOTS,
     svg: bool = False,
 ) -> list[Path]:
     """Return the files written into `out`: LEADERBOARD.md, leaderboard.html, leaderboard.csv and plots/.
@@ -44,7 +44,7 @@ def write(
         out: where to write; each file is replaced atomically.
         console: where to print the leaderboard as well, if anywhere.
         suites: the suites to print; default: all.
-        most: maximum number of plots, not counting galleries of samples.
+        max_plots: maximum number of plots, not counting galleries of samples.
         svg: whether to write each plot as SVG, too.
     """
     records = list(records)
@@ -52,7 +52,7 @@ def write(
     measured = lines(runs)
     tables = leaderboards(records, measured, suite_files(records, folder))
     newest_first = sorted(tables, key=lambda board: board.newest_execution, reverse=True)
-    plots = dict(figures(newest_first, newest_curves(runs), most, svg))
+    plots = dict(figures(newest_first, newest_curves(runs), max_plots, svg))
     hardware, work = hardware_by_suite(records), folder / ".work"
     plots |= galleries(tables, runs, work, plots_folder(out))
     contents = {

@@ -1,4 +1,4 @@
-"""Notes beside the values of a board: unusual numbers of seeds, invalid seeds, failures and verdicts."""
+"""Notes next to the values of a board: unusual numbers of seeds, invalid seeds, failures and verdicts."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_boards_with_similar_names_have_distinct_files_and_anchors(tmp_path):
     data = ["a:b", "a-b", "a/b", "a b", "中", "文", "x" * 400, "x" * 401, "../up"]
     records = [r for name in data for r in row_of([1.0, 1.1], data=name)]
     records += row_of([1.0, 1.1], suite="flows-v1", data="b")
-    paths = write(records, tmp_path, tmp_path / "out", most=100)
+    paths = write(records, tmp_path, tmp_path / "out", max_plots=100)
     plots = [path for path in paths if path.parent.name == "plots"]
     assert len({path.name.lower() for path in plots}) == len(data) + 1
     assert all(path.is_file() and path.parent == tmp_path / "out" / "plots" for path in plots)
@@ -175,5 +175,5 @@ def test_boards_with_similar_names_have_distinct_files_and_anchors(tmp_path):
 
 
 def test_no_leak_is_reported_at_exit():
-    code = "import torch._inductor, triton\nfrom genbench.report import uncollected\nwith uncollected(): pass"
+    code = "import torch._inductor, triton\nfrom genbench.report import gc_paused\nwith gc_paused(): pass"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stderr == b""

@@ -1,4 +1,4 @@
-"""Reports of records that genbench would not write: bytes flipped, types swapped, values and names of any kind."""
+"""Reports of records that genbench would not write: flipped bits, swapped types, any values and names."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def broken_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def fuzzed(rng: random.Random, base: dict[str, Any], number: int) -> tuple[str, str, str, bytes]:
-    """Return suite, run id, execution and contents of a record; they match as far as its fields say who it is."""
+    """Return suite, run id, execution and contents of a record; they agree if its fields are readable."""
     tree = copy.deepcopy(base)
     for change in rng.sample(CHANGES, rng.choice([1, 1, 2])):
         with suppress(
