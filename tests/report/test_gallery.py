@@ -33,14 +33,14 @@ def test_a_gallery_is_reused_while_its_pictures_are_the_same(tmp_path):
     assert not path.exists(), "it showed a row that is gone"
 
 
-@pytest.mark.parametrize("colours", [16, 400])
-def test_a_gallery_of_photographs_keeps_their_colors(tmp_path, colours):
-    pixels = np.random.default_rng(0).integers(0, 256, (colours, 3), dtype=np.uint8)[np.arange(400) % colours]
+@pytest.mark.parametrize("colors", [16, 400])
+def test_a_gallery_of_photographs_keeps_their_colors(tmp_path, colors):
+    pixels = np.random.default_rng(0).integers(0, 256, (colors, 3), dtype=np.uint8)[np.arange(400) % colors]
     Image.fromarray(pixels.reshape(20, 20, 3)).resize((400, 400), Image.Resampling.NEAREST).save(tmp_path / "a.png")
     name = Work(tmp_path / ".work").put((tmp_path / "a.png").read_bytes(), ".png")
     write(row_of([1.0, 1.1], files={"samples.png": name}), tmp_path, tmp_path)
     shown = Image.open(tmp_path / "plots" / "flows-v1-moons.samples.png").convert("RGB").getcolors(1 << 20)
-    assert (len(shown) > 256) == (colours > 256)
+    assert (len(shown) > 256) == (colors > 256)
 
 
 def test_a_picture_is_split_at_its_gap_whatever_its_proportions():

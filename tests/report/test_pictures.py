@@ -30,9 +30,9 @@ def test_pictures_are_embedded_once_a_row_and_only_from_the_work_folder(tmp_path
     assert images == ["samples.png of A on moons, seed 0"]
 
 
-def png(colour: str = "red", size: tuple[int, int] = (8, 8)) -> bytes:
+def png(color: str = "red", size: tuple[int, int] = (8, 8)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "png")
+    Image.new("RGB", size, color).save(file, "png")
     return file.getvalue()
 
 
