@@ -167,8 +167,11 @@ def describe_usage_error(error: click.UsageError) -> str:
             options = [name for param in (error.ctx.command.params if error.ctx else ()) for name in param.opts]
             return f"unknown option {error.option_name!r}{nearest(error.option_name, options)}"
         case click.MissingParameter():
-            option = isinstance(error.param, click.Option)
-            name = error.param.opts[0] if option else error.param.human_readable_name if error.param else ""
+            match error.param:
+                case click.Option() as option:
+                    name = option.opts[0]
+                case argument:
+                    name = argument.human_readable_name if argument else ""
             return f"{name} is missing; `{error.ctx.command_path if error.ctx else 'genbench'} --help` explains it"
         case click.BadParameter(param=click.Option() as option):
             return f"{option.opts[0]}: {message}"

@@ -211,12 +211,12 @@ def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
         ("steps: 20", "steps: 20, steps: 30", "line 3: defaults.steps: the key is given twice"),
         ("ema: 0.5", "ema: 1.5", "optimizer.ema: input should be less than 1"),
         ("seeds: [0, 1]", "seeds: []", "defaults.seeds"),
-        ("per_data: {digits:", "per_data: {digit:", "per_data: no data 'digit' here; did you mean 'digits'?"),
+        ("per_data: {digits:", "per_data: {digit:", "per_data: no data 'digit' in this suite; did you mean 'digits'?"),
         ("batch: 16", "options: {coupling: 3}", "models.RealNVP: unknown option 'coupling'; did you mean 'couplings'?"),
         ("batch: 16", "options: {couplings: few}", "option 'couplings': input should be a valid integer"),
         ("metrics: [likelihood]", "", "metrics: is missing"),
         ("source:", "sorce:", "published.NICE: unknown key 'sorce'; did you mean 'source'?"),
-        ("{bpd: {digits:", "{bpd: {digit:", "published.NICE.values.bpd: no data 'digit' here; did you mean 'digits'?"),
+        ("{bpd: {digits:", "{bpd: {digit:", "published.NICE.values.bpd: no data 'digit' in this suite; did you mean 'digits'?"),
         ("digits: 436e-2", "digits: low", "published.NICE.values.bpd.digits: input should be a valid number"),
         ("digits: 436e-2", "digits: .inf", "published.NICE.values.bpd.digits: input should be a finite number"),
         ("{bpd: {digits: 436e-2}}", "{}", "published.NICE.values: dictionary should have at least 1"),
@@ -253,7 +253,7 @@ def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
         ("suite: mine", "suite: mine\n    version: 0", "version: input should be greater than or equal to 1, got 0"),
         ("suite: mine", "suite: mine\n    version: 10000000", "version: input should be less than or equal to 1000000"),
         ("suite: mine", "suite: mine\n    version: true", "version: input should be a valid integer, got True"),
-        ("suite: mine", 'suite: mine\n    title: "a\\x1b[31m"', "title: there are control characters in 'a\\x1b[31m'"),
+        ("suite: mine", 'suite: mine\n    title: "a\\x1b[31m"', "title: 'a\\x1b[31m' contains control characters"),
         ("suite: mine", f"suite: mine\n    title: {'x' * 201}", "title: string should have at most 200 characters"),
         ("    NICE: flows", '    "N\\nCE": flows', "models.N CE: a name is one line of printable text"),
         ("    NICE: flows", '    "": flows', "models.: a name is one line of printable text"),
@@ -469,7 +469,7 @@ def test_types_that_only_checkers_resolve_are_any(tmp_path: Path, monkeypatch: p
     for options, message in (
         ({"k": True}, "option 'k': input should be a valid integer, got True"),
         ({}, "option 'k' has no default and is missing"),
-        ({"k": 3, "f": 3}, "option 'f': no suite can give values of its type, .*Foo"),
+        ({"k": 3, "f": 3}, "option 'f': a suite cannot give values of its type, .*Foo"),
     ):
         with pytest.raises(UsageError, match=message):
             options_of(mine, options)
