@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +32,17 @@ class Space:
     def is_image(self) -> bool:
         """Whether a point is (channels, height, width)."""
         return len(self.shape) == 3
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of samples: float32 for reals, uint8 for integers (int64 above 256 levels)."""
+        if self.levels is None:
+            return torch.float32
+        return torch.uint8 if self.levels <= 256 else torch.int64
+
+    def to_levels(self, x: Tensor) -> Tensor:
+        """Return float x (...) rounded to the nearest level, in `dtype`; reals are returned unchanged."""
+        return x if self.levels is None else x.round().clamp(0, self.levels - 1).to(self.dtype)
 
     @property
     def eval_batch_size(self) -> int:

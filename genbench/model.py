@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -66,6 +68,11 @@ class Model(nn.Module, ABC):
         """A subclass adds its options as keyword arguments with types and defaults: suites are checked against them."""
         super().__init__()
         self.space = space
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter or buffer; the CPU if there is none."""
+        return next((tensor.device for tensor in chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) in the data's own space: integers where `space.levels` is set."""
