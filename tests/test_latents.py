@@ -1,4 +1,4 @@
-"""Metrics of latents agree with closed forms: on the linear-Gaussian model, on noise of known variance."""
+"""Metrics of latents agree with closed forms: for the linear-Gaussian model, for noise of known variance."""
 
 from __future__ import annotations
 
@@ -21,48 +21,49 @@ from tests.test_vaes import LinearGaussian
 RUN = Run(suite="s", name="n", model="vaes.vae:VAE", data="digits")
 
 
-class Encoded(LinearGaussian):
-    """The linear-Gaussian model whose q has a learned offset, as an encoder's bias would be."""
+class WithEncoder(LinearGaussian):
+    """The linear-Gaussian model with an `encoder` whose only parameters are the offsets of q."""
 
     def __init__(self, shift: float = 0.0, spread: float = 0.0) -> None:
         super().__init__(shift, spread)
         self.encoder = nn.ParameterList([self.delta])
 
 
-def evaluated(model: LinearGaussian, n: int = 300) -> Evaluation:
-    """Return the model beside n draws of its own."""
+def evaluation_of(model: LinearGaussian, n: int = 300) -> Evaluation:
+    """Return an evaluation of the model on n of its own samples."""
     with torch.no_grad():
         x = model.sample(n).double()
     return Evaluation(model, Dataset(model.space, x, x, x), RUN)
 
 
-def test_rate_and_distortion_add_up_to_the_evidence_and_the_gap() -> None:
+def test_rate_and_distortion_add_up_to_minus_the_elbo() -> None:
     model = LinearGaussian(shift=0.6)
-    evaluation = evaluated(model)
-    found = latents.measure(evaluation)
+    evaluation = evaluation_of(model)
+    measurements = latents.measure(evaluation)
     x = evaluation.dataset.test
     mu, logvar = model.posterior(x)
     rate = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean().item()
-    assert found["rate"].value == pytest.approx(rate)
-    assert found["elbo"].value == pytest.approx(model.truth(x).mean().item() - 0.6**2, abs=0.05)
-    assert found["elbo"].value == pytest.approx(-found["rate"].value - found["distortion"].value)
-    assert (found["rate"].n, found["rate"].unit, found["elbo"].kind) == (300, "nats", "bound")
-    assert found["active_units"].value == 2
+    assert measurements["rate"].value == pytest.approx(rate)
+    assert measurements["elbo"].value == pytest.approx(model.truth(x).mean().item() - 0.6**2, abs=0.05)
+    assert measurements["elbo"].value == pytest.approx(-measurements["rate"].value - measurements["distortion"].value)
+    assert (measurements["rate"].n, measurements["rate"].unit) == (300, "nats")
+    assert measurements["elbo"].kind == "bound"
+    assert measurements["active_units"].value == 2
     error = (x - model.b - mu @ model.W.T).square().mean().sqrt().item()
-    assert found["reconstruction_error"].value == pytest.approx(error)
-    assert found["reconstruction_error"].unit == "data units"
+    assert measurements["reconstruction_error"].value == pytest.approx(error)
+    assert measurements["reconstruction_error"].unit == "data units"
 
 
-def test_units_that_do_not_move_with_x_are_not_active() -> None:
+def test_units_that_do_not_depend_on_x_are_not_active() -> None:
     model = LinearGaussian()
     with torch.no_grad():
         model.W[:, 0] *= 0.01
-    assert latents.measure(evaluated(model))["active_units"].value == 1
+    assert latents.measure(evaluation_of(model))["active_units"].value == 1
 
 
 @pytest.mark.parametrize(("shift", "spread"), [(0.0, 0.0), (0.7, -0.4)])
-def test_the_amortisation_gap_is_the_divergence_from_the_best_q(shift: float, spread: float) -> None:
-    measurements = amortisation.measure(evaluated(LinearGaussian(shift, spread), 100))
+def test_amortisation_gap_is_the_kl_from_the_best_q(shift: float, spread: float) -> None:
+    measurements = amortisation.measure(evaluation_of(LinearGaussian(shift, spread), 100))
     gap, residual = measurements["amortisation_gap"], measurements["amortisation_residual"]
     expected = math.expm1(spread) - spread + shift**2
     assert gap.value == pytest.approx(expected, abs=0.02 + 4 * gap.stderr)
@@ -70,24 +71,24 @@ def test_the_amortisation_gap_is_the_divergence_from_the_best_q(shift: float, sp
     assert {gap.impl, residual.impl} == {"amortisation 2"}
 
 
-def test_the_variance_of_a_gradient_of_known_noise() -> None:
-    """loss = theta . n with n ~ N(0, diag(1, 4, 9)): 14 over all, whose estimate has variance 2 (1 + 16 + 81) / n."""
+def test_gradient_variance_of_known_noise() -> None:
+    """loss = theta . n, n ~ N(5, diag(1, 4, 9)): the variance is 14, its estimate has variance 2 (1 + 16 + 81) / n."""
     theta, scale = nn.Parameter(torch.ones(3)), torch.tensor([1.0, 2.0, 3.0])
-    found = variance(lambda: (theta * (5 + scale * torch.randn(3))).sum(), [theta])
-    assert found.value == pytest.approx(14, abs=4 * (2 * 98 / GRADIENTS) ** 0.5)
+    estimate = variance(lambda: (theta * (5 + scale * torch.randn(3))).sum(), [theta])
+    assert estimate.value == pytest.approx(14, abs=4 * (2 * 98 / GRADIENTS) ** 0.5)
     assert variance(lambda: (theta**2).sum(), [theta]).value == pytest.approx(0, abs=1e-9)
 
 
-def test_a_baseline_lessens_the_variance_and_reparameterising_more_so() -> None:
-    found = gradients.measure(evaluated(Encoded(0.3, 0.2)))
-    plain, score, baseline = (
-        found[f"gradient_variance_{name}"].value
+def test_baseline_reduces_gradient_variance_and_reparameterisation_reduces_it_more() -> None:
+    measurements = gradients.measure(evaluation_of(WithEncoder(0.3, 0.2)))
+    reparameterised, score, baseline = (
+        measurements[f"gradient_variance_{name}"].value
         for name in ("reparameterised", "log_derivative", "log_derivative_baseline")
     )
-    assert 0 < plain < baseline < score
+    assert 0 < reparameterised < baseline < score
 
 
-def test_pictures_and_what_does_not_apply() -> None:
+def test_pictures_by_kind_of_model() -> None:
     space = Space((1, 8, 8), 17)
     x, labels = torch.randint(0, 17, (64, 1, 8, 8)).to(torch.uint8), torch.arange(64) % 10
     data = Dataset(space, x, x, x, labels=(labels, labels, labels))
@@ -100,22 +101,22 @@ def test_pictures_and_what_does_not_apply() -> None:
         (Linear(space), set()),
     ):
         evaluation = Evaluation(model.eval(), data, RUN)
-        found = latents.measure(evaluation)
+        measurements = latents.measure(evaluation)
         assert set(evaluation.files) == files
         assert all(content.startswith(b"\x89PNG") for content in evaluation.files.values())
-        assert bool(found) == bool(files)
-        assert not files or found["reconstruction_error"].unit == "levels"
+        assert bool(measurements) == bool(files)
+        assert not files or measurements["reconstruction_error"].unit == "levels"
     assert amortisation.measure(evaluation) == gradients.measure(evaluation) == {}
 
 
-def test_the_manifold_has_the_first_axis_rightwards_and_the_second_upwards() -> None:
-    class Bare:
+def test_manifold_picture_has_the_first_axis_rightwards_and_the_second_upwards() -> None:
+    class IdentityDecoder:
         def decode(self, z: Tensor) -> Tensor:
             return z
 
         encode = reconstruct = decode
 
-    z = manifold(Bare(), torch.device("cpu"), side=4).view(4, 4, 2)
+    z = manifold(IdentityDecoder(), torch.device("cpu"), side=4).view(4, 4, 2)
     assert (z[:, 1:, 0] > z[:, :-1, 0]).all()
     assert (z[:-1, :, 1] > z[1:, :, 1]).all()
     torch.testing.assert_close(z[0, 3], torch.tensor([1.1503, 1.1503]), rtol=1e-4, atol=0)

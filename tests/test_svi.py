@@ -1,4 +1,4 @@
-"""The q of each point is the best of its family: a known posterior, no encoder above it, no neighbour in it."""
+"""SVI: the optimized q equals a known posterior, beats an encoder, and does not depend on other points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genbench.dataset import Space
 from genbench.models.vaes.svi import antithetic, ascend, elbo, optimize
 from genbench.models.vaes.unamortised import UnamortisedVAE
 from genbench.models.vaes.vae import VAE
-from tests.test_vaes import SMALL, LinearGaussian, X, built, points
+from tests.test_vaes import SMALL, LinearGaussian, X, build, points
 
 SPACES = {"binary": Space((1, 2, 2), 2), "levels": Space((1, 2, 2), 5), "reals": Space((1, 2, 2))}
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -25,12 +25,12 @@ def test_optimal_q_is_the_posterior_where_that_is_gaussian(start: float) -> None
     best = model.optimized(X, far, torch.zeros_like(far), tolerance=1e-3, max_steps=400)
     mu, logvar = model.posterior(X)
     torch.testing.assert_close(best.mu, mu, rtol=0, atol=0.03)
-    torch.testing.assert_close(best.logvar, logvar, rtol=0, atol=0.15)  # 0.006 nats of a dimension
+    torch.testing.assert_close(best.logvar, logvar, rtol=0, atol=0.15)  # 0.006 nats per dimension
     assert (best.gain < 1e-3).all()
     assert (best.steps < 400).all()
 
 
-def test_what_an_optimal_q_lacks_of_the_evidence_is_below_the_tolerance() -> None:
+def test_elbo_gap_of_the_optimal_q_is_below_the_tolerance() -> None:
     model = LinearGaussian()
     start = torch.zeros(5, 2).double()
     best = model.optimized(X, start, start, tolerance=0.05, max_steps=400)
@@ -40,8 +40,8 @@ def test_what_an_optimal_q_lacks_of_the_evidence_is_below_the_tolerance() -> Non
     assert (gap.abs() < 0.05).all()
 
 
-def by_adam(log_p, mu: Tensor, logvar: Tensor, steps: int = 400, rate: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Return the q that a much longer optimization by Adam finds."""
+def optimize_by_adam(log_p, mu: Tensor, logvar: Tensor, steps: int = 400, rate: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Return the q of a much longer optimization by Adam."""
     q = [mu.clone().requires_grad_(), logvar.clone().requires_grad_()]
     optimizer = torch.optim.Adam(q, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -53,46 +53,46 @@ def by_adam(log_p, mu: Tensor, logvar: Tensor, steps: int = 400, rate: float = 0
 
 
 @every_space
-def test_no_encoder_and_no_longer_optimization_is_better(space: Space) -> None:
-    """On the same decoder, by fresh draws: amortized q, and q by many steps of Adam."""
-    vae, x = built((VAE, SMALL), space), points(space, 20)
+def test_svi_beats_an_encoder_and_matches_a_longer_optimization(space: Space) -> None:
+    """With the same decoder, by fresh samples: q from an encoder, and from many steps of Adam."""
+    vae, x = build((VAE, SMALL), space), points(space, 20)
     model = UnamortisedVAE(space, **SMALL).double().eval()
     model.load_state_dict(vae.state_dict(), strict=False)
     log_p = partial(model.log_likelihood, x)
     with torch.no_grad():
-        own, amortized = model.posterior(x), vae.posterior(x)
-        eps = antithetic(1000, own[0].shape, own[0])
-        values = [elbo(log_p, *q, eps) for q in (own, amortized)]
-    longer = elbo(log_p, *by_adam(log_p, *own), eps).detach()
+        svi, amortised = model.posterior(x), vae.posterior(x)
+        eps = antithetic(1000, svi[0].shape, svi[0])
+        values = [elbo(log_p, *q, eps) for q in (svi, amortised)]
+    longer = elbo(log_p, *optimize_by_adam(log_p, *svi), eps).detach()
     assert (values[0] > values[1] - 0.05).all()
     assert (values[0] - values[1]).mean() > 0.01
     assert (longer - values[0]).mean() < 0.03
 
 
 @every_space
-def test_q_is_a_function_of_the_point_alone(space: Space) -> None:
-    """Whoever else is in the batch, however many, in whatever order, whatever was drawn before."""
-    model, x = built((UnamortisedVAE, SMALL), space), points(space, 7)
+def test_q_of_a_point_ignores_the_rest_of_the_batch(space: Space) -> None:
+    """Whatever the batch, its order, and the state of the random generator."""
+    model, x = build((UnamortisedVAE, SMALL), space), points(space, 7)
     model.svi_tolerance = 1e-2
-    together = model.posterior(x)
+    batch = model.posterior(x)
     torch.randn(3)
-    backwards = [q.flip(0) for q in model.posterior(x.flip(0))]
-    alone = [torch.cat(q) for q in zip(*(model.posterior(one[None]) for one in x), strict=True)]
-    for a, b, c in zip(together, backwards, alone, strict=True):
+    reversed_batch = [q.flip(0) for q in model.posterior(x.flip(0))]
+    one_by_one = [torch.cat(q) for q in zip(*(model.posterior(point[None]) for point in x), strict=True)]
+    for a, b, c in zip(batch, reversed_batch, one_by_one, strict=True):
         torch.testing.assert_close(a, b)
         torch.testing.assert_close(a, c)
 
 
-def test_training_and_evaluation_have_budgets_of_their_own() -> None:
+def test_training_and_evaluation_have_separate_step_budgets() -> None:
     space, calls = SPACES["levels"], list[int]()
-    model, x = built((UnamortisedVAE, {"svi_steps": 3, "svi_max_steps": 50, **SMALL}), space), points(space)
+    model, x = build((UnamortisedVAE, {"svi_steps": 3, "svi_max_steps": 50, **SMALL}), space), points(space)
     likelihood = model.log_likelihood
 
-    def counted(x: Tensor, z: Tensor) -> Tensor:
+    def counting(x: Tensor, z: Tensor) -> Tensor:
         calls.append(len(z))
         return likelihood(x, z)
 
-    model.log_likelihood = counted
+    model.log_likelihood = counting
     model.train().posterior(x)
     assert calls == [2, 2, 2]
     calls.clear()
@@ -102,10 +102,10 @@ def test_training_and_evaluation_have_budgets_of_their_own() -> None:
     assert not any(q.requires_grad for q in model.posterior(x))
 
 
-def test_training_moves_the_start_of_the_variances_to_their_average() -> None:
-    """By a tenth of the way a batch; evaluation leaves it, and it is part of the state dict."""
+def test_training_updates_the_initial_logvar_by_a_moving_average() -> None:
+    """With weight 0.1 per batch; evaluation leaves it unchanged, and it is part of the state dict."""
     space = SPACES["levels"]
-    model, x = built((UnamortisedVAE, {"svi_max_steps": 4, **SMALL}), space), points(space)
+    model, x = build((UnamortisedVAE, {"svi_max_steps": 4, **SMALL}), space), points(space)
     assert isinstance(model, UnamortisedVAE)
     model.start_logvar.fill_(-1.0)
     model.posterior(x)
@@ -115,8 +115,8 @@ def test_training_moves_the_start_of_the_variances_to_their_average() -> None:
     assert "start_logvar" in model.state_dict()
 
 
-def test_a_round_that_makes_things_worse_is_not_taken() -> None:
-    """From the optimum of a sharp likelihood no round may end below, whatever it passed on its way."""
+def test_rounds_that_lower_the_elbo_are_rejected() -> None:
+    """Starting at the optimum of a sharp likelihood, no point may end with a lower ELBO."""
 
     def log_likelihood(x: Tensor, z: Tensor) -> Tensor:
         return -50 * ((z - x) ** 4).sum(-1) + 3 * torch.cos(20 * z).sum(-1)
@@ -130,14 +130,14 @@ def test_a_round_that_makes_things_worse_is_not_taken() -> None:
     assert (after > before).any()
 
 
-def test_precisions_stay_positive_whatever_the_curvature() -> None:
-    """At a minimum of log p(x | z) the curvature is negative: S shrinks and stays above 0."""
+def test_precisions_stay_positive_for_negative_curvature() -> None:
+    """At a minimum of log p(x | z) the curvature is negative: S shrinks but stays above 0."""
     mu, logvar = ascend(lambda z: (3 * z**2).clamp(max=50).sum(-1), torch.zeros(1, 2), torch.zeros(1, 2), 40)
     assert mu.isfinite().all()
     assert logvar.isfinite().all()
 
 
 @pytest.mark.parametrize("options", [{"svi_steps": 0}, {"svi_max_steps": 0}, {"svi_tolerance": 0.0}])
-def test_a_budget_of_nothing_is_refused(options: dict[str, float]) -> None:
+def test_zero_budgets_are_rejected(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="svi_steps="):
         UnamortisedVAE(Space((2,)), **options)

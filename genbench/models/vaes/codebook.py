@@ -1,4 +1,4 @@
-"""Vector quantisation: e_k, k = 1..K, one of which stands for each vector that an encoder gives.
+"""Vector quantisation: each vector from the encoder is replaced by one of K code vectors e_k.
 
 Neural Discrete Representation Learning (2017), eq. 1 to 3 and appendix A.1.
 """
@@ -14,13 +14,13 @@ from torch.nn.functional import embedding, mse_loss, one_hot
 from genbench.nets.precision import full_precision
 
 Learning = Literal["ema", "loss"]
-SPREAD = 0.5  # of the law by which codes are drawn, in mean squares of z - e
+TEMPERATURE = 0.5  # of the distribution that codes are sampled from, in units of the mean squared error |z - e|^2
 
 
-class Quantised(NamedTuple):
-    """z_q (B, d, *places), which passes gradients on as they are, and its codes (B, *places).
+class QuantizerOutput(NamedTuple):
+    """z_q (B, d, *grid), with straight-through gradients, and its codes (B, *grid).
 
-    log_q (B,) is log q(codes | z) in nats, 0 where they are not drawn; loss () is what eq. 3 adds to the decoder's.
+    log_q (B,) is log q(codes | z) in nats, 0 where codes are not sampled; loss () is the codebook's part of eq. 3.
     """
 
     z: Tensor
@@ -34,16 +34,20 @@ def straight_through(z: Tensor, e: Tensor) -> Tensor:
     return z + (e - z).detach()
 
 
-def squares(z: Tensor, e: Tensor) -> Tensor:
-    """Return |z - e_k|^2 - |z|^2, z (N, d), e (K, d) -> (N, K); of low precision they would misplace z."""
+def relative_squared_distances(z: Tensor, e: Tensor) -> Tensor:
+    """Return |z - e_k|^2 - |z|^2, z (N, d), e (K, d) -> (N, K).
+
+    In full precision: rounding to bfloat16 would pick wrong codes.
+    """
     with full_precision(z):
         return torch.addmm(e.square().sum(1), z, e.T, alpha=-2)
 
 
-def statistics(z: Tensor, codes: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """Return how many z (N, d) have each code, (K,), and their sums, (K, d): those of two batches add up.
+def counts_and_sums(z: Tensor, codes: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """Return the number of vectors with each code, (K,), and their sums, (K, d); z (N, d), codes (N,).
 
-    On a GPU the sums are a product, since `index_add_` adds in another order there each time.
+    Results of two batches can be added. On a GPU the sums are a matrix product: `index_add_` is not deterministic
+    there.
     """
     if not z.is_cuda:
         return torch.bincount(codes, minlength=K).to(z.dtype), z.new_zeros(K, z.shape[1]).index_add_(0, codes, z)
@@ -53,16 +57,17 @@ def statistics(z: Tensor, codes: Tensor, K: int) -> tuple[Tensor, Tensor]:
 
 
 class Codebook(nn.Module):
-    """K vectors of d numbers that follow what is quantised, by moving averages or by a loss.
+    """K code vectors of d numbers, learned by moving averages or by a loss.
 
-    - "ema" (eq. 6 to 8): e_k = m_k / N_k, moving averages of the sums and the counts of the vectors nearest to it.
-    - "loss" (eq. 3): e_k moves down the gradient of |sg[z] - e_k|^2.
+    - "ema" (eq. 6 to 8): e_k = m_k / N_k, moving averages of the sums and counts of the vectors nearest to e_k.
+    - "loss" (eq. 3): gradient descent on |sg[z] - e_k|^2.
 
-    Either way `beta` |z - sg[e]|^2 commits the encoder; both are means over vectors, of sums over their numbers.
+    In both cases the commitment loss `beta` |z - sg[e]|^2 trains the encoder. Losses are summed over the d numbers of a
+    vector and averaged over vectors.
 
-    A code whose moving count is `restart` times an even share or less is put on a vector drawn from the batch, with
-    the count of an even share (Jukebox: A Generative Model for Music, 2020, section 3.1, "random restarts"). At the
-    start all counts are zero: the first batch gives every code.
+    A code is dead if its moving count is at most `restart` times N / K, the count under uniform use. Dead codes are
+    reset to vectors drawn from the batch, with count N / K (Jukebox: A Generative Model for Music, 2020, section 3.1,
+    "random restarts"). All counts are zero at first, so the first batch initializes every code.
 
     Args:
         size, dim: K and d.
@@ -78,65 +83,67 @@ class Codebook(nn.Module):
         self, size: int, dim: int, *, learning: Learning = "ema", beta: float = 0.25, decay: float, restart: float
     ) -> None:
         super().__init__()
-        self.size, self.learning, self.beta, self.decay, self.dead = size, learning, beta, decay, restart
+        self.size, self.learning, self.beta, self.decay = size, learning, beta, decay
+        self.restart_threshold = restart
         e = torch.randn(size, dim)
         self.register_buffer("e", e) if learning == "ema" else self.register_parameter("e", nn.Parameter(e))
         self.register_buffer("counts", torch.zeros(size))
         self.register_buffer("sums", torch.zeros(size, dim))
         self.register_buffer("error", torch.ones(()))  # moving average of |z - e|^2
 
-    def nearest(self, z: Tensor) -> Quantised:
-        """Return z (B, d, *places) quantised: argmin_k |z - e_k|^2 (eq. 1)."""
-        codes = squares(self.rows(z), self.e.detach()).argmin(1)
-        return self.quantised(z, codes.view(len(z), *z.shape[2:]), z.new_zeros(len(z)))
+    def quantize(self, z: Tensor) -> QuantizerOutput:
+        """Return z (B, d, *grid) with each vector replaced by the nearest code, argmin_k |z - e_k|^2 (eq. 1)."""
+        codes = relative_squared_distances(self.flat_vectors(z), self.e.detach()).argmin(1)
+        return self.output(z, codes.view(len(z), *z.shape[2:]), z.new_zeros(len(z)))
 
-    def learned(self, z: Tensor) -> Quantised:
-        """Return z (B, d, *places) quantised, and follow it."""
-        self.restart(self.rows(z))
-        quantised = self.nearest(z)
-        self.follow(*statistics(self.rows(z), quantised.codes.flatten(), self.size))
-        self.error.lerp_(z.shape[1] * mse_loss(quantised.z.detach(), z.detach()), 1 - self.decay)
-        return quantised
+    def quantize_and_update(self, z: Tensor) -> QuantizerOutput:
+        """Return z (B, d, *grid) quantised by the nearest codes, and update the codebook: a training step."""
+        self.restart_dead_codes(self.flat_vectors(z))
+        quantized = self.quantize(z)
+        self.update_averages(*counts_and_sums(self.flat_vectors(z), quantized.codes.flatten(), self.size))
+        self.error.lerp_(z.shape[1] * mse_loss(quantized.z.detach(), z.detach()), 1 - self.decay)
+        return quantized
 
-    def drawn(self, z: Tensor) -> Quantised:
-        """Return z (B, d, *places) with codes drawn in proportion to exp(-|z - e_k|^2 / (SPREAD error)).
+    def sample(self, z: Tensor) -> QuantizerOutput:
+        """Return z (B, d, *grid) quantised by codes sampled from q(k | z) ~ exp(-|z - e_k|^2 / (TEMPERATURE error)).
 
-        They propose terms of the sum over codes that is p(x).
+        This q is the proposal distribution for importance sampling of p(x), a sum over all codes.
         """
-        log_q = (squares(self.rows(z), self.e) / (-SPREAD * self.error)).log_softmax(1)
+        log_q = (relative_squared_distances(self.flat_vectors(z), self.e) / (-TEMPERATURE * self.error)).log_softmax(1)
         codes = torch.multinomial(log_q.exp(), 1)
-        at = log_q.gather(1, codes).view(len(z), -1).sum(1)
-        return self.quantised(z, codes.view(len(z), *z.shape[2:]), at)
+        log_q_codes = log_q.gather(1, codes).view(len(z), -1).sum(1)
+        return self.output(z, codes.view(len(z), *z.shape[2:]), log_q_codes)
 
-    def quantised(self, z: Tensor, codes: Tensor, log_q: Tensor) -> Quantised:
-        """Return z (B, d, *places) as its codes say, with the codebook's and the encoder's losses (eq. 3)."""
-        e, d = self.vectors(codes), z.shape[1]
+    def output(self, z: Tensor, codes: Tensor, log_q: Tensor) -> QuantizerOutput:
+        """Return z (B, d, *grid) replaced by codes (B, *grid), with the losses of codebook and encoder (eq. 3)."""
+        e, d = self.embed(codes), z.shape[1]
         loss = self.beta * d * mse_loss(z, e.detach())
         if self.learning == "loss":
             loss = loss + d * mse_loss(e, z.detach())
-        return Quantised(straight_through(z, e), codes, log_q, loss)
+        return QuantizerOutput(straight_through(z, e), codes, log_q, loss)
 
-    def rows(self, z: Tensor) -> Tensor:
-        """Return the vectors of z (B, d, *places) in rows, (N, d), without gradients."""
+    def flat_vectors(self, z: Tensor) -> Tensor:
+        """Return the vectors of z (B, d, *grid) as rows (N, d), without gradient."""
         return z.detach().movedim(1, -1).flatten(0, -2).to(self.e.dtype)
 
-    def vectors(self, codes: Tensor) -> Tensor:
-        """Return e of codes (B, *places) -> (B, d, *places)."""
+    def embed(self, codes: Tensor) -> Tensor:
+        """Return the code vectors e, codes (B, *grid) -> (B, d, *grid)."""
         return embedding(codes, self.e).movedim(-1, 1)
 
     @torch.no_grad()
-    def restart(self, z: Tensor) -> None:
-        """Put the codes that are out of use on vectors drawn from z (N, d)."""
-        share = len(z) / self.size
-        dead, drawn = self.counts <= self.dead * share, z[torch.randint(len(z), (self.size,), device=z.device)]
-        self.counts[:] = torch.where(dead, share, self.counts)
+    def restart_dead_codes(self, z: Tensor) -> None:
+        """Reset dead codes to random vectors of z (N, d)."""
+        mean_count = len(z) / self.size
+        dead = self.counts <= self.restart_threshold * mean_count
+        drawn = z[torch.randint(len(z), (self.size,), device=z.device)]
+        self.counts[:] = torch.where(dead, mean_count, self.counts)
         self.e[:], self.sums[:] = (
-            torch.where(dead[:, None], new, old) for new, old in ((drawn, self.e), (share * drawn, self.sums))
+            torch.where(dead[:, None], new, old) for new, old in ((drawn, self.e), (mean_count * drawn, self.sums))
         )
 
     @torch.no_grad()
-    def follow(self, counts: Tensor, sums: Tensor) -> None:
-        """Take the counts (K,) and sums (K, d) of a batch into the averages, and go where they are with "ema"."""
+    def update_averages(self, counts: Tensor, sums: Tensor) -> None:
+        """Add the counts (K,) and sums (K, d) of a batch to the moving averages; with "ema", move the codes there."""
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         if self.learning == "ema":

@@ -1,4 +1,4 @@
-"""What every model with a decoder shares: p(x | z), a bound in two parts, and what is taken from the first batch."""
+"""The base of all models with a decoder: p(x | z), a bound of two terms, and initialization from the first batch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from genbench.suite import Kind
 
 
 class DecoderModel(Centred):
-    """A model of x by latents z, with a decoder, and a bound that is -(rate + distortion).
+    """A latent-variable model with a decoder and a bound on log p(x), -(rate + distortion).
 
-    -E_q log p(x | z) is called the distortion and the KL the rate (Fixing a Broken ELBO, 2018, eq. 2 and 3).
+    The distortion is -E_q log p(x | z), the rate is the KL (Fixing a Broken ELBO, 2018, eq. 2 and 3).
 
-    On the first batch that it is trained on, the decoder's last bias becomes what fits that batch without latents
-    (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean). Inputs are centred and scaled, and so
-    is what a Gaussian observation model takes from the decoder.
+    On the first training batch, the bias of the decoder's last layer is set so that the decoder fits the batch without
+    latents (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean). Inputs are centred and scaled,
+    and so is the output of the decoder in a Gaussian observation model.
 
     Attributes:
-        decoder: z (B, Z) to the parameters of `observation` (B, parameters * D); its last layer has a bias. A subclass
-            makes it.
+        decoder: z (B, Z) to the parameters of `observation` (B, parameters * D); its last layer has a bias. Set by
+            subclasses.
     """
 
     likelihood: Kind | None = "bound"
@@ -35,13 +35,13 @@ class DecoderModel(Centred):
         self.observation = observation
 
     def start(self, x: Tensor) -> None:
-        """Take the decoder's last bias, and of integers centre and scale, from the first batch x (B, *shape)."""
+        """Set the decoder's last bias, and the centre and scale of integers, from the first batch x (B, *shape)."""
         super().start(x)
         self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
 
     @property
     def last_bias(self) -> Tensor:
-        """The decoder's last bias, (parameters * D,)."""
+        """The bias of the decoder's last layer, (parameters * D,)."""
         last = self.decoder[-1]
         assert isinstance(last.bias, Tensor)
         return last.bias
@@ -58,25 +58,25 @@ class DecoderModel(Centred):
 
     @abstractmethod
     def rate_and_distortion(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """Return the two parts of the bound, by k draws of z where it is drawn, x (B, *shape) -> (B,), (B,) nats."""
+        """Return rate and distortion in nats, averaged over k samples of z, x (B, *shape) -> (B,), (B,)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the bound, with one draw, x (B, *shape) -> (B,) nats."""
+        """Return the bound on log p(x) in nats with one sample of z, x (B, *shape) -> (B,)."""
         rate, distortion = self.rate_and_distortion(x)
         return -rate - distortion
 
     def observed(self, z: Tensor) -> Tensor:
-        """Return a draw of p(x | z) for each z (B, Z) -> (B, *shape) in the data's own type."""
+        """Return one sample of p(x | z) for each z (B, Z) -> (B, *shape), in the data's dtype."""
         return self.observation.sample(self.theta(z)).view(-1, *self.space.shape)
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """Return z of x, or its mean where it is drawn, x (B, *shape) -> (B, Z)."""
+        """Return the latents z of x, the mean of q(z | x) if z is random, x (B, *shape) -> (B, Z)."""
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return E[x | z] in the data's own units, z (B, Z) -> (B, *shape) float."""
+        """Return E[x | z] in data units, z (B, Z) -> (B, *shape) float."""
         return self.observation.mean(self.theta(z)).view(-1, *self.space.shape)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return E[x | z] at encode(x), x (B, *shape) -> as x, float."""
+        """Return E[x | z] at z = encode(x), in data units, x (B, *shape) -> (B, *shape) float."""
         return self.decode(self.encode(x))

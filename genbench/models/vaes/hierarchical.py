@@ -1,4 +1,4 @@
-"""Hierarchical VAEs: several layers of latents, drawn from the top down by prior and posterior alike."""
+"""Hierarchical VAEs: several layers of latents; prior and posterior both sample them from the top down."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 from genbench.models.observations import ObservationName, observation_of
-from genbench.models.vaes.latent import Draw, LatentModel, Warmup, draw
+from genbench.models.vaes.latent import LatentModel, PosteriorSample, Warmup, sample_posterior
 from genbench.nets.activations import Activation
 from genbench.nets.mlp import mlp
 from genbench.nets.precision import at_least_float32
 
 __all__ = ["HierarchicalVAE"]
 
-Choose = Callable[[Tensor, Tensor], Draw]
+Sampler = Callable[[Tensor, Tensor], PosteriorSample]  # of mu and logvar
 
 
-def middle(mu: Tensor, logvar: Tensor) -> Draw:
-    """Return the mean as if it were drawn, mu and logvar (B, Z)."""
-    return Draw(mu[None], mu, logvar, torch.zeros_like(mu)[None], mu.new_zeros(len(mu)))
+def posterior_mean(mu: Tensor, logvar: Tensor) -> PosteriorSample:
+    """Return the mean in place of a sample, mu and logvar (B, Z)."""
+    return PosteriorSample(mu[None], mu, logvar, torch.zeros_like(mu)[None], mu.new_zeros(len(mu)))
 
 
-class Layer(nn.Module):
-    """One stochastic layer: z = mu_p(d) + sigma_p(d) u, u ~ N(0, I), d' = d + W z and d' + f(d'), d the state above."""
+class StochasticLayer(nn.Module):
+    """z = mu_p(d) + sigma_p(d) u, u ~ N(0, I), and the next state d' + f(d'), d' = d + W z, d the state from above."""
 
     def __init__(self, size: int, width: int, activation: Activation, dropout: float) -> None:
         super().__init__()
@@ -36,20 +36,20 @@ class Layer(nn.Module):
         self.f = mlp(width, width, (width,), activation=activation, dropout=dropout)
 
     def forward(self, d: Tensor, u: Tensor) -> Tensor:
-        """Return the state below, d (N, width), u (N, size) -> (N, width)."""
+        """Return the state of the next layer, d (N, width), u (N, size) -> (N, width)."""
         mu, log_sigma = self.prior(d).chunk(2, -1)
         d = d + self.W(mu + log_sigma.exp() * u)
         below: Tensor = d + self.f(d)
         return below
 
 
-class TopDown(nn.Module):
-    """The layers in order from the top, where the state is a learned constant."""
+class TopDownNetwork(nn.Module):
+    """The stochastic layers, top layer first; the state at the top is a learned constant."""
 
     def __init__(self, sizes: tuple[int, ...], width: int, activation: Activation, dropout: float) -> None:
         super().__init__()
         self.top = nn.Parameter(0.1 * torch.randn(width))
-        self.layers = nn.ModuleList(Layer(size, width, activation, dropout) for size in sizes)
+        self.layers = nn.ModuleList(StochasticLayer(size, width, activation, dropout) for size in sizes)
         self.sizes = sizes
 
     def forward(self, u: Tensor) -> Tensor:
@@ -61,14 +61,15 @@ class TopDown(nn.Module):
 
 
 class HierarchicalVAE(LatentModel):
-    """A VAE of two or more stochastic layers with a top-down posterior, conditioned on x from the bottom up.
+    """A VAE of several stochastic layers with a top-down posterior that is conditioned on bottom-up features of x.
 
     Ladder Variational Autoencoders (2016), eq. 8 to 15; NVAE (2020), section 3.2, whose posterior is relative to the
     prior: z_l = mu_p + sigma_p u_l and q(u_l | x, u_above) = N(mu, e^logvar), so that the KL of a layer given those
-    above it is that of q(u_l) from N(0, I). All u together are the latents of the family, and have its bounds. In the
-    first `warmup` steps the weight of the rate in the loss rises from 0 to 1 (Ladder VAE, section 3), and the loss does
-    not count the first `free` nats of each layer (Improved Variational Inference with Inverse Autoregressive Flow,
-    2016, eq. 15), lest layers go unused. The likelihood is the ELBO as it is.
+    above it is that of q(u_l) from N(0, I). All u together are the latents of a `LatentModel`, with its bounds.
+
+    In the first `warmup` steps the weight of the rate in the loss rises from 0 to 1 (Ladder VAE, section 3), and the
+    loss ignores the first `free` nats of each layer (Improved Variational Inference with Inverse Autoregressive Flow,
+    2016, eq. 15); both prevent unused layers. The likelihood is the plain ELBO.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class HierarchicalVAE(LatentModel):
         activation: Activation = "relu",
         dropout: float = 0.0,
     ) -> None:
-        """`layers`: latents of each layer, from the top down; `width`: of the states and of every hidden layer."""
+        """`layers`: number of latents of each layer, top layer first; `width`: of states and hidden layers."""
         p_x = observation_of(space, observation, sigma)
-        down = TopDown(layers, width, activation, dropout)
+        down = TopDownNetwork(layers, width, activation, dropout)
         decoder = nn.Sequential(down, *mlp(width, p_x.parameters * space.dims, (width,), activation=activation))
         super().__init__(space, sum(layers), p_x, decoder)
         inputs = (space.dims, *[width] * len(layers))
@@ -97,44 +98,44 @@ class HierarchicalVAE(LatentModel):
         self.heads = nn.ModuleList(mlp(2 * width, 2 * size, (width,), activation=activation) for size in layers)
 
     @property
-    def down(self) -> TopDown:
-        """The decoder's path through the layers."""
+    def down(self) -> TopDownNetwork:
+        """The stochastic layers of the decoder."""
         first = self.decoder[0]
-        assert isinstance(first, TopDown)
+        assert isinstance(first, TopDownNetwork)
         return first
 
-    def climbed(self, x: Tensor) -> list[Tensor]:
-        """Return the deterministic features of x (B, *shape), each (B, width), the topmost first."""
+    def bottom_up(self, x: Tensor) -> list[Tensor]:
+        """Return deterministic features of x (B, *shape), one tensor (B, width) for each layer, top layer first."""
         features = [self.up[0](self.scaled(x).flatten(1))]
         for up in self.up[1:]:
             features.append(features[-1] + up(features[-1]))
         return features[::-1]
 
-    def descended(self, features: list[Tensor], choose: Choose) -> list[Draw]:
-        """Return what `choose` makes of q(u_l | x, u_above), layer by layer from the top; features (N, width)."""
-        d, draws = self.down.top.expand(len(features[0]), -1), list[Draw]()
+    def top_down(self, features: list[Tensor], sampler: Sampler) -> list[PosteriorSample]:
+        """Return samples of q(u_l | x, u_above) by `sampler`, top layer first; features (N, width) of each layer."""
+        d, samples = self.down.top.expand(len(features[0]), -1), list[PosteriorSample]()
         for layer, head, h in zip(self.down.layers, self.heads, features, strict=True):
-            draws.append(choose(*at_least_float32(head(torch.cat((d, h), -1))).chunk(2, -1)))
-            d = layer(d, draws[-1].z[0])
-        return draws
+            samples.append(sampler(*at_least_float32(head(torch.cat((d, h), -1))).chunk(2, -1)))
+            d = layer(d, samples[-1].z[0])
+        return samples
 
-    def infer(self, x: Tensor, k: int = 1) -> Draw:
-        """Return k draws of q(u | x), x (B, *shape)."""
-        draws = self.descended([h.repeat(k, 1) for h in self.climbed(x)], draw)
+    def infer(self, x: Tensor, k: int = 1) -> PosteriorSample:
+        """Return k samples of q(u | x), x (B, *shape)."""
+        layers = self.top_down([h.repeat(k, 1) for h in self.bottom_up(x)], sample_posterior)
         z, mu, logvar, eps = (
             torch.cat([part.view(k, -1, part.shape[-1]) for part in parts], -1)
-            for parts in zip(*(each[:4] for each in draws), strict=True)
+            for parts in zip(*(layer[:4] for layer in layers), strict=True)
         )
-        return Draw(z, mu, logvar, eps, torch.stack([each.kl for each in draws]).sum(0).view(k, -1))
+        return PosteriorSample(z, mu, logvar, eps, torch.stack([layer.kl for layer in layers]).sum(0).view(k, -1))
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return distortion + beta * sum_l max(free, KL_l), x (B, *shape) -> () nats; beta rises to 1 at first."""
-        drawn = self.infer(x)
-        kl = 0.5 * (drawn.mu**2 + (torch.expm1(drawn.logvar) - drawn.logvar))
+        """Return distortion + beta * sum_l max(free, KL_l) in nats, x (B, *shape) -> (); beta is the warm-up weight."""
+        samples = self.infer(x)
+        kl = 0.5 * (samples.mu**2 + (torch.expm1(samples.logvar) - samples.logvar))
         rates = torch.stack([part.sum(-1).mean() for part in kl.split(self.down.sizes, -1)])
         beta: Tensor = self.warmup()
-        return beta * rates.clamp(min=self.free).sum() - self.log_likelihood(x, drawn.z).mean()
+        return beta * rates.clamp(min=self.free).sum() - self.log_likelihood(x, samples.z).mean()
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the means of q, those of a layer given the means above it, x (B, *shape) -> (B, Z)."""
-        return torch.cat([each.mu for each in self.descended(self.climbed(x), middle)], -1)
+        """Return the means of q, each layer given the means above it, x (B, *shape) -> (B, Z)."""
+        return torch.cat([layer.mu for layer in self.top_down(self.bottom_up(x), posterior_mean)], -1)

@@ -1,4 +1,4 @@
-"""Importance weighted autoencoders: the loss is the bound L_k, and so is the likelihood."""
+"""Importance weighted autoencoders: trained and evaluated by the bound L_k."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.vaes.coded import Amortised
+from genbench.models.vaes.single_layer import AmortisedVAE
 
 __all__ = ["IWAE"]
 
 
-class IWAE(Amortised):
-    """The importance weighted autoencoder: log p(x) >= L_k = E log 1/k sum_i w_i with k draws.
+class IWAE(AmortisedVAE):
+    """The importance weighted autoencoder: log p(x) >= L_k = E log 1/k sum_i w_i with k samples.
 
     Importance Weighted Autoencoders (2016), eq. 8; its gradient, eq. 14, is that of log-sum-exp itself.
     """
@@ -24,5 +24,5 @@ class IWAE(Amortised):
         self.k = k
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log 1/k sum_i w_i, x (B, *shape) -> (B,) nats."""
+        """Return log 1/k sum_i w_i in nats, x (B, *shape) -> (B,)."""
         return self.log_weights(x, self.k).logsumexp(0) - math.log(self.k)

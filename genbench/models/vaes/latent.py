@@ -1,4 +1,4 @@
-"""What the family shares: p(x, z) = N(z; 0, I) p(x | z), an approximate posterior q(z | x), and the bounds they give.
+"""Models with p(x, z) = N(z; 0, I) p(x | z) and an approximate posterior q(z | x), and the bounds of that pair.
 
 Auto-Encoding Variational Bayes (2014), eq. 3, and Importance Weighted Autoencoders (2016), eq. 8:
 
@@ -22,8 +22,11 @@ from genbench.models.vaes.decoder import DecoderModel
 from genbench.models.vaes.svi import Optimum, optimize
 
 
-class Draw(NamedTuple):
-    """k draws z = mu + e^(logvar / 2) eps, each (k, B, Z), and KL(N(mu, e^logvar), N(0, I)) in nats, (B,) or (k, B)."""
+class PosteriorSample(NamedTuple):
+    """k samples z = mu + e^(logvar / 2) eps, (k, B, Z), and KL(N(mu, e^logvar), N(0, I)) in nats, (B,) or (k, B).
+
+    eps is (k, B, Z); mu and logvar are (B, Z), or (k, B, Z) where they depend on the sample.
+    """
 
     z: Tensor
     mu: Tensor
@@ -37,18 +40,18 @@ class Draw(NamedTuple):
         return 0.5 * (self.eps**2 + self.logvar - self.z**2).sum(-1)
 
 
-def draw(mu: Tensor, logvar: Tensor, k: int = 1) -> Draw:
-    """Return k reparameterised draws of N(mu, e^logvar), mu and logvar (B, Z).
+def sample_posterior(mu: Tensor, logvar: Tensor, k: int = 1) -> PosteriorSample:
+    """Return k reparameterised samples of N(mu, e^logvar), mu and logvar (B, Z).
 
-    On a GPU by the kernel; on a CPU, where its counter-based normals cost four times torch's, by torch's.
+    On a GPU by the fused kernel; on a CPU with torch's generator, which is four times faster there.
     """
     if mu.is_cuda:
         z, kl = reparameterize(mu, logvar, torch.randint(2**63 - 1, (1,), device=mu.device), samples=k)
         assert kl is not None
-        return Draw(z, mu, logvar, ((z - mu) * torch.exp(-0.5 * logvar)).detach(), kl)
+        return PosteriorSample(z, mu, logvar, ((z - mu) * torch.exp(-0.5 * logvar)).detach(), kl)
     eps = torch.randn(k, *mu.shape, dtype=mu.dtype, device=mu.device)
     kl = 0.5 * (mu**2 + (torch.expm1(logvar) - logvar)).sum(-1)
-    return Draw(torch.addcmul(mu, torch.exp(0.5 * logvar), eps), mu, logvar, eps, kl)
+    return PosteriorSample(torch.addcmul(mu, torch.exp(0.5 * logvar), eps), mu, logvar, eps, kl)
 
 
 def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -59,93 +62,93 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 class Warmup(nn.Module):
     """The weight of the rate in the loss: it rises from 0 to 1 in the first steps (Ladder VAE, 2016, section 3)."""
 
-    done: Tensor
+    steps_done: Tensor
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
-        self.register_buffer("done", torch.tensor(0))
+        self.register_buffer("steps_done", torch.tensor(0))
 
     def forward(self) -> Tensor:
-        """Return the weight () of this step, which in training is counted."""
-        self.done += int(self.training)
-        return (self.done / max(1, self.steps)).clamp(max=1)
+        """Return the weight () at this step; in training mode each call counts as one step."""
+        self.steps_done += int(self.training)
+        return (self.steps_done / max(1, self.steps)).clamp(max=1)
 
 
 class LatentModel(DecoderModel):
-    """A decoder of z ~ N(0, I), z (B, latent), and draws of an approximate posterior."""
+    """A decoder of z ~ N(0, I), z (B, latent), with an approximate posterior that can be sampled."""
 
     def __init__(self, space: Space, latent: int, observation: Observation, decoder: nn.Sequential) -> None:
         super().__init__(space, observation)
         self.latent, self.decoder = latent, decoder
 
     @abstractmethod
-    def infer(self, x: Tensor, k: int = 1) -> Draw:
-        """Return k draws of q(z | x), x (B, *shape)."""
+    def infer(self, x: Tensor, k: int = 1) -> PosteriorSample:
+        """Return k samples of q(z | x), x (B, *shape)."""
 
     def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
-        """Return log p(x | z) p(z) / q(z | x) of k draws, x (B, *shape) -> (k, B) nats."""
-        drawn = self.infer(x, k)
-        return self.log_likelihood(x, drawn.z) + drawn.log_ratio
+        """Return log p(x | z) p(z) / q(z | x) in nats for k samples of z, x (B, *shape) -> (k, B)."""
+        samples = self.infer(x, k)
+        return self.log_likelihood(x, samples.z) + samples.log_ratio
 
     def rate_and_distortion(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """Return the KL, in closed form, and -E_q log p(x | z) by k draws, x (B, *shape) -> (B,), (B,) nats."""
-        drawn = self.infer(x, k)
-        rate = drawn.kl if drawn.kl.ndim == 1 else drawn.kl.mean(0)
-        return rate, -self.log_likelihood(x, drawn.z).mean(0)
+        """Return the KL in closed form and -E_q log p(x | z) from k samples, in nats, x (B, *shape) -> (B,), (B,)."""
+        samples = self.infer(x, k)
+        rate = samples.kl if samples.kl.ndim == 1 else samples.kl.mean(0)
+        return rate, -self.log_likelihood(x, samples.z).mean(0)
 
     def sample(self, n: int) -> Tensor:
-        """Return n samples (n, *shape) of p(x | z), z of the prior."""
+        """Return n samples (n, *shape) of p(x | z), z from the prior."""
         return self.observed(self.prior(n))
 
     def prior(self, n: int) -> Tensor:
-        """Return z (n, latent) of N(0, I)."""
-        return torch.randn(n, self.latent, device=self.centre.device, dtype=self.centre.dtype)
+        """Return n samples of z ~ N(0, I), (n, latent)."""
+        return torch.randn(n, self.latent, device=self.device, dtype=self.centre.dtype)
 
 
 class DiagonalGaussian(LatentModel):
-    """A model whose q(z | x) is one N(mu, e^logvar) for each x."""
+    """A model with q(z | x) = N(mu(x), e^logvar(x)), a diagonal Gaussian."""
 
     @abstractmethod
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z | x), x (B, *shape) -> (B, Z), (B, Z)."""
 
-    def infer(self, x: Tensor, k: int = 1) -> Draw:
-        """Return k draws of q(z | x), x (B, *shape)."""
-        return draw(*self.posterior(x), k)
+    def infer(self, x: Tensor, k: int = 1) -> PosteriorSample:
+        """Return k samples of q(z | x), x (B, *shape)."""
+        return sample_posterior(*self.posterior(x), k)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the mean of q(z | x), x (B, *shape) -> (B, Z)."""
         return self.posterior(x)[0]
 
     def elbo_of(self, x: Tensor, mu: Tensor, logvar: Tensor, k: int = 1) -> Tensor:
-        """Return the ELBO of q = N(mu, e^logvar) by k draws, x (B, *shape), mu and logvar (B, Z) -> (B,) nats."""
-        drawn = draw(mu, logvar, k)
-        return self.log_likelihood(x, drawn.z).mean(0) - drawn.kl
+        """Return the ELBO of q = N(mu, e^logvar) from k samples, in nats, x (B, *shape), mu, logvar (B, Z) -> (B,)."""
+        samples = sample_posterior(mu, logvar, k)
+        return self.log_likelihood(x, samples.z).mean(0) - samples.kl
 
     def optimized(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
-        """Return the q of highest ELBO for each x (B, *shape), to `tolerance` nats, from mu and logvar (B, Z)."""
+        """Return the q of highest ELBO for each x (B, *shape), to `tolerance` nats, from a start mu, logvar (B, Z)."""
         return optimize(x, self.log_likelihood, mu, logvar, tolerance, max_steps)
 
     def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor:
-        """Return a number () whose gradient has the mean of that of the negative ELBO, averaged over x (B, *shape).
+        """Return a loss () with an unbiased gradient of the negative ELBO, averaged over x (B, *shape).
 
-        By reparameterisation where `baseline` is None. Else by the log-derivative with the score of q,
+        If `baseline` is None, by reparameterisation. Otherwise by the log-derivative, with the score of q,
 
             grad E_q f = E_q[(f - b) grad log q(z | x) + grad f],    f = log p(x | z),
 
         (Simple statistical gradient-following algorithms, 1992; Neural Variational Inference and Learning, 2014,
-        eq. 4 and 8), b a number or a function of f (B,) that does not depend on these z. For reals f is the density of
-        x standardized, so that no baseline has to find the scale of the data. The value is the negative ELBO either
-        way.
+        eq. 4 and 8); the baseline b is a number, or a function of f (B,) that does not depend on these z. For real data
+        f is the density of standardized x, so that the baseline need not learn the scale of the data. In both cases the
+        value of the loss is the negative ELBO.
         """
         mu, logvar = self.posterior(x)
-        drawn = draw(mu, logvar)
+        samples = sample_posterior(mu, logvar)
         if baseline is None:
-            return (drawn.kl - self.log_likelihood(x, drawn.z)[0]).mean()
-        z = drawn.z[0].detach()
+            return (samples.kl - self.log_likelihood(x, samples.z)[0]).mean()
+        z = samples.z[0].detach()
         f = self.log_likelihood(x, z)
         signal = f.detach() if self.space.levels else f.detach() + self.standardization.log_scale
         b = baseline(signal) if callable(baseline) else baseline
         score = (signal - b) * log_normal(z, mu, logvar)
-        return (drawn.kl - f - (score - score.detach())).mean()
+        return (samples.kl - f - (score - score.detach())).mean()

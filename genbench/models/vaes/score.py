@@ -1,7 +1,7 @@
-"""A VAE trained by the log-derivative (the score function) instead of by reparameterisation, with or without baseline.
+"""A VAE trained by the log-derivative (score function) estimator instead of reparameterisation.
 
 Simple statistical gradient-following algorithms (1992); Neural Variational Inference and Learning in Belief Networks
-(2014), section 2.3: any b that does not depend on z may be taken from the signal f = log p(x | z).
+(2014), section 2.3: any baseline b that does not depend on z may be subtracted from the signal f = log p(x | z).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.vaes.coded import Amortised
+from genbench.models.vaes.single_layer import AmortisedVAE
 from genbench.nets.precision import at_least_float32
 
 __all__ = ["ScoreVAE"]
@@ -21,8 +21,8 @@ __all__ = ["ScoreVAE"]
 BaselineName = Literal["none", "mean", "learned"]
 
 
-class Running(nn.Module):
-    """b: the mean of the signals of former batches, the last ten or so."""
+class RunningMean(nn.Module):
+    """The mean of the signals of previous batches: of all at first, later exponential with weight 0.1."""
 
     mean: Tensor
     count: Tensor
@@ -32,8 +32,8 @@ class Running(nn.Module):
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("count", torch.zeros(()))
 
-    def forward(self, x: Tensor, signal: Tensor) -> Tensor:
-        """Return b (), and take the signal (B,) into the mean in training."""
+    def forward(self, signal: Tensor) -> Tensor:
+        """Return the mean () before this batch; in training, then include signal (B,)."""
         before = self.mean.clone()
         if self.training:
             self.count += 1
@@ -41,25 +41,26 @@ class Running(nn.Module):
         return before
 
 
-class ScoreVAE(Amortised):
-    """The VAE whose encoder learns by the log-derivative; the decoder's gradient and the KL are as ever.
+class ScoreVAE(AmortisedVAE):
+    """A VAE whose encoder is trained by the log-derivative estimator; decoder and KL have their usual gradients.
 
-    `baseline`: none; the running mean of log p(x | z); or that and a function of x, learned by least squares.
+    `baseline`: "none"; "mean", the running mean of log p(x | z); "learned", that plus a network of x fitted by least
+    squares.
     """
 
     def __init__(self, space: Space, *, baseline: BaselineName = "learned", **options: Any) -> None:
         super().__init__(space, **options)
-        self.running = None if baseline == "none" else Running()
-        undropped = replace(self.networks, dropout=0.0)
-        self.network = undropped.encoder(space, 1) if baseline == "learned" else None
+        self.running_mean = None if baseline == "none" else RunningMean()
+        without_dropout = replace(self.networks, dropout=0.0)
+        self.network = without_dropout.encoder(space, 1) if baseline == "learned" else None
 
     def baseline(self, x: Tensor, signal: Tensor) -> Tensor:
-        """Return b for signals log p(x | z), x (B, *shape), signal (B,) -> () or (B,) nats."""
-        b = signal.new_zeros(()) if self.running is None else self.running(x, signal)
+        """Return the baseline of signals log p(x | z) in nats, x (B, *shape), signal (B,) -> () or (B,)."""
+        b = signal.new_zeros(()) if self.running_mean is None else self.running_mean(signal)
         return b if self.network is None else b + at_least_float32(self.network(self.scaled(x))).squeeze(-1)
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the negative ELBO (), with the gradient of the log-derivative and, of no value, the baseline's own."""
+        """Return the negative ELBO (), x (B, *shape); its gradient includes that of the baseline's squared error."""
         errors = []
 
         def baseline(signal: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Variational autoencoders: the ELBO, beta times the rate, and the least rate at a distortion that is asked for."""
+"""Variational autoencoders trained on the ELBO, with a weight on the rate, or for a given distortion."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.vaes.coded import Amortised
 from genbench.models.vaes.latent import Warmup
+from genbench.models.vaes.single_layer import AmortisedVAE
 
 __all__ = ["GECO", "VAE"]
 
 
-class VAE(Amortised):
+class VAE(AmortisedVAE):
     """The variational autoencoder, and beta-VAE.
 
     Auto-Encoding Variational Bayes (2014), eq. 10; beta-VAE (2017), eq. 4: the loss is distortion + beta * rate.
-    beta rises from 0 in the first `warmup` steps, lest latents go unused. Whatever beta, the likelihood is the ELBO.
+    In the first `warmup` steps beta rises from 0, to avoid posterior collapse. The likelihood is the ELBO for any beta.
     """
 
     def __init__(self, space: Space, *, beta: float = 1.0, draws: int = 1, warmup: int = 0, **options: Any) -> None:
@@ -27,18 +27,19 @@ class VAE(Amortised):
         self.warmup = Warmup(warmup) if warmup else None
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return distortion + beta * rate by `draws` draws, x (B, *shape) -> () nats."""
+        """Return distortion + beta * rate in nats, averaged over `draws` samples of z, x (B, *shape) -> ()."""
         rate, distortion = self.rate_and_distortion(x, self.draws)
         beta = self.beta if self.warmup is None else self.beta * self.warmup()
         return (distortion + beta * rate).mean()
 
 
-class GECO(Amortised):
-    """The least rate at which the distortion is `distortion` nats: beta-VAE in its lambda form.
+class GECO(AmortisedVAE):
+    """The VAE of lowest rate at a target distortion in nats: beta-VAE with a Lagrange multiplier.
 
-    Taming VAEs (2018), eq. 3 and algorithm 1: loss = rate + lambda (distortion - asked), with a multiplier lambda that
-    grows by e^(speed C) at each step, C a moving average of the constraint relative to what is asked. At its fixed
-    point lambda is 1 / beta. Beside it, the loss is divided by max(1, lambda), so that steps do not grow with it.
+    Taming VAEs (2018), eq. 3 and algorithm 1: loss = rate + lambda (distortion - target). At each step the multiplier
+    lambda is scaled by e^(speed C), C a moving average of (distortion - target) / max(|target|, 1). At the fixed
+    point lambda is 1 / beta. Unlike in the paper, the loss is divided by max(1, lambda), so that a large multiplier
+    does not mean large steps.
     """
 
     log_lambda: Tensor
@@ -53,15 +54,15 @@ class GECO(Amortised):
         self.register_buffer("constraint", torch.zeros(()))
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return (rate + lambda (distortion - asked)) / max(1, lambda), x (B, *shape) -> (); training moves lambda."""
+        """Return (rate + lambda (distortion - target)) / max(1, lambda), x (B, *shape) -> (); in training, adapt lambda."""
         rate, distortion = (value.mean() for value in self.rate_and_distortion(x))
         excess = distortion - self.distortion
         if self.training:
-            self.adapt(excess.detach())
+            self.adapt_lambda(excess.detach())
         weight = self.log_lambda.exp()
         return (rate + weight * excess) / weight.clamp(min=1)
 
-    def adapt(self, excess: Tensor) -> None:
-        """Move lambda up where the distortion exceeds what is asked for, by `excess` (), and down where it does not."""
+    def adapt_lambda(self, excess: Tensor) -> None:
+        """Raise lambda if the distortion is above the target (excess > 0), else lower it; excess () in nats."""
         self.constraint.lerp_(excess / max(abs(self.distortion), 1.0), 1 - self.memory)
         self.log_lambda.add_(self.speed * self.constraint).clamp_(-7, 7)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from genbench.dataset import Space
-from genbench.models.vaes.quantised import QuantisedModel
+from genbench.models.vaes.discrete_latent import DiscreteLatentModel
 from genbench.nets.activations import Activation
 from genbench.nets.coders import Networks, patches, unpatched
 from genbench.nets.resnet import resnet
@@ -16,15 +16,15 @@ from genbench.nets.resnet import resnet
 __all__ = ["VQVAE", "FlatVQVAE"]
 
 
-class VQVAE(QuantisedModel):
-    """The VQ-VAE of images: one code for each patch, by residual convolutions over patches.
+class VQVAE(DiscreteLatentModel):
+    """The VQ-VAE of images: one code per patch, with residual convolutions over patches.
 
     Args:
-        patch: its side; section 4.1 has 4.
+        patch: side of a patch in pixels; 4 in section 4.1.
         channels, blocks: of the residual networks of encoder and decoder.
 
     Raises:
-        ValueError: the space is not of images whose sides `patch` divides.
+        ValueError: the data are not images, or `patch` does not divide their sides.
     """
 
     def __init__(self, space: Space, *, patch: int = 4, channels: int = 32, blocks: int = 2, **options: Any) -> None:
@@ -38,12 +38,12 @@ class VQVAE(QuantisedModel):
         )
 
 
-class FlatVQVAE(QuantisedModel):
-    """The VQ-VAE of points of any shape, by perceptrons: code i is of numbers i, positions + i, ... of what they give.
+class FlatVQVAE(DiscreteLatentModel):
+    """The VQ-VAE of data of any shape, with MLPs: the encoder's output (dim, positions) has one code per position.
 
     Args:
-        positions: how many codes a point has.
-        hidden, activation: of the perceptrons, as in `Networks`.
+        positions: number of codes per point.
+        hidden, activation: of the MLPs, as in `Networks`.
     """
 
     def __init__(
@@ -58,5 +58,5 @@ class FlatVQVAE(QuantisedModel):
         super().__init__(space, [(positions,)], **options)
         networks, size = Networks(hidden=hidden, activation=activation), self.dim * positions
         self.encoder = nn.Sequential(networks.encoder(space, size), nn.Unflatten(1, (self.dim, positions)))
-        dropped = replace(networks, dropout=self.dropout)
-        self.decoder = dropped.decoder(space, size, self.observation.parameters)
+        with_dropout = replace(networks, dropout=self.dropout)
+        self.decoder = with_dropout.decoder(space, size, self.observation.parameters)

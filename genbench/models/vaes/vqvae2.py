@@ -8,40 +8,41 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.vaes.codebook import Codebook, Quantised
-from genbench.models.vaes.quantised import Choose, QuantisedModel
+from genbench.models.vaes.codebook import Codebook, QuantizerOutput
+from genbench.models.vaes.discrete_latent import DiscreteLatentModel, Quantizer
 from genbench.nets.coders import patches, unpatched
 from genbench.nets.resnet import resnet
 
 __all__ = ["VQVAE2"]
 
 
-class Joined(nn.Module):
-    """z of both levels (B, Z) -> (B, 2 d, H, W): the top, raised to the bottom's places, above the bottom."""
+class MergeLevels(nn.Module):
+    """z of both levels (B, Z) -> (B, 2 d, H, W): channels of the top level, upsampled, then of the bottom level."""
 
     def __init__(self, dim: int, H: int, W: int) -> None:
         super().__init__()
         self.top, self.bottom = (dim, H // 2, W // 2), (dim, H, W)
-        self.raised = nn.ConvTranspose2d(dim, dim, 2, stride=2)
+        self.upsample = nn.ConvTranspose2d(dim, dim, 2, stride=2)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return both levels, a map of each number."""
+        """Return both levels at the resolution of the bottom, z (B, Z) -> (B, 2 d, H, W)."""
         top, bottom = z.split([d * h * w for d, h, w in (self.top, self.bottom)], 1)
-        return torch.cat((self.raised(top.view(-1, *self.top)), bottom.view(-1, *self.bottom)), 1)
+        return torch.cat((self.upsample(top.view(-1, *self.top)), bottom.view(-1, *self.bottom)), 1)
 
 
-class VQVAE2(QuantisedModel):
-    """The VQ-VAE of two levels: a bottom code for each patch, told of the top, which has one for four patches.
+class VQVAE2(DiscreteLatentModel):
+    """The VQ-VAE of two levels: a bottom code per patch, and a top code per 2x2 patches that it is conditioned on.
 
-    Algorithm 1: the top is quantised first, and the bottom's encoder sees its vectors. Algorithm 2: the prior of the
-    top, and that of the bottom given the top, which are here the two parts of one causal sequence.
+    Algorithm 1: the top level is quantised first, and the encoder of the bottom level sees its code vectors.
+    Algorithm 2: the prior of the top codes and that of the bottom codes given the top are here two parts of one causal
+    sequence.
 
     Args:
-        patch: the side of a bottom patch; section 3.1 has 4.
-        channels, blocks: of the residual networks of the two encoders and of the decoder.
+        patch: side of a bottom patch in pixels; 4 in section 3.1.
+        channels, blocks: of the residual networks of both encoders and the decoder.
 
     Raises:
-        ValueError: the space is not of images whose sides twice `patch` divides.
+        ValueError: the data are not images, or 2 * `patch` does not divide their sides.
     """
 
     def __init__(self, space: Space, *, patch: int = 4, channels: int = 32, blocks: int = 2, **options: Any) -> None:
@@ -50,16 +51,17 @@ class VQVAE2(QuantisedModel):
         super().__init__(space, [(h, w), (H, W)], **options)
         self.features = nn.Sequential(nn.PixelUnshuffle(patch), resnet(C, channels, channels, blocks), nn.ReLU())
         self.top = nn.Sequential(nn.PixelUnshuffle(2), resnet(4 * channels, self.dim, channels, blocks))
-        self.raised = nn.ConvTranspose2d(self.dim, channels, 2, stride=2)
+        self.upsample = nn.ConvTranspose2d(self.dim, channels, 2, stride=2)
         self.bottom = nn.Conv2d(2 * channels, self.dim, 1)
         self.decoder = nn.Sequential(
-            Joined(self.dim, H, W),
+            MergeLevels(self.dim, H, W),
             resnet(2 * self.dim, self.observation.parameters * C, channels, blocks, dropout=self.dropout),
             *unpatched(space, patch, self.observation.parameters),
         )
 
-    def quantised(self, x: Tensor, choose: Choose = Codebook.nearest) -> list[Quantised]:
-        """Return x (B, C, H, W) quantised, the top's places half as many along either side as the bottom's."""
+    def quantize(self, x: Tensor, quantizer: Quantizer = Codebook.quantize) -> list[QuantizerOutput]:
+        """Return the top level, at half the resolution, and the bottom level after quantisation, x (B, C, H, W)."""
         features = self.features(self.scaled(x))
-        top = choose(self.books[0], self.top(features))
-        return [top, choose(self.books[1], self.bottom(torch.cat((self.raised(top.z), features), 1)))]
+        top = quantizer(self.codebook_list[0], self.top(features))
+        bottom = self.bottom(torch.cat((self.upsample(top.z), features), 1))
+        return [top, quantizer(self.codebook_list[1], bottom)]

@@ -1,4 +1,4 @@
-"""VAEs of one layer of latents, by the networks that their options say."""
+"""VAEs with a single layer of latents, whose networks are chosen by options."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from genbench.nets.coders import NetworkName, Networks
 from genbench.nets.precision import at_least_float32
 
 
-class Decoded(DiagonalGaussian):
-    """A model whose decoder is of these options.
+class DecoderVAE(DiagonalGaussian):
+    """A VAE with a decoder; subclasses define the posterior.
 
     Args:
-        latent: numbers in z.
+        latent: dimension of z.
         observation, sigma: p(x | z), as in `observation_of`.
         network, hidden, channels, activation, dropout: as in `Networks`.
     """
@@ -36,16 +36,14 @@ class Decoded(DiagonalGaussian):
         activation: Activation = "relu",
         dropout: float = 0.0,
     ) -> None:
-        p_x, networks = (
-            observation_of(space, observation, sigma),
-            Networks(network, hidden, channels, activation, dropout),
-        )
+        p_x = observation_of(space, observation, sigma)
+        networks = Networks(network, hidden, channels, activation, dropout)
         super().__init__(space, latent, p_x, networks.decoder(space, latent, p_x.parameters))
         self.networks = networks
 
 
-class Amortised(Decoded):
-    """A model whose q(z | x) an encoder gives."""
+class AmortisedVAE(DecoderVAE):
+    """A VAE with an encoder that computes q(z | x)."""
 
     def __init__(self, space: Space, **options: Any) -> None:
         super().__init__(space, **options)
