@@ -1,4 +1,4 @@
-"""Truths about learners of representations: losses beside their definitions, images changed, names found."""
+"""Contrastive models: losses compared with their definitions, augmentations, retrieval of names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from genbench.metrics.samples import samples
 from genbench.metrics.throughput import throughput
 from genbench.model import Model
 from genbench.models.contrastive.clip import CLIP
-from genbench.models.contrastive.losses import matching, nt_xent
+from genbench.models.contrastive.losses import nt_xent, symmetric_cross_entropy
 from genbench.models.contrastive.simclr import SimCLR
 from genbench.nets.augmentations import Augmentation, affine, erased
 from genbench.suite import Run
@@ -29,15 +29,15 @@ from genbench.train import TrainStep, batches, reseed
 RUN = Run(suite="s", name="n", model="contrastive.simclr:SimCLR", data="digits", steps=0)
 
 
-def built(make: type[Model]) -> tuple[Model, Dataset]:
+def build(make: type[Model]) -> tuple[Model, Dataset]:
     """Return an untrained model and its data."""
     data = named() if make is CLIP else digits()
     return make(data.space), data
 
 
-def trained(make: type[Model], steps: int, lr: float = 3e-3) -> Evaluation:
-    """Return a model after `steps` of the training loop, by a rate that falls as a cosine."""
-    model, data = built(make)
+def train_and_evaluate(make: type[Model], steps: int, lr: float = 3e-3) -> Evaluation:
+    """Return an evaluation of a model after `steps` training steps with a cosine schedule."""
+    model, data = build(make)
     schedule = {"lr": lr, "schedule": "cosine"}
     run = Run(**RUN.model_dump(exclude={"steps", "optimizer"}), steps=steps, optimizer=schedule)
     train_step, batch = TrainStep(model.train(), run), batches(data, 128, 0, torch.device("cpu"))
@@ -46,14 +46,14 @@ def trained(make: type[Model], steps: int, lr: float = 3e-3) -> Evaluation:
     return Evaluation(model.eval(), data, run)
 
 
-every_learner = pytest.mark.parametrize("make", [SimCLR, CLIP])
+every_model = pytest.mark.parametrize("make", [SimCLR, CLIP])
 
 
 # -------------------------------------------------------------------------------------------------- losses
 
 
 @pytest.mark.parametrize(("B", "tau"), [(1, 0.5), (2, 0.1), (5, 0.5), (7, 2.0)])
-def test_nt_xent_is_the_sum_of_equation_1(B: int, tau: float) -> None:
+def test_nt_xent_is_equation_1(B: int, tau: float) -> None:
     a, b = torch.randn(2, B, 4, dtype=torch.float64)
     z, total = [*a, *b], 0.0
     for i in range(2 * B):
@@ -62,7 +62,7 @@ def test_nt_xent_is_the_sum_of_equation_1(B: int, tau: float) -> None:
     assert nt_xent(a, b, tau).item() == pytest.approx(total / (2 * B))
 
 
-def test_nt_xent_of_orthogonal_pairs_has_a_closed_form_in_any_order_and_at_any_length() -> None:
+def test_nt_xent_of_orthogonal_pairs_and_its_invariances() -> None:
     B, tau = 6, 0.3
     a = torch.eye(B, dtype=torch.float64)
     truth = math.log(math.exp(1 / tau) + 2 * B - 2) - 1 / tau
@@ -74,36 +74,36 @@ def test_nt_xent_of_orthogonal_pairs_has_a_closed_form_in_any_order_and_at_any_l
     assert nt_xent(a, a, tau) < nt_xent(a, b, tau) < nt_xent(a, -a, tau)
 
 
-def test_matching_of_different_texts_is_figure_3() -> None:
+def test_cross_entropy_of_distinct_texts_is_figure_3() -> None:
     logits = torch.randn(6, 6, dtype=torch.float64)
     own = torch.arange(6)
     truth = (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
-    torch.testing.assert_close(matching(logits, torch.eye(6).bool()), truth)
+    torch.testing.assert_close(symmetric_cross_entropy(logits, torch.eye(6).bool()), truth)
 
 
-def test_matching_is_the_same_for_images_and_texts_swapped_and_in_any_order() -> None:
+def test_cross_entropy_is_symmetric_and_invariant_to_order() -> None:
     logits, kind = torch.randn(8, 8, dtype=torch.float64), torch.arange(8) % 3
-    together, order = kind[:, None] == kind, torch.randperm(8)
-    torch.testing.assert_close(matching(logits.T, together.T), matching(logits, together))
-    again = matching(logits[order][:, order], together[order][:, order])
-    torch.testing.assert_close(again, matching(logits, together))
+    positive, order = kind[:, None] == kind, torch.randperm(8)
+    torch.testing.assert_close(symmetric_cross_entropy(logits.T, positive.T), symmetric_cross_entropy(logits, positive))
+    again = symmetric_cross_entropy(logits[order][:, order], positive[order][:, order])
+    torch.testing.assert_close(again, symmetric_cross_entropy(logits, positive))
 
 
-def test_equal_texts_are_matched_best_by_even_odds_among_them() -> None:
+def test_optimum_is_uniform_over_equal_texts() -> None:
     kind = torch.tensor([0, 0, 0, 1, 1, 2])
-    together = kind[:, None] == kind
-    least = torch.tensor([3.0, 3, 3, 2, 2, 1]).log().mean()
-    logits = (40.0 * together).requires_grad_()
-    loss = matching(logits, together)
-    torch.testing.assert_close(loss, least)
+    positive = kind[:, None] == kind
+    minimum = torch.tensor([3.0, 3, 3, 2, 2, 1]).log().mean()
+    logits = (40.0 * positive).requires_grad_()
+    loss = symmetric_cross_entropy(logits, positive)
+    torch.testing.assert_close(loss, minimum)
     torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], torch.zeros(6, 6))
-    assert matching(40.0 * torch.eye(6), together) > least + 1  # equal texts taken for negatives
+    assert symmetric_cross_entropy(40.0 * torch.eye(6), positive) > minimum + 1  # equal texts treated as negatives
 
 
-def test_the_gradient_of_the_temperature_is_that_of_orthogonal_pairs() -> None:
+def test_gradient_of_the_temperature_for_orthogonal_pairs() -> None:
     """L = log(e^s + B - 1) - s with s = exp t, so dL/dt = -s (B - 1) / (e^s + B - 1)."""
     B, t = 5, torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(matching(t.exp() * torch.eye(B), torch.eye(B).bool()), t)
+    (gradient,) = torch.autograd.grad(symmetric_cross_entropy(t.exp() * torch.eye(B), torch.eye(B).bool()), t)
     s = math.exp(0.7)
     assert gradient.item() == pytest.approx(-s * (B - 1) / (math.exp(s) + B - 1))
 
@@ -111,44 +111,44 @@ def test_the_gradient_of_the_temperature_is_that_of_orthogonal_pairs() -> None:
 # ------------------------------------------------------------------------------------------- augmentations
 
 
-def turned(x: Tensor, angle: float = 0.0, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
-    """Return x (B, C, H, W) under one affine map."""
+def transform(x: Tensor, angle: float = 0.0, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+    """Return x (B, C, H, W), all transformed by the same affine map."""
     B = len(x)
     return affine(x, torch.full((B,), angle), torch.full((B,), scale), torch.tensor([shift]).expand(B, 2))
 
 
-def test_no_strength_is_the_identity() -> None:
+def test_augmentation_of_zero_strength_is_the_identity() -> None:
     x = torch.rand(9, 2, 8, 6)
     torch.testing.assert_close(Augmentation(0, 0, 0, 0, 0)(x), x)
 
 
-def test_affine_maps_that_keep_the_pixels_are_those_of_arrays() -> None:
+def test_quarter_turns_and_whole_pixel_shifts_are_exact() -> None:
     x = torch.rand(3, 2, 8, 8)
-    torch.testing.assert_close(turned(x, angle=math.pi / 2), x.rot90(1, (2, 3)))
+    torch.testing.assert_close(transform(x, angle=math.pi / 2), x.rot90(1, (2, 3)))
     right, down = torch.zeros_like(x), torch.zeros_like(x)
     right[..., 1:], down[..., 3:, :] = x[..., :-1], x[..., :-3, :]
-    torch.testing.assert_close(turned(x, shift=(1 / 8, 0)), right)
-    torch.testing.assert_close(turned(x, shift=(0, 3 / 8)), down)
-    both = turned(x, angle=math.pi / 2, shift=(1 / 8, 0))
-    torch.testing.assert_close(both[..., 1:], x.rot90(1, (2, 3))[..., :-1])  # turned, then moved
+    torch.testing.assert_close(transform(x, shift=(1 / 8, 0)), right)
+    torch.testing.assert_close(transform(x, shift=(0, 3 / 8)), down)
+    both = transform(x, angle=math.pi / 2, shift=(1 / 8, 0))
+    torch.testing.assert_close(both[..., 1:], x.rot90(1, (2, 3))[..., :-1])  # rotated, then shifted
 
 
-def test_wide_images_turn_without_shear_and_grow_about_their_middle() -> None:
+def test_wide_images_are_rotated_without_shear_and_scaled_about_their_centre() -> None:
     x = torch.zeros(1, 1, 4, 8)
     x[..., 2:6] = torch.rand(1, 1, 4, 4)
-    y = turned(x, angle=math.pi / 2)
+    y = transform(x, angle=math.pi / 2)
     torch.testing.assert_close(y[..., 2:6], x[..., 2:6].rot90(1, (2, 3)))
     x, small = torch.rand(2, 1, 9, 9), torch.zeros(2, 1, 9, 9)
     small[..., 3:6, 3:6] = x[..., 1::3, 1::3]
-    torch.testing.assert_close(turned(x, scale=1 / 3), small)
-    torch.testing.assert_close(turned(x, scale=3.0)[..., 1::3, 1::3], x[..., 3:6, 3:6])
+    torch.testing.assert_close(transform(x, scale=1 / 3), small)
+    torch.testing.assert_close(transform(x, scale=3.0)[..., 1::3, 1::3], x[..., 3:6, 3:6])
 
 
-def test_what_is_erased_is_a_rectangle_of_the_size_and_place_asked_for() -> None:
+def test_erased_region_is_a_rectangle_of_the_given_size_and_position() -> None:
     x = torch.ones(3, 2, 10, 20)
     size = torch.tensor([[0.5, 0.25], [1.0, 1.0], [0.0, 0.5]])
-    place = torch.tensor([[-1.0, 1.0], [0.3, -0.2], [0.0, 0.0]])
-    y = erased(x, size, place)
+    position = torch.tensor([[-1.0, 1.0], [0.3, -0.2], [0.0, 0.0]])
+    y = erased(x, size, position)
     truth = torch.ones(2, 10, 20)
     truth[:, :5, 15:] = 0
     assert torch.equal(y[0], truth)
@@ -157,21 +157,23 @@ def test_what_is_erased_is_a_rectangle_of_the_size_and_place_asked_for() -> None
 
 
 @pytest.mark.parametrize("which", ["shift", "rotation", "scale", "noise", "erasing"])
-def test_every_image_is_changed_by_itself(which: str) -> None:
+def test_every_image_gets_its_own_augmentation(which: str) -> None:
     none = dict.fromkeys(["shift", "rotation", "scale", "noise", "erasing"], 0.0)
     x = torch.rand(1, 1, 28, 28).expand(12, -1, -1, -1)
     y = Augmentation(**none | {which: 0.6 if which != "rotation" else 40.0})(x).flatten(1)
-    assert len(y.unique(dim=0)) > 9  # a narrow rectangle may hold no pixel
+    assert len(y.unique(dim=0)) > 9  # a narrow rectangle may contain no pixel
     two = torch.rand(2, 1, 8, 8)
     angle, scale, shift = torch.tensor([0.3, -1.0]), torch.tensor([0.8, 1.2]), torch.tensor([[0.1, 0], [0, 0.2]])
-    alone = torch.cat([affine(two[i : i + 1], angle[i : i + 1], scale[i : i + 1], shift[i : i + 1]) for i in (0, 1)])
-    torch.testing.assert_close(affine(two, angle, scale, shift), alone)
+    one_by_one = torch.cat(
+        [affine(two[i : i + 1], angle[i : i + 1], scale[i : i + 1], shift[i : i + 1]) for i in (0, 1)]
+    )
+    torch.testing.assert_close(affine(two, angle, scale, shift), one_by_one)
 
 
 # --------------------------------------------------------------------------------------------------- names
 
 
-def test_named_digits_are_the_digits_and_their_names() -> None:
+def test_named_digits_are_digits_followed_by_their_names() -> None:
     data, images = named(), digits()
     assert data.labels is not None
     splits = (data.train, data.validation, data.test), (images.train, images.validation, images.test)
@@ -180,16 +182,16 @@ def test_named_digits_are_the_digits_and_their_names() -> None:
         assert [word(text) for text in x[:, 64:]] == [NAMES[y] for y in labels]
 
 
-def test_points_that_are_no_pairs_are_refused() -> None:
+def test_unsuitable_spaces_are_rejected() -> None:
     for space in (Space((69,)), Space((64,), 27), Space((1, 8, 8), 17)):
-        with pytest.raises(ValueError, match="no points"):
+        with pytest.raises(ValueError, match="CLIP needs integer vectors"):
             CLIP(space)
     with pytest.raises(ValueError, match="needs images"):
         SimCLR(Space((2,)))
 
 
-def test_a_text_is_known_by_each_of_its_letters_and_an_image_without_its_text() -> None:
-    model, data = built(CLIP)
+def test_text_embeddings_use_every_letter_and_image_embeddings_ignore_the_text() -> None:
+    model, data = build(CLIP)
     model.eval()
     images, texts = model.parted(data.test[:10])
     for vectors in (model.embed_images(images), model.embed_texts(texts)):
@@ -204,8 +206,8 @@ def test_a_text_is_known_by_each_of_its_letters_and_an_image_without_its_text() 
     torch.testing.assert_close(model.similarity(images, texts), truth)
 
 
-def test_the_factor_on_cosines_is_clipped_after_every_move() -> None:
-    model, data = built(CLIP)
+def test_logit_scale_is_clamped_after_every_step() -> None:
+    model, data = build(CLIP)
     model.t.data.fill_(7.0)
     train_step = TrainStep(model, Run(**RUN.model_dump(exclude={"steps"}), steps=9))
     train_step(0, batches(data, 16, 0, torch.device("cpu")))
@@ -215,24 +217,24 @@ def test_the_factor_on_cosines_is_clipped_after_every_move() -> None:
 # -------------------------------------------------------------------------------------------------- models
 
 
-@every_learner
-def test_every_parameter_is_trained_and_a_look_at_validation_is_deterministic(make: type[Model]) -> None:
-    model, data = built(make)
+@every_model
+def test_every_parameter_is_trained_and_validation_is_deterministic(make: type[Model]) -> None:
+    model, data = build(make)
     gradients = torch.autograd.grad(model.train().loss(data.train[:32]), list(model.parameters()), allow_unused=True)
     assert all(g is not None and g.any() for g in gradients)
     model.eval()
-    looks = []
+    losses = []
     for _ in range(2):
         reseed(0, "validation")
-        looks.append(model.loss(data.validation).item())
-    assert looks[0] == looks[1]
-    whole, alone = model.encode(data.test[:8]), torch.cat([model.encode(x[None]) for x in data.test[:8]])
-    torch.testing.assert_close(whole, alone)
+        losses.append(model.loss(data.validation).item())
+    assert losses[0] == losses[1]
+    one_by_one = torch.cat([model.encode(x[None]) for x in data.test[:8]])
+    torch.testing.assert_close(model.encode(data.test[:8]), one_by_one)
 
 
-@every_learner
-def test_a_learner_of_representations_has_no_samples_and_metrics_give_none(make: type[Model]) -> None:
-    model, data = built(make)
+@every_model
+def test_representation_learners_have_no_samples_and_no_metrics_of_samples(make: type[Model]) -> None:
+    model, data = build(make)
     assert (model.generative, model.likelihood) == (False, None)
     with pytest.raises(NotImplementedError, match="has no samples"):
         model.sample(1)
@@ -240,20 +242,20 @@ def test_a_learner_of_representations_has_no_samples_and_metrics_give_none(make:
     assert samples.measure(evaluation) == throughput.measure(evaluation) == evaluation.files == {}
 
 
-def test_a_hundred_steps_of_simclr_tell_labels_apart_that_it_never_saw() -> None:
-    """By a linear probe of 8 numbers, of which an untrained network's are told apart too, but less well."""
+def test_100_steps_of_simclr_improve_a_linear_probe() -> None:
+    """With 8 dimensions, in which an untrained network is worse but well above chance."""
     make = partial(SimCLR, latent=8)
-    untrained, told = Evaluation(make(digits().space).eval(), digits(), RUN), trained(make, 100)
-    before, after = (linear_probe.measure(each)["linear_probe_accuracy"].value for each in (untrained, told))
+    untrained, trained = Evaluation(make(digits().space).eval(), digits(), RUN), train_and_evaluate(make, 100)
+    before, after = (linear_probe.measure(model)["linear_probe_accuracy"].value for model in (untrained, trained))
     assert after > max(0.78, before + 0.05), (before, after)
 
 
-def test_a_hundred_steps_of_clip_name_nine_digits_of_ten() -> None:
-    evaluation = trained(CLIP, 100)
-    found = retrieval.measure(evaluation)
-    assert set(found) == {"zero_shot_accuracy", "retrieval_map"}
-    assert found["zero_shot_accuracy"].value > 0.9
-    assert found["retrieval_map"].value > 0.9
+def test_100_steps_of_clip_reach_90_percent_zero_shot_accuracy() -> None:
+    evaluation = train_and_evaluate(CLIP, 100)
+    measurements = retrieval.measure(evaluation)
+    assert set(measurements) == {"zero_shot_accuracy", "retrieval_map"}
+    assert measurements["zero_shot_accuracy"].value > 0.9
+    assert measurements["retrieval_map"].value > 0.9
     assert evaluation.files["similarity.png"].startswith(b"\x89PNG")
 
 
@@ -265,6 +267,6 @@ def test_retrieval_of_known_similarities() -> None:
     perfect = truth.double() + 0.1 * torch.rand(12, 3)
     assert accuracy(perfect, truth).value == precision(perfect, truth).value == 1
     assert accuracy(-perfect, truth).value == 0
-    one = torch.tensor([[0.9], [0.8], [0.7], [0.6]])  # of ranks 2 and 4: (1/2 + 2/4) / 2
+    one = torch.tensor([[0.9], [0.8], [0.7], [0.6]])  # matches at ranks 2 and 4: (1/2 + 2/4) / 2
     assert precision(one, torch.tensor([[0], [1], [0], [1]]).bool()).value == pytest.approx(0.5)
-    assert retrieval.measure(Evaluation(*built(SimCLR), RUN)) == {}
+    assert retrieval.measure(Evaluation(*build(SimCLR), RUN)) == {}

@@ -1,4 +1,4 @@
-"""The suites of published GAN protocols: networks for the images they are for, of the shapes that the suites say."""
+"""Suites with published GAN protocols: every row trains on images of its data set, with the published networks."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ SUITES = {name: read_suite(suite_path(name)) for name in ("gans-mnist", "gans-mn
 RUNS = {f"{name}, {run.name}": run for name, suite in SUITES.items() for run in suite.runs(seeds=[0])}
 
 
-def narrow(run: Run) -> GAN:
-    """Return the model of a row with networks of a few channels."""
+def narrow_model(run: Run) -> GAN:
+    """Return the model of a run with few channels."""
     torch.manual_seed(0)
     return GAN(SPACES[run.data], **run.options | {"channels": 8})
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_row_plays_a_round_and_samples_images(name):
+def test_every_row_trains_one_step_and_samples_images(name):
     run = RUNS[name]
-    model, space = narrow(run), SPACES[run.data]
+    model, space = narrow_model(run), SPACES[run.data]
     images = torch.randint(256, (4, *space.shape)).byte()
-    for player in model.configure_optimizers(partial(torch.optim.Adam, lr=1e-3)):
-        before = [p.clone() for p in player.parameters]
-        for p, g in zip(player.parameters, torch.autograd.grad(player.loss(images), player.parameters), strict=True):
+    for loss in model.configure_optimizers(partial(torch.optim.Adam, lr=1e-3)):
+        before = [p.clone() for p in loss.parameters]
+        for p, g in zip(loss.parameters, torch.autograd.grad(loss.loss(images), loss.parameters), strict=True):
             assert g.isfinite().all()
             p.grad = g
-        player.optimizer.step()
-        moved = [not torch.equal(p, old) for p, old in zip(player.parameters, before, strict=True)]
-        assert sum(moved) > 0.8 * len(moved)  # a wasserstein critic's last bias does not matter
+        loss.optimizer.step()
+        changed = [not torch.equal(p, old) for p, old in zip(loss.parameters, before, strict=True)]
+        assert sum(changed) > 0.8 * len(changed)  # the last bias of a Wasserstein critic has no gradient
     x = model.eval().sample(5)
     assert (x.shape, x.dtype) == ((5, *space.shape), torch.uint8)
     assert model.critic_score(x).shape == (5,)
 
 
-def shapes(net: nn.Sequential, x: torch.Tensor) -> list[tuple[int, ...]]:
-    """Return the shapes (C, H, W) that the convolutions of `net` see and put out, in order, less repeats."""
-    seen: list[tuple[int, ...]] = []
+def layer_shapes(net: nn.Sequential, x: torch.Tensor) -> list[tuple[int, ...]]:
+    """Return the input and output shapes (C, H, W) of the convolutions of `net`, in order, without repeats."""
+    shapes: list[tuple[int, ...]] = []
     for layer in net:
         y = layer(x)
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            seen += [tuple(t.shape[1:]) for t in (x, y)]
+            shapes += [tuple(t.shape[1:]) for t in (x, y)]
         x = y
-    return [shape for i, shape in enumerate(seen) if i == 0 or seen[i - 1] != shape]
+    return [shape for i, shape in enumerate(shapes) if i == 0 or shapes[i - 1] != shape]
 
 
-def test_dcgan_of_64_channels_is_the_generator_of_table_3_of_spectral_normalization():
-    found = shapes(dcgan.generator(128, (3, 32, 32), 64), torch.randn(2, 128))
-    assert found == [(512, 4, 4), (256, 8, 8), (128, 16, 16), (64, 32, 32), (3, 32, 32)]
+def test_dcgan_with_64_channels_is_the_generator_of_spectral_normalization_table_3():
+    shapes = layer_shapes(dcgan.generator(128, (3, 32, 32), 64), torch.randn(2, 128))
+    assert shapes == [(512, 4, 4), (256, 8, 8), (128, 16, 16), (64, 32, 32), (3, 32, 32)]
 
 
-def test_dcgan_of_32_channels_has_the_maps_of_infogan_on_mnist():
-    up = shapes(dcgan.generator(64, (1, 28, 28), 32), torch.randn(2, 64))
-    down = shapes(dcgan.critic((1, 28, 28), 32), torch.randn(2, 1, 28, 28))
+def test_dcgan_with_32_channels_has_the_feature_maps_of_infogan_on_mnist():
+    up = layer_shapes(dcgan.generator(64, (1, 28, 28), 32), torch.randn(2, 64))
+    down = layer_shapes(dcgan.critic((1, 28, 28), 32), torch.randn(2, 1, 28, 28))
     assert up == [(128, 7, 7), (64, 14, 14), (32, 28, 28), (1, 28, 28)]
     assert down == up[::-1]
 
 
 @pytest.mark.parametrize(("suite", "images"), [("gans-mnist", 50_000), ("gans-cifar10", 50_000)])
-def test_steps_are_the_epochs_that_the_study_trained(suite, images):
+def test_steps_match_the_epochs_of_the_study(suite, images):
     """Are GANs Created Equal (2018): 20 and 100 epochs in batches of 64."""
     epochs = {"gans-mnist": 20, "gans-cifar10": 100}[suite]
     for name in ("GAN", "GAN, saturating", "LSGAN", "WGAN, clipping", "WGAN-GP"):
@@ -75,6 +75,6 @@ def test_steps_are_the_epochs_that_the_study_trained(suite, images):
 
 
 @pytest.mark.parametrize("name", ["gans-mnist", "gans-cifar10"])
-def test_what_papers_report_is_of_inceptions_features(name):
+def test_published_values_use_inception_features(name):
     for paper in SUITES[name].published.values():
         assert {key.partition("[")[2] for key in paper.values} == {"inception-v3-bilinear]"}

@@ -29,7 +29,7 @@ class WithEncoder(LinearGaussian):
         self.encoder = nn.ParameterList([self.delta])
 
 
-def evaluation_of(model: LinearGaussian, n: int = 300) -> Evaluation:
+def evaluate(model: LinearGaussian, n: int = 300) -> Evaluation:
     """Return an evaluation of the model on n of its own samples."""
     with torch.no_grad():
         x = model.sample(n).double()
@@ -38,7 +38,7 @@ def evaluation_of(model: LinearGaussian, n: int = 300) -> Evaluation:
 
 def test_rate_and_distortion_add_up_to_minus_the_elbo() -> None:
     model = LinearGaussian(shift=0.6)
-    evaluation = evaluation_of(model)
+    evaluation = evaluate(model)
     measurements = latents.measure(evaluation)
     x = evaluation.dataset.test
     mu, logvar = model.posterior(x)
@@ -58,12 +58,12 @@ def test_units_that_do_not_depend_on_x_are_not_active() -> None:
     model = LinearGaussian()
     with torch.no_grad():
         model.W[:, 0] *= 0.01
-    assert latents.measure(evaluation_of(model))["active_units"].value == 1
+    assert latents.measure(evaluate(model))["active_units"].value == 1
 
 
 @pytest.mark.parametrize(("shift", "spread"), [(0.0, 0.0), (0.7, -0.4)])
 def test_amortisation_gap_is_the_kl_from_the_best_q(shift: float, spread: float) -> None:
-    measurements = amortisation.measure(evaluation_of(LinearGaussian(shift, spread), 100))
+    measurements = amortisation.measure(evaluate(LinearGaussian(shift, spread), 100))
     gap, residual = measurements["amortisation_gap"], measurements["amortisation_residual"]
     expected = math.expm1(spread) - spread + shift**2
     assert gap.value == pytest.approx(expected, abs=0.02 + 4 * gap.stderr)
@@ -80,7 +80,7 @@ def test_gradient_variance_of_known_noise() -> None:
 
 
 def test_baseline_reduces_gradient_variance_and_reparameterisation_reduces_it_more() -> None:
-    measurements = gradients.measure(evaluation_of(WithEncoder(0.3, 0.2)))
+    measurements = gradients.measure(evaluate(WithEncoder(0.3, 0.2)))
     reparameterised, score, baseline = (
         measurements[f"gradient_variance_{name}"].value
         for name in ("reparameterised", "log_derivative", "log_derivative_baseline")

@@ -1,4 +1,4 @@
-"""Mixtures: EM against its closed forms and scikit-learn's, the density's mass, samples against the mixture."""
+"""Mixtures: EM compared with closed forms and scikit-learn, normalization of the density, samples."""
 
 import math
 from itertools import pairwise
@@ -12,7 +12,7 @@ from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.likelihood import L16, likelihood
 from genbench.models.mixtures.cells import log_rectangle
-from genbench.models.mixtures.gmm import GMM, Mixture, em, precision_factor, start
+from genbench.models.mixtures.gmm import GMM, Mixture, em_step, init_kmeans_plusplus, precision_factor
 from genbench.registry import find
 from genbench.suite import Run
 
@@ -21,31 +21,31 @@ DIGIT = Space((1, 2, 2), levels=17)
 
 
 def points(n: int = 600, D: int = 2) -> Tensor:
-    """Return n points of three Gaussians that overlap, (n, D) float64."""
+    """Return n points of three overlapping Gaussians, (n, D) float64."""
     generator = torch.Generator().manual_seed(0)
     x, k = torch.randn(n, D, generator=generator, dtype=torch.float64), torch.randint(3, (n,), generator=generator)
     spread = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)[k, None]
     return x.cumsum(1) * spread + 2.0 * k[:, None]
 
 
-def steps(x: Tensor, mixture: Mixture, n: int, floor: float = 0.0) -> tuple[Mixture, list[float]]:
-    """Return the mixture after n steps of EM, and the likelihoods before each."""
-    found = []
+def run_em(x: Tensor, mixture: Mixture, n: int, floor: float = 0.0) -> tuple[Mixture, list[float]]:
+    """Return the mixture after n steps of EM, and the mean log-likelihoods before each step."""
+    nats_before = []
     for _ in range(n):
-        mixture, nats = em(x, mixture, floor)
-        found.append(nats)
-    return mixture, found
+        mixture, nats = em_step(x, mixture, floor)
+        nats_before.append(nats)
+    return mixture, nats_before
 
 
-def fitted(x: Tensor, space: Space = PLANE, seed: int = 0, **options) -> GMM:
+def fit(x: Tensor, space: Space = PLANE, seed: int = 0, **options) -> GMM:
     torch.manual_seed(seed)
     model = GMM(space, **options).eval()
     model.fit_closed_form(x)
     return model
 
 
-def drawn(space: Space = PLANE) -> GMM:
-    """Return a mixture of three components with parameters at random."""
+def random_gmm(space: Space = PLANE) -> GMM:
+    """Return a mixture of three components with random parameters."""
     torch.manual_seed(1)
     model = GMM(space, components=3).eval()
     with torch.no_grad():
@@ -65,14 +65,14 @@ def covariances(mixture: Mixture) -> Tensor:
 def test_em_never_decreases_the_likelihood(D):
     x = points(D=D)
     torch.manual_seed(0)
-    _, nats = steps(x, start(x, 7, 0.0), 60)
+    _, nats = run_em(x, init_kmeans_plusplus(x, 7, 0.0), 60)
     assert all(after >= before - 1e-12 for before, after in pairwise(nats))
     assert nats[-1] > nats[0] + 0.01
 
 
-def test_one_component_is_the_gaussian_of_greatest_likelihood():
+def test_one_component_is_the_maximum_likelihood_gaussian():
     x = points()
-    model = fitted(x.float(), components=1, floor=1e-12)
+    model = fit(x.float(), components=1, floor=1e-12)
     mixture, Sigma = model.mixture, x.float().double().T.cov(correction=0)
     torch.testing.assert_close(mixture.mu[0], x.float().double().mean(0))
     torch.testing.assert_close(covariances(mixture)[0], Sigma)
@@ -81,19 +81,19 @@ def test_one_component_is_the_gaussian_of_greatest_likelihood():
 
 
 @pytest.mark.parametrize(("D", "floor"), [(2, 0.0), (4, 1e-3)])
-def test_em_is_scikit_learns_from_the_same_start(D, floor):
+def test_em_matches_scikit_learn_from_the_same_start(D, floor):
     from sklearn.mixture import GaussianMixture
 
     x = points(D=D)
     torch.manual_seed(3)
-    begin = start(x, 4, floor)
-    means, precisions = begin.mu.numpy(), (begin.U @ begin.U.mT).numpy()
+    init = init_kmeans_plusplus(x, 4, floor)
+    means, precisions = init.mu.numpy(), (init.U @ init.U.mT).numpy()
     theirs = GaussianMixture(
         4, tol=0, max_iter=20, reg_covar=floor, weights_init=[0.25] * 4, means_init=means, precisions_init=precisions
     )
     with pytest.warns(match="did not converge"):
         theirs.fit(x.numpy())
-    ours, _ = steps(x, begin, 20, floor)
+    ours, _ = run_em(x, init, 20, floor)
     torch.testing.assert_close(ours.mu, torch.from_numpy(theirs.means_), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(covariances(ours), torch.from_numpy(theirs.covariances_), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(
@@ -101,19 +101,19 @@ def test_em_is_scikit_learns_from_the_same_start(D, floor):
     )
 
 
-def test_chunks_change_nothing(monkeypatch):
-    x, whole = points(), drawn().mixture
-    expected, nats = em(x, whole, 1e-6)
-    monkeypatch.setattr("genbench.models.mixtures.gmm.AT_ONCE", 30)
-    in_parts, nats_in_parts = em(x, whole, 1e-6)
+def test_results_do_not_depend_on_the_chunk_size(monkeypatch):
+    x, whole = points(), random_gmm().mixture
+    expected, nats = em_step(x, whole, 1e-6)
+    monkeypatch.setattr("genbench.models.mixtures.gmm.CHUNK_NUMEL", 30)
+    in_parts, nats_in_parts = em_step(x, whole, 1e-6)
     torch.testing.assert_close(in_parts, expected)
     assert nats == pytest.approx(nats_in_parts)
-    torch.testing.assert_close(whole.log_prob(x), whole.log_joint(whole.away(x)).logsumexp(0))
+    torch.testing.assert_close(whole.log_prob(x), whole.log_joint(whole.differences(x)).logsumexp(0))
 
 
-def test_the_floor_keeps_a_component_on_one_point_of_finite_density():
+def test_floor_bounds_the_density_of_a_component_on_a_single_point():
     x = torch.cat([points(50), torch.full((20, 2), 30.0, dtype=torch.float64)])
-    model = fitted(x, components=6, floor=1e-3)
+    model = fit(x, components=6, floor=1e-3)
     assert covariances(model.mixture).isfinite().all()
     assert torch.linalg.eigvalsh(covariances(model.mixture)).min() >= 1e-3 * (1 - 1e-9)
     assert model.log_prob(x).isfinite().all()
@@ -126,16 +126,16 @@ def test_precision_factor_is_triangular_and_gives_the_inverse():
     assert (U.tril(-1) == 0).all()
 
 
-def test_seeds_start_differently_and_one_seed_always_the_same():
+def test_initialization_depends_on_the_seed_alone():
     x = points().float()
-    first, again, other = (fitted(x, seed=seed, components=9, iterations=3).mu for seed in (0, 0, 1))
+    first, again, other = (fit(x, seed=seed, components=9, iterations=3).mu for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_em_finds_eight_gaussians():
+def test_em_fits_eight_gaussians():
     data = find("datasets", "toys:eight_gaussians")()
-    model = fitted(data.train[:10_000], components=8)
+    model = fit(data.train[:10_000], components=8)
     excess = data.log_prob(data.test) - model.log_prob(data.test)
     assert abs(excess.mean()) < 0.01
 
@@ -143,34 +143,34 @@ def test_em_finds_eight_gaussians():
 # -------------------------------------------------------------------------------------------------------- gradient
 
 
-def test_the_gradient_reaches_the_likelihood_of_em():
+def test_gradient_fit_reaches_the_likelihood_of_em():
     x = points().float()
     torch.manual_seed(0)
     model = GMM(PLANE, components=3, fit="gradient")
-    (player,) = model.configure_optimizers(lambda parameters: torch.optim.Adam(parameters, lr=0.03))
+    (stage,) = model.configure_optimizers(lambda parameters: torch.optim.Adam(parameters, lr=0.03))
     for _ in range(400):
-        player.optimizer.zero_grad()
-        player.loss(x).backward()
-        player.optimizer.step()
-    by_em = fitted(x, components=3)
+        stage.optimizer.zero_grad()
+        stage.loss(x).backward()
+        stage.optimizer.step()
+    by_em = fit(x, components=3)
     before = [p.clone() for p in model.parameters()]
     model.fit_closed_form(x)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert model.loss(x).item() == pytest.approx(by_em.loss(x).item(), abs=5e-3)
 
 
-def test_em_moves_in_finish_alone():
+def test_em_has_no_gradient_steps():
     assert GMM(PLANE).configure_optimizers(torch.optim.Adam) == []
 
 
-def test_by_gradient_every_parameter_moves():
+def test_gradient_fit_trains_every_parameter():
     model = GMM(Space((3,)), components=4, fit="gradient")
     model.loss(points(D=3)).backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 @pytest.mark.parametrize(("K", "D"), [(1, 1), (3, 2), (10, 5)])
-def test_it_has_as_many_parameters_as_numbers_to_choose(K, D):
+def test_number_of_parameters(K, D):
     for covariance, variances in (("full", D * (D + 1) // 2), ("diagonal", D)):
         model = GMM(Space((D,)), components=K, covariance=covariance)
         assert sum(p.numel() for p in model.parameters()) == K * (1 + D + variances)
@@ -182,12 +182,12 @@ def test_it_has_as_many_parameters_as_numbers_to_choose(K, D):
 def test_the_density_integrates_to_one():
     middle = torch.arange(-12, 12, 0.05, dtype=torch.float64) + 0.025
     with torch.no_grad():
-        mass = drawn().log_prob(torch.cartesian_prod(middle, middle)).exp().sum() * 0.05**2
+        mass = random_gmm().log_prob(torch.cartesian_prod(middle, middle)).exp().sum() * 0.05**2
     assert mass.item() == pytest.approx(1, abs=1e-4)
 
 
 def test_samples_have_the_moments_of_the_mixture():
-    model = drawn()
+    model = random_gmm()
     with torch.no_grad():
         x, (log_pi, mu, _) = model.sample(200_000).double(), model.mixture
         pi, Sigma = log_pi.exp(), covariances(model.mixture)
@@ -199,8 +199,8 @@ def test_samples_have_the_moments_of_the_mixture():
     assert (x.dtype, model.sample(3).dtype) == (torch.float64, torch.float32)
 
 
-def test_responsibilities_are_the_posterior_of_the_component():
-    model, x = drawn(), points(50)
+def test_responsibilities_are_the_posterior_over_components():
+    model, x = random_gmm(), points(50)
     r, (log_pi, mu, _) = model.encode(x), model.mixture
     Sigma = covariances(model.mixture).detach()
     joint = [
@@ -212,8 +212,8 @@ def test_responsibilities_are_the_posterior_of_the_component():
 
 
 @pytest.mark.parametrize("space", [PLANE, DIGIT])
-def test_log_prob_does_not_depend_on_batch_mates(space):
-    model = drawn(space)
+def test_log_prob_of_a_point_ignores_the_rest_of_the_batch(space):
+    model = random_gmm(space)
     generator = torch.Generator().manual_seed(0)
     shape = (40, *space.shape)
     x = (
@@ -229,7 +229,7 @@ def test_log_prob_does_not_depend_on_batch_mates(space):
 # -------------------------------------------------------------------------------------------------------- integers
 
 
-def everything(space: Space) -> Tensor:
+def all_points(space: Space) -> Tensor:
     """Return every point of a small space, (levels^D, *shape)."""
     x = torch.cartesian_prod(*[torch.arange(space.levels)] * space.dims).view(-1, *space.shape)
     return x.to(torch.uint8)
@@ -243,10 +243,10 @@ EXACT = {
 
 
 @pytest.mark.parametrize(("space", "options"), EXACT.values(), ids=EXACT)
-def test_exact_probabilities_of_integers_sum_to_one_and_are_those_of_samples(space, options):
-    x = everything(space)
+def test_exact_probabilities_of_integers_sum_to_one_and_match_the_samples(space, options):
+    x = all_points(space)
     torch.manual_seed(0)
-    model = fitted(x[torch.randint(len(x), (12,))].repeat(10, 1), space, components=3, floor=2e-3, **options)
+    model = fit(x[torch.randint(len(x), (12,))].repeat(10, 1), space, components=3, floor=2e-3, **options)
     assert model.likelihood == "exact"
     p = model.log_prob(x).exp()
     assert p.sum().item() == pytest.approx(1, abs=1e-12)
@@ -258,8 +258,9 @@ def test_exact_probabilities_of_integers_sum_to_one_and_are_those_of_samples(spa
 
 
 def test_the_probability_of_a_cell_is_the_mass_of_its_square():
-    """By inclusion and exclusion of scipy's distribution function; and within the noise of the bound's draws."""
-    model, inner = drawn(Space((2,), levels=6)), torch.cartesian_prod(*[torch.arange(1, 5, dtype=torch.uint8)] * 2)
+    """Compared with scipy's distribution function, and with the bound averaged over noise."""
+    model = random_gmm(Space((2,), levels=6))
+    inner = torch.cartesian_prod(*[torch.arange(1, 5, dtype=torch.uint8)] * 2)
     with torch.no_grad():
         log_p = model.log_prob(inner)
         bounds = torch.stack([model.bound(inner, draw) for draw in range(400)])
@@ -275,8 +276,9 @@ def test_the_probability_of_a_cell_is_the_mass_of_its_square():
         assert abs(weights.mean() - value.exp()) < 5 * weights.std() / 400**0.5
 
 
-def test_in_many_dimensions_a_bound_is_taken_with_as_many_draws_as_are_asked_for():
-    model, k = drawn(DIGIT), torch.randint(17, (20, 1, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
+def test_in_many_dimensions_the_likelihood_is_a_bound_that_tightens_with_more_noise():
+    model = random_gmm(DIGIT)
+    k = torch.randint(17, (20, 1, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
     assert model.likelihood == "bound"
     data = Dataset(DIGIT, k, k, k)
     run = Run(suite="s", name="n", model="m", data="d")
@@ -290,15 +292,15 @@ def test_in_many_dimensions_a_bound_is_taken_with_as_many_draws_as_are_asked_for
     assert sixteen.value < one.value
 
 
-def test_what_is_exact_needs_no_draws():
-    model, k = drawn(Space((2,), levels=4)), everything(Space((2,), levels=4))
+def test_exact_likelihoods_ignore_the_number_of_noise_draws():
+    model, k = random_gmm(Space((2,), levels=4)), all_points(Space((2,), levels=4))
     evaluation = Evaluation(model, Dataset(model.space, k, k, k), Run(suite="s", name="n", model="m", data="d"))
     assert L16.measure(evaluation) == likelihood.measure(evaluation)
     assert (L16.measure(evaluation)["nats"].kind, L16.measure(evaluation)["nats"].impl) == ("exact", "likelihood 1")
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, -4.0, 1e3])
-def test_an_orthant_has_the_share_of_its_angle(gamma):
+def test_mass_of_an_orthant_is_its_angle_over_two_pi(gamma):
     """P(t > 0, w > gamma t) of independent t and w: the angle from the line w = gamma t to the axis of w, over 2 pi."""
     ends = [torch.tensor([value], dtype=torch.float64) for value in (0.0, 1e9, 0.0, 1e9, gamma)]
     angle = (math.pi / 2 - math.atan(gamma)) / (2 * math.pi)
@@ -307,8 +309,8 @@ def test_an_orthant_has_the_share_of_its_angle(gamma):
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0, -50.0, 2e4])
 @pytest.mark.parametrize("far", [0.0, 30.0])
-def test_a_rectangle_has_the_mass_of_its_parts(gamma, far):
-    """Also in the tails, at 30 standard deviations, and where one coordinate is nearly a function of the other."""
+def test_mass_of_a_rectangle_is_the_sum_over_its_parts(gamma, far):
+    """Including the tails, at 30 standard deviations, and coordinates that are almost perfectly correlated."""
     A, B, alpha, beta = far - 0.5, far + 1.0, -far * gamma - 1.0, -far * gamma + 300.0
     cuts = torch.linspace(A, B, 12, dtype=torch.float64)
     levels = torch.linspace(alpha, beta, 9, dtype=torch.float64)
@@ -319,20 +321,20 @@ def test_a_rectangle_has_the_mass_of_its_parts(gamma, far):
     assert log_rectangle(*ends).item() == pytest.approx(parts.item(), abs=1e-9)
 
 
-def test_gradients_of_the_mass_reach_every_end_and_the_slope():
+def test_gradients_of_the_mass_of_a_rectangle():
     torch.manual_seed(0)
     A, alpha, gamma = torch.randn(3, 4, dtype=torch.float64)
     ends = [p.requires_grad_() for p in (A, A + 0.7, alpha, alpha + 0.4, 3 * gamma)]
     assert torch.autograd.gradcheck(log_rectangle, ends, atol=1e-6)
 
 
-def test_a_diagonal_covariance_by_em_is_scikit_learns_from_the_same_start():
+def test_em_with_diagonal_covariances_matches_scikit_learn():
     from sklearn.mixture import GaussianMixture
 
     x = points(D=3)
     torch.manual_seed(3)
-    begin = start(x, 4, 0.0)
-    precisions = begin.U.diagonal(dim1=1, dim2=2).square().numpy()
+    init = init_kmeans_plusplus(x, 4, 0.0)
+    precisions = init.U.diagonal(dim1=1, dim2=2).square().numpy()
     theirs = GaussianMixture(
         4,
         covariance_type="diag",
@@ -340,22 +342,22 @@ def test_a_diagonal_covariance_by_em_is_scikit_learns_from_the_same_start():
         max_iter=20,
         reg_covar=0,
         weights_init=[0.25] * 4,
-        means_init=begin.mu.numpy(),
+        means_init=init.mu.numpy(),
         precisions_init=precisions,
     )
     with pytest.warns(match="did not converge"):
         theirs.fit(x.numpy())
-    ours = begin
+    ours = init
     for _ in range(20):
-        ours, _ = em(x, ours, 0.0, "diagonal")
+        ours, _ = em_step(x, ours, 0.0, "diagonal")
     torch.testing.assert_close(covariances(ours).diagonal(dim1=1, dim2=2), torch.from_numpy(theirs.covariances_))
     torch.testing.assert_close(ours.log_prob(x), torch.from_numpy(theirs.score_samples(x.numpy())))
 
 
-def test_samples_of_integers_are_integers_of_the_space_as_often_as_they_are_likely():
+def test_samples_of_integers_follow_their_probabilities():
     space = Space((1,), levels=3)
     k = torch.tensor([0, 0, 0, 1, 2, 2], dtype=torch.uint8).repeat(100)[:, None]
-    model = fitted(k, space, components=3, floor=1e-4)
+    model = fit(k, space, components=3, floor=1e-4)
     x = model.sample(3000)
     assert (x.dtype, x.shape) == (torch.uint8, (3000, 1))
     counts = x.flatten().bincount(minlength=3)

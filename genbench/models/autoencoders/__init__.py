@@ -1,1 +1,1 @@
-"""Autoencoders: deterministic codes of data, from principal components on."""
+"""Autoencoders: deterministic codes of data, including principal components."""

@@ -1,8 +1,8 @@
-"""Autoencoders: a code z = f(x) and a decoder g that finds x from it; denoising, sparse and contractive ones.
+"""Autoencoders z = f(x), x ~ g(z): plain, denoising, sparse and contractive.
 
-Reducing the Dimensionality of Data with Neural Networks (2006): the error of g(f(x)) is made small, cross-entropy
-where data have two levels and squares otherwise, summed over dimensions; data are centred and scaled (`Centred`),
-squares are in those units. There is no likelihood.
+Reducing the Dimensionality of Data with Neural Networks (2006): the loss is the reconstruction error of g(f(x)), the
+cross-entropy for data of two levels and squared error otherwise, summed over dimensions. Data are centred and scaled
+(`Centred`), and squared errors are in those units. There is no likelihood.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ from genbench.nets.precision import at_least_float32, full_precision
 
 __all__ = ["Autoencoder", "Contractive", "Denoising", "Sparse"]
 
-Code = Literal["linear", "relu", "sigmoid"]
+CodeActivation = Literal["linear", "relu", "sigmoid"]
 Penalty = Literal["kl", "l1"]
 
-CODES: dict[Code, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
-EDGE = 1e-6  # of a mean activation
+CODE_ACTIVATIONS: dict[CodeActivation, type[nn.Module]] = {
+    "linear": nn.Identity,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+}
+MIN_ACTIVATION = 1e-6  # distance of a mean activation from 0 and 1
 
 
-class Coder(Centred):
-    """What the family shares: an encoder, a decoder, an error.
+class BaseAutoencoder(Centred):
+    """An encoder, a decoder and a reconstruction error.
 
-    It samples g(z), z of the Gaussian N(m, L L^T) that `fit_closed_form` fits to the codes of the training split: where
-    those are far from Gaussian, so are its samples from the data. Data of two levels are coins of mean g(z), other
-    integers the level nearest to it.
+    Samples are g(z), z from the Gaussian N(m, L L^T) that `fit_closed_form` fits to the codes of the training split;
+    they are poor where codes are far from Gaussian. For data of two levels, g(z) is the probability of 1 and samples
+    are Bernoulli draws; for other integers, the level nearest to g(z).
 
     Attributes:
         encoder: x (B, *shape), centred and scaled, -> z (B, latent).
-        decoder: z (B, latent) -> (B, D): logits where data have two levels, else x, centred and scaled.
+        decoder: z (B, latent) -> (B, D): logits for data of two levels, else x, centred and scaled.
     """
 
     m: Tensor
@@ -50,31 +54,31 @@ class Coder(Centred):
         self.register_buffer("L", torch.eye(latent))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return f(x), x (B, *shape) in the data's own units -> (B, latent)."""
+        """Return f(x), x (B, *shape) in data units -> (B, latent)."""
         return at_least_float32(self.encoder(self.scaled(x)))
 
-    def output(self, z: Tensor) -> Tensor:
-        """Return what the decoder makes of z (B, latent), as (B, *shape)."""
+    def decoder_output(self, z: Tensor) -> Tensor:
+        """Return the output of the decoder, z (B, latent) -> (B, *shape)."""
         return at_least_float32(self.decoder(z)).view(-1, *self.space.shape)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return g(z) in the data's own units, z (B, latent) -> (B, *shape) float."""
-        y = self.output(z)
+        """Return g(z) in data units, z (B, latent) -> (B, *shape) float."""
+        y = self.decoder_output(z)
         return y.sigmoid() if self.space.levels == 2 else self.standardization.inverse(y)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return g(f(x)), x (B, *shape) -> as x, float, in the data's own units."""
+        """Return g(f(x)) in data units, x (B, *shape) -> (B, *shape) float."""
         return self.decode(self.encode(x))
 
     def error(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return the error of g(z) as x (B, *shape), z (B, latent) -> (B,): nats for two levels, else squares."""
-        y = self.output(z)
+        """Return the reconstruction error, x (B, *shape), z (B, latent) -> (B,): nats for two levels, else squares."""
+        y = self.decoder_output(z)
         if self.space.levels == 2:
             return binary_cross_entropy_with_logits(y, x.to(y.dtype), reduction="none").flatten(1).sum(1)
         return (y - self.scaled(x)).square().flatten(1).sum(1)
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the mean error (), x (B, *shape)."""
+        """Return the mean reconstruction error (), x (B, *shape)."""
         return self.error(x, self.encode(x)).mean()
 
     @torch.no_grad()
@@ -88,22 +92,20 @@ class Coder(Centred):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) of g(z), z ~ N(m, L L^T)."""
-        x = self.decode(self.m + torch.randn(n, self.latent, device=self.m.device, dtype=self.m.dtype) @ self.L.T)
-        if not self.space.levels:
-            return x
-        x = torch.bernoulli(x) if self.space.levels == 2 else x.round().clamp(0, self.space.levels - 1)
-        return x.to(torch.uint8 if self.space.levels <= 256 else torch.int64)
+        eps = torch.randn(n, self.latent, device=self.device, dtype=self.m.dtype)
+        x = self.decode(self.m + eps @ self.L.T)
+        return self.space.to_levels(torch.bernoulli(x) if self.space.levels == 2 else x)
 
 
-class Autoencoder(Coder):
+class Autoencoder(BaseAutoencoder):
     """The autoencoder. With `hidden` empty it is linear, and its optimum spans the principal subspace.
 
     Neural networks and principal component analysis (Baldi and Hornik, 1989).
 
     Args:
-        latent: numbers in a code.
-        code: what a code is made to be by its last layer.
-        hidden: widths from data to code; the decoder has them in reverse.
+        latent: dimension of the code.
+        code: activation of the encoder's last layer.
+        hidden: widths from data to code; the decoder uses them in reverse.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Autoencoder(Coder):
         space: Space,
         *,
         latent: int = 16,
-        code: Code = "linear",
+        code: CodeActivation = "linear",
         network: NetworkName = "mlp",
         hidden: tuple[int, ...] = (256, 256),
         channels: int = 32,
@@ -119,18 +121,18 @@ class Autoencoder(Coder):
         dropout: float = 0.0,
     ) -> None:
         networks = Networks(network, hidden, channels, activation, dropout)
-        encoder = nn.Sequential(*networks.encoder(space, latent), CODES[code]())
+        encoder = nn.Sequential(*networks.encoder(space, latent), CODE_ACTIVATIONS[code]())
         super().__init__(space, latent, encoder, networks.decoder(space, latent, 1))
 
 
 class Denoising(Autoencoder):
-    """The denoising autoencoder: x is found from x + sigma eps, eps ~ N(0, I).
+    """The denoising autoencoder: x is reconstructed from x + sigma eps, eps ~ N(0, I).
 
     Extracting and Composing Robust Features with Denoising Autoencoders (2008), eq. 4, with Gaussian corruption.
 
     Args:
-        sigma: of the noise, in the data's own units: levels of integers.
-        **options: as `Autoencoder` takes them.
+        sigma: standard deviation of the noise, in data units (levels for integers).
+        **options: of `Autoencoder`.
     """
 
     def __init__(self, space: Space, *, sigma: float, **options: Any) -> None:
@@ -138,29 +140,29 @@ class Denoising(Autoencoder):
         self.sigma = sigma
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the mean error () of g(f(x + sigma eps)) as x (B, *shape)."""
+        """Return the mean error () of g(f(x + sigma eps)) as a reconstruction of x (B, *shape)."""
         y = self.scaled(x)
         z = self.encoder(y + self.sigma / self.scale * torch.randn_like(y))
         return self.error(x, z).mean()
 
 
-def sparsity(z: Tensor, rho: float) -> Tensor:
-    """Return sum_j KL(rho || mean_b z_bj) in nats (), z (B, Z) in (0, 1), of coins of those means."""
-    mean = z.mean(0).clamp(EDGE, 1 - EDGE)
+def kl_sparsity(z: Tensor, rho: float) -> Tensor:
+    """Return sum_j KL(rho || mean_b z_bj) between Bernoulli distributions, in nats (), z (B, Z) in (0, 1)."""
+    mean = z.mean(0).clamp(MIN_ACTIVATION, 1 - MIN_ACTIVATION)
     return (rho * (rho / mean).log() + (1 - rho) * ((1 - rho) / (1 - mean)).log()).sum()
 
 
 class Sparse(Autoencoder):
-    """The sparse autoencoder: few units of a code are active for any one point; there may be more than D.
+    """The sparse autoencoder: few units of the code are active for any one point; there may be more than D units.
 
-    Penalties: "kl", of sigmoid units whose mean over a batch should be rho (Lee, Ekanadham and Ng, Sparse deep belief
+    Penalties: "kl", for sigmoid units whose mean over a batch should be rho (Lee, Ekanadham and Ng, Sparse deep belief
     net model for visual area V2, 2007; Ng, Sparse autoencoder, 2011, with the KL); "l1", sum_j z_j of rectified units
-    (Olshausen and Field, Emergence of simple-cell receptive field properties, 1996), which a decoder of large weights
-    escapes by small codes: give it weight decay.
+    (Olshausen and Field, Emergence of simple-cell receptive field properties, 1996). The decoder can evade "l1" by
+    large weights and small codes, so combine it with weight decay.
 
     Args:
-        weight: of the penalty, beside the error.
-        rho: the mean activation that is asked for; "l1" has none.
+        weight: of the penalty.
+        rho: target of the mean activation, for "kl".
     """
 
     def __init__(
@@ -184,13 +186,13 @@ class Sparse(Autoencoder):
         self.penalty, self.weight, self.rho = penalty, weight, rho
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the mean error and the penalty (), x (B, *shape)."""
+        """Return the mean error plus the weighted penalty (), x (B, *shape)."""
         z = self.encode(x)
-        penalty = sparsity(z, self.rho) if self.penalty == "kl" else z.sum(1).mean()
+        penalty = kl_sparsity(z, self.rho) if self.penalty == "kl" else z.sum(1).mean()
         return self.error(x, z).mean() + self.weight * penalty
 
 
-class Tied(nn.Module):
+class TiedDecoder(nn.Module):
     """z -> W^T z + c, W (Z, D) the weight of `layer`."""
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -203,8 +205,8 @@ class Tied(nn.Module):
         return linear(z, self.layer.weight.T, self.c)
 
 
-class Contractive(Coder):
-    """The contractive autoencoder: z = sigmoid(W x + b), g(z) = W^T z + c, and a code that moves little with x.
+class Contractive(BaseAutoencoder):
+    """The contractive autoencoder: z = sigmoid(W x + b), g(z) = W^T z + c, with a penalty on the encoder's Jacobian J.
 
     Contractive Auto-Encoders: Explicit Invariance During Feature Extraction (2011), eq. 4 and 9: the loss is the
     error + weight |J|_F^2, |J|_F^2 = sum_j (z_j (1 - z_j))^2 sum_i W_ji^2, x centred and scaled.
@@ -212,15 +214,15 @@ class Contractive(Coder):
 
     def __init__(self, space: Space, *, latent: int = 128, weight: float = 0.1) -> None:
         layer = nn.Linear(space.dims, latent)
-        super().__init__(space, latent, nn.Sequential(nn.Flatten(), layer, nn.Sigmoid()), Tied(layer))
+        super().__init__(space, latent, nn.Sequential(nn.Flatten(), layer, nn.Sigmoid()), TiedDecoder(layer))
         self.layer, self.weight = layer, weight
 
-    def contraction(self, z: Tensor) -> Tensor:
-        """Return |J|_F^2 of the encoder where its code is z, (B, latent) -> (B,)."""
+    def squared_jacobian_norm(self, z: Tensor) -> Tensor:
+        """Return |J|_F^2 of the encoder, as a function of the code z (B, latent) -> (B,)."""
         with full_precision(z):
             return (z * (1 - z)).square() @ self.layer.weight.square().sum(1)
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the mean error and the penalty (), x (B, *shape)."""
+        """Return the mean error plus the weighted penalty (), x (B, *shape)."""
         z = self.encode(x)
-        return (self.error(x, z) + self.weight * self.contraction(z)).mean()
+        return (self.error(x, z) + self.weight * self.squared_jacobian_norm(z)).mean()

@@ -1,4 +1,4 @@
-"""Principal component analysis, in closed form, and the Gaussian that makes it a density."""
+"""Principal component analysis in closed form, and probabilistic PCA for its likelihood."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from genbench.suite import Kind
 
 __all__ = ["PCA"]
 
-NOISE = 1 / 12  # the variance of u ~ U[0, 1)
-FLOOR = 1e-12  # of a variance; of reals, over the largest
+DEQUANTIZATION_VARIANCE = 1 / 12  # of u ~ U[0, 1)
+MIN_VARIANCE = 1e-12  # for reals, relative to the largest
 
 
 class PCA(Model):
-    """Projection on the leading eigenvectors of the covariance; fitted in `fit_closed_form` alone (use steps: 0).
+    """Projection on the leading eigenvectors of the covariance, fitted by `fit_closed_form` only (use steps: 0).
 
     Probabilistic Principal Component Analysis (1999), eq. 6 to 8: x ~ N(mu, C) with
 
         C = V diag(lambda) V^T + sigma^2 (I - V V^T),
 
-    V (D, Z) the leading eigenvectors, lambda (Z,) their eigenvalues, sigma^2 the mean of the discarded ones. It is
-    exact on reals; integers get uniform noise u in [0, 1)^D, whose variance is added, and it is a bound on them.
-    Codes z = V^T (x - mu) are in the data's own units: what is lost is the sum of the discarded eigenvalues. float64.
+    V (D, Z) the leading eigenvectors, lambda (Z,) their eigenvalues, sigma^2 the mean of the discarded ones. The
+    likelihood of reals is exact. For integers it is a bound by uniform dequantization noise u in [0, 1)^D, whose
+    variance is added to C. Codes z = V^T (x - mu) are in data units, so the mean squared error of a reconstruction is
+    the sum of the discarded eigenvalues. Computed in float64.
 
     Raises:
         ValueError: `latent` is not between 1 and D.
@@ -44,14 +45,14 @@ class PCA(Model):
         self.mu = nn.Parameter(torch.zeros(D, dtype=torch.float64))
         self.V = nn.Parameter(torch.eye(D, latent, dtype=torch.float64))
         self.eigenvalues = nn.Parameter(torch.ones(latent, dtype=torch.float64))
-        self.discarded = nn.Parameter(torch.ones((), dtype=torch.float64))  # the mean of the others
+        self.discarded = nn.Parameter(torch.ones((), dtype=torch.float64))  # mean of the other eigenvalues
         if space.levels:
             self.likelihood = "bound"
             self.dequantization = Uniform(space)
 
     @torch.no_grad()
     def fit_closed_form(self, x: Tensor) -> None:
-        """Take mean, eigenvectors and eigenvalues of the covariance of the training split x (N, *shape)."""
+        """Compute mean, eigenvectors and eigenvalues of the covariance of the training split x (N, *shape)."""
         flat = x.flatten(1).double()
         self.mu.copy_(flat.mean(0))
         values, vectors = torch.linalg.eigh(torch.cov(flat.T, correction=0).view(self.space.dims, -1))
@@ -62,26 +63,28 @@ class PCA(Model):
 
     @property
     def variances(self) -> tuple[Tensor, Tensor]:
-        """Variances along V, (Z,), and across, (): the eigenvalues, and for integers that of the noise besides."""
+        """Variances along V, (Z,), and orthogonal to it, (): eigenvalues, plus that of the noise for integers."""
         if self.space.levels:
-            return self.eigenvalues.clamp(min=FLOOR) + NOISE, self.discarded.clamp(min=FLOOR) + NOISE
-        floor = FLOOR * self.eigenvalues.max().clamp(min=torch.finfo(torch.float64).tiny)
+            return self.eigenvalues.clamp(min=MIN_VARIANCE) + DEQUANTIZATION_VARIANCE, self.discarded.clamp(
+                min=MIN_VARIANCE
+            ) + DEQUANTIZATION_VARIANCE
+        floor = MIN_VARIANCE * self.eigenvalues.max().clamp(min=torch.finfo(torch.float64).tiny)
         return self.eigenvalues.clamp(min=floor), self.discarded.clamp(min=floor)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return V^T (x - mu), x (B, *shape) -> (B, Z) float, in the data's own units."""
+        """Return V^T (x - mu) in data units, x (B, *shape) -> (B, Z) float."""
         return ((x.flatten(1).double() - self.mu) @ self.V).float()
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return mu + V z, z (B, Z) -> (B, *shape) float, in the data's own units."""
+        """Return mu + V z in data units, z (B, Z) -> (B, *shape) float."""
         return (self.mu + z.double() @ self.V.T).float().view(-1, *self.space.shape)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the projection of x (B, *shape) on the principal subspace, float."""
+        """Return the projection on the principal subspace, x (B, *shape) -> (B, *shape) float."""
         return self.decode(self.encode(x))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log N(x; mu, C) in nats, x (B, *shape) -> (B,); on integers, the bound log N(x + u; mu + 1/2, C)."""
+        """Return log N(x; mu, C) in nats, x (B, *shape) -> (B,); for integers the bound log N(x + u; mu + 1/2, C)."""
         levels = self.space.levels
         d = (self.dequantization(x)[0].double() * levels - 0.5 if levels else x.double()).flatten(1) - self.mu
         along, across = self.variances
@@ -91,13 +94,13 @@ class PCA(Model):
         return -0.5 * ((z.square() / along).sum(1) + rest / across + log_det + D * math.log(2 * math.pi))
 
     def sample(self, n: int) -> Tensor:
-        """Return n samples (n, *shape) of N(mu, C); on integers rounded to the nearest level."""
+        """Return n samples (n, *shape) of N(mu, C), rounded to the nearest level for integers."""
         along, across = self.variances
-        eps = torch.randn(n, self.space.dims, device=self.mu.device, dtype=self.mu.dtype) * across.sqrt()
-        z = torch.randn(n, self.latent, device=self.mu.device, dtype=self.mu.dtype) * along.sqrt()
+        eps = torch.randn(n, self.space.dims, device=self.device, dtype=self.mu.dtype) * across.sqrt()
+        z = torch.randn(n, self.latent, device=self.device, dtype=self.mu.dtype) * along.sqrt()
         x = (self.mu + eps + (z - eps @ self.V) @ self.V.T).float().view(n, *self.space.shape)
         return self.dequantization.inverse((x + 0.5) / self.space.levels) if self.space.levels else x
 
     def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
-        """Return nobody."""
+        """Return no losses: there are no gradient steps."""
         return []

@@ -1,4 +1,4 @@
-"""What exact models of integers share: a distribution over the levels of each dimension, told by those before it."""
+"""The base of autoregressive models of integers: a distribution over levels for each dimension given earlier ones."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from genbench.nets.precision import at_least_float32
 from genbench.suite import Kind
 
 
-class Autoregressive(Model):
-    """p(x) = prod_i p(x_i | x_1 .. x_(i-1)) of integers: a logit for each level, or for x_i = 1 where there are two.
+class AutoregressiveModel(Model):
+    """p(x) = prod_i p(x_i | x_1 .. x_(i-1)) of integers: K logits per dimension, or that of x_i = 1 if K = 2.
 
     Raises:
-        ValueError: the space is of reals.
+        ValueError: the data are reals.
     """
 
     likelihood: Kind | None = "exact"
 
     def __init__(self, space: Space) -> None:
         if space.levels is None:
-            raise ValueError(f"{type(self).__name__} gives probabilities of integers, and these data are reals")
+            raise ValueError(f"{type(self).__name__} needs integer data, got reals")
         super().__init__(space)
         self.levels = space.levels
         self.conditional = Bernoulli(space) if space.levels == 2 else Categorical(space)
@@ -35,16 +35,21 @@ class Autoregressive(Model):
         """Return the logits of each dimension given those before it, x (B, *shape) -> (B, 1 or K, D)."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, exactly, x (B, *shape) integers -> (B,)."""
+        """Return the exact log p(x) in nats, x (B, *shape) integers -> (B,)."""
         theta = at_least_float32(self.logits(x))
         return self.conditional.log_prob(theta, x.flatten(1).to(theta.dtype)).sum(1)
 
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """The dtype of the parameters."""
+        return next(self.parameters()).dtype
+
     def scaled(self, x: Tensor) -> Tensor:
-        """Return levels 0..K-1 as floats from -1 to 1."""
-        return x.to(next(self.parameters()).dtype) * (2 / (self.levels - 1)) - 1
+        """Return levels 0..K-1 as floats in [-1, 1]."""
+        return x.to(self.network_dtype) * (2 / (self.levels - 1)) - 1
 
 
-def raster(shape: tuple[int, ...]) -> Tensor:
-    """Return the order (D,) in which dimensions come: pixels row by row, the channels of each together."""
-    places = torch.arange(torch.Size(shape).numel()).view(shape)
-    return places.permute(1, 2, 0).flatten() if len(shape) == 3 else places.flatten()
+def raster_order(shape: tuple[int, ...]) -> Tensor:
+    """Return the order of dimensions (D,): pixels row by row, the channels of a pixel next to each other."""
+    index = torch.arange(torch.Size(shape).numel()).view(shape)
+    return index.permute(1, 2, 0).flatten() if len(shape) == 3 else index.flatten()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.autoregressive.discrete import Autoregressive, raster
+from genbench.models.autoregressive.discrete import AutoregressiveModel, raster_order
 from genbench.nets import masked
 from genbench.nets.activations import Activation
 from genbench.nets.precision import at_least_float32
@@ -17,26 +17,26 @@ from genbench.nets.precision import at_least_float32
 __all__ = ["MADE"]
 
 
-def orders_of(shape: tuple[int, ...], count: int) -> list[list[int]]:
-    """Return `count` orders of the dimensions: row by row, that backwards, and then random ones, ever the same."""
-    first, generator = raster(shape), torch.Generator().manual_seed(0)
-    drawn = [torch.randperm(len(first), generator=generator) for _ in range(count - 2)]
-    return [order.tolist() for order in (first, first.flip(0), *drawn)][:count]
+def dimension_orders(shape: tuple[int, ...], count: int) -> list[list[int]]:
+    """Return `count` orders of the dimensions: row by row, its reverse, then fixed random permutations."""
+    first, generator = raster_order(shape), torch.Generator().manual_seed(0)
+    random = [torch.randperm(len(first), generator=generator) for _ in range(count - 2)]
+    return [order.tolist() for order in (first, first.flip(0), *random)][:count]
 
 
-class MADE(Autoregressive):
-    """One masked perceptron gives every conditional; with several orders, the mixture of one network for each.
+class MADE(AutoregressiveModel):
+    """A masked MLP that computes all conditionals at once; with several orders, a mixture of one MLP per order.
 
-    The paper's ensemble (section 4.2) shares one network among its orders, which here have one each, trained apart:
-    log p(x) = log 1/M sum_m p_m(x) is exact. Levels go in as numbers from -1 to 1.
+    The paper's ensemble (section 4.2) shares one network among orders. Here each order has its own, trained
+    independently, and log p(x) = log 1/M sum_m p_m(x) is exact. Levels are scaled to [-1, 1].
 
     Args:
-        hidden: widths of the layers; D - 1 or more in each, or some dimension is not told of all before it.
-        orders: M, how many: row by row, that backwards, then random ones.
-        residual: h + f(h) in place of f(h), between layers of equal width.
+        hidden: widths of the hidden layers; below D - 1 units, some conditionals miss some earlier dimensions.
+        orders: M, the number of orders: row by row, its reverse, then random ones.
+        residual: use h + f(h) instead of f(h) between layers of equal width.
 
     Raises:
-        ValueError: the space is of reals, or there is no order.
+        ValueError: the data are reals, or `orders` is below 1.
     """
 
     def __init__(
@@ -63,47 +63,47 @@ class MADE(Autoregressive):
                 residual=residual,
                 zero=True,
             )
-            for order in orders_of(space.shape, orders)
+            for order in dimension_orders(space.shape, orders)
         )
 
-    def given(self, net: nn.Module, x: Tensor) -> Tensor:
-        """Return the logits that one network says, x (B, *shape) -> (B, 1 or K, D)."""
+    def logits_of(self, net: nn.Module, x: Tensor) -> Tensor:
+        """Return the logits of one network, x (B, *shape) -> (B, 1 or K, D)."""
         theta = at_least_float32(net(self.scaled(x.flatten(1))))
         return theta.view(len(x), self.space.dims, -1).mT
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits in the first order, x (B, *shape) -> (B, 1 or K, D)."""
-        return self.given(self.nets[0], x)
+        return self.logits_of(self.nets[0], x)
 
-    def of_each(self, x: Tensor) -> Tensor:
-        """Return log p_m(x) in nats of each order, x (B, *shape) -> (M, B)."""
-        levels = x.flatten(1).to(next(self.parameters()).dtype)
-        return torch.stack([self.conditional.log_prob(self.given(net, x), levels).sum(1) for net in self.nets])
+    def log_prob_per_order(self, x: Tensor) -> Tensor:
+        """Return log p_m(x) in nats for each order m, x (B, *shape) -> (M, B)."""
+        levels = x.flatten(1).to(self.network_dtype)
+        return torch.stack([self.conditional.log_prob(self.logits_of(net, x), levels).sum(1) for net in self.nets])
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) = log 1/M sum_m p_m(x) in nats, x (B, *shape) -> (B,)."""
-        return self.of_each(x).logsumexp(0) - math.log(len(self.nets))
+        return self.log_prob_per_order(x).logsumexp(0) - math.log(len(self.nets))
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the mean of -log p_m(x) over orders and batch, (): each network learns as if alone."""
-        return -self.of_each(x).mean(1).sum()
+        """Return the sum over orders of the mean of -log p_m(x) (), x (B, *shape): networks train independently."""
+        return -self.log_prob_per_order(x).mean(1).sum()
 
     def sample(self, n: int) -> Tensor:
-        """Return n samples (n, *shape), each by a network drawn for it, one dimension after another."""
-        of = torch.randint(len(self.nets), (n,), device=next(self.parameters()).device)
-        x = torch.empty(n, self.space.dims, dtype=self.conditional.dtype, device=of.device)
+        """Return n samples (n, *shape), each by a random network, one dimension after another."""
+        component = torch.randint(len(self.nets), (n,), device=self.device)
+        x = torch.empty(n, self.space.dims, dtype=self.space.dtype, device=self.device)
         for m, net in enumerate(self.nets):
             assert isinstance(net, masked.MADE)
-            x[of == m] = self.unrolled(net, int((of == m).sum()))
+            x[component == m] = self.sample_from(net, int((component == m).sum()))
         return x.view(n, *self.space.shape)
 
-    def unrolled(self, net: masked.MADE, n: int) -> Tensor:
+    def sample_from(self, net: masked.MADE, n: int) -> Tensor:
         """Return n samples (n, D) of one network."""
-        drawn: dict[int, Tensor] = {}
+        columns: dict[int, Tensor] = {}
 
-        def choose(i: int, y: Tensor) -> Tensor:
-            drawn[i] = self.conditional.sample(y.unsqueeze(2))
-            return self.scaled(drawn[i])
+        def sample_dimension(i: int, y: Tensor) -> Tensor:
+            columns[i] = self.conditional.sample(y.unsqueeze(2))
+            return self.scaled(columns[i])
 
-        net.unroll(n, choose)
-        return torch.cat([drawn[i] for i in range(self.space.dims)], 1)
+        net.unroll(n, sample_dimension)
+        return torch.cat([columns[i] for i in range(self.space.dims)], 1)

@@ -1,4 +1,4 @@
-"""A causal transformer over pixels: Generative Pretraining from Pixels (2020), small, with no clustering of colours."""
+"""A causal transformer over pixels: Generative Pretraining from Pixels (2020), without clustering of colours."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from genbench.dataset import Space
-from genbench.models.autoregressive.discrete import Autoregressive, raster
+from genbench.models.autoregressive.discrete import AutoregressiveModel, raster_order
 from genbench.nets.transformer import Past, Transformer
 
 __all__ = ["PixelTransformer"]
 
 
-class PixelTransformer(Autoregressive):
-    """Each dimension is a token, an embedding of its level; pixels come row by row, the channels of each in turn.
+class PixelTransformer(AutoregressiveModel):
+    """A transformer with one token per dimension, an embedding of its level, in raster order.
 
     Args:
-        channels, layers, heads: the width of the transformer, its depth, and how many heads its attention has.
-        expansion: of the perceptron of each layer, over the channels.
+        channels, layers, heads: width, depth and attention heads of the transformer.
+        expansion: width of the MLP in each layer, in multiples of `channels`.
         dropout: on every residual branch.
 
     Raises:
-        ValueError: the space is of reals, or `heads` does not divide the channels.
+        ValueError: the data are reals, or `heads` does not divide `channels`.
     """
 
     order: Tensor
@@ -38,7 +38,7 @@ class PixelTransformer(Autoregressive):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(space)
-        self.register_buffer("order", raster(space.shape), persistent=False)
+        self.register_buffer("order", raster_order(space.shape), persistent=False)
         self.net = Transformer(
             self.levels,
             self.conditional.parameters,
@@ -51,20 +51,20 @@ class PixelTransformer(Autoregressive):
             zero=True,
         )
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """Return levels as the network takes them, one-hot, x (...) -> (..., K)."""
+    def one_hot_tokens(self, x: Tensor) -> Tensor:
+        """Return levels as the one-hot input of the network, x (...) -> (..., K)."""
         return one_hot(x.long(), self.levels).to(self.net.positions.dtype)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of each dimension, x (B, *shape) -> (B, 1 or K, D)."""
-        y: Tensor = self.net(self.tokens(x.flatten(1)[:, self.order]))
+        y: Tensor = self.net(self.one_hot_tokens(x.flatten(1)[:, self.order]))
         return y.mT[:, :, self.order.argsort()]
 
     def sample(self, n: int) -> Tensor:
-        """Return n samples (n, *shape), token by token, with the keys and values of those drawn kept."""
+        """Return n samples (n, *shape), one token at a time with a cache of keys and values."""
         past: Past = {}
         x = self.order.new_zeros(n, 0)
         for t in range(self.space.dims):
-            y = self.net.step(self.tokens(x[:, -1] if t else self.order.new_zeros(n)), t, past)
+            y = self.net.step(self.one_hot_tokens(x[:, -1] if t else self.order.new_zeros(n)), t, past)
             x = torch.cat((x, self.conditional.sample(y.unsqueeze(2)).long()), 1)
-        return x[:, self.order.argsort()].view(n, *self.space.shape).to(self.conditional.dtype)
+        return x[:, self.order.argsort()].view(n, *self.space.shape).to(self.space.dtype)

@@ -1,1 +1,1 @@
-"""Representation learners by contrast: pairs that belong together among others that do not."""
+"""Contrastive representation learning: matching pairs against all other pairs of a batch."""

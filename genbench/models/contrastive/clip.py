@@ -1,4 +1,4 @@
-"""CLIP: unit vectors of images and of texts, near where they belong together."""
+"""CLIP: unit vectors of images and texts, similar for matching pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import normalize, one_hot, pad
 
 from genbench.dataset import Space
 from genbench.model import MakeOptimizer, Model, OptimizedLoss
-from genbench.models.contrastive.losses import matching
+from genbench.models.contrastive.losses import symmetric_cross_entropy
 from genbench.nets.augmentations import Augmentation
 from genbench.nets.coders import Networks
 from genbench.nets.precision import at_least_float32, full_precision
@@ -19,27 +19,28 @@ from genbench.nets.transformer import Transformer
 
 __all__ = ["CLIP"]
 
-START, TOP = 0.07, 100.0  # temperature at the start, and largest factor on cosines (section 2.5)
+INITIAL_TEMPERATURE = 0.07  # section 2.5
+MAX_LOGIT_SCALE = 100.0  # section 2.5
 
 
 class CLIP(Model):
-    """Learning Transferable Visual Models From Natural Language Supervision (2021), figure 3: it has codes alone.
+    """Learning Transferable Visual Models From Natural Language Supervision (2021), figure 3. It cannot generate.
 
-    A point is the levels of an image, flattened, and then the letters of its text. A convolutional encoder turns
-    images into unit vectors; a causal transformer reads letters, and its output after the last is the text's, as in
-    section 2.4. Both are learned from nothing. Where texts of a batch are equal, theirs are no negative pairs: targets
-    are spread over equal texts (`matching`).
+    A data point is the levels of an image, flattened, followed by the letters of its text. A convolutional encoder maps
+    images to unit vectors; a causal transformer reads the letters, and its output after the last one is mapped to the
+    unit vector of the text (section 2.4). Both are trained from scratch. Equal texts in a batch are not negatives of
+    each other: the target distribution is uniform over equal texts (`symmetric_cross_entropy`).
 
     Args:
         image: channels, height and width.
         shades: levels of a pixel.
-        latent: dimensions of the vectors.
+        latent: dimension of the unit vectors.
         channels: of the image encoder's convolutions.
         width, depth, heads: of the transformer.
-        shift, rotation, scale: furthest changes of a training image, as in `Augmentation`.
+        shift, rotation, scale: largest changes of a training image, as in `Augmentation`.
 
     Raises:
-        ValueError: points of `space` are not integers, or not longer than the image.
+        ValueError: the data are not vectors of integers, or not longer than the image.
     """
 
     generative = False
@@ -62,12 +63,12 @@ class CLIP(Model):
         super().__init__(space)
         self.image, self.shades, self.pixels = image, shades, math.prod(image)
         if space.levels is None or len(space.shape) != 1 or space.dims <= self.pixels:
-            raise ValueError(f"an image of shape {image} and letters, all integers, are no points of {space}")
+            raise ValueError(f"CLIP needs integer vectors of {self.pixels} pixels and at least one letter, got {space}")
         self.letters, self.symbols = space.dims - self.pixels, space.levels
-        self.augmented = Augmentation(shift, rotation, scale, noise=0, erasing=0)
-        self.seeing = Networks("convnet", channels=channels).encoder(Space(image), latent)
-        self.reading = Transformer(self.symbols, latent, self.letters + 1, width=width, depth=depth, heads=heads)
-        self.t = nn.Parameter(torch.tensor(math.log(1 / START)))
+        self.augment = Augmentation(shift, rotation, scale, noise=0, erasing=0)
+        self.image_encoder = Networks("convnet", channels=channels).encoder(Space(image), latent)
+        self.text_encoder = Transformer(self.symbols, latent, self.letters + 1, width=width, depth=depth, heads=heads)
+        self.t = nn.Parameter(torch.tensor(math.log(1 / INITIAL_TEMPERATURE)))  # log of the factor on cosines
 
     def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (B, *image), float in [0, 1], and texts (B, letters) of points x (B, D)."""
@@ -75,16 +76,16 @@ class CLIP(Model):
         return pixels.float().view(-1, *self.image) / (self.shades - 1), texts
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Return unit vectors (B, latent) of images (B, *image), float in [0, 1]."""
-        return normalize(at_least_float32(self.seeing(images)), dim=1)
+        """Return unit vectors of images (B, *image), float in [0, 1] -> (B, latent)."""
+        return normalize(at_least_float32(self.image_encoder(images)), dim=1)
 
     def embed_texts(self, texts: Tensor) -> Tensor:
-        """Return unit vectors (B, latent) of texts (B, letters) of integers: what is said after the last letter."""
+        """Return unit vectors of texts (B, letters) of integers -> (B, latent): the output after the last letter."""
         letters = one_hot(texts.long(), self.symbols).float()
-        return normalize(at_least_float32(self.reading(pad(letters, (0, 0, 0, 1)))[:, -1]), dim=1)
+        return normalize(at_least_float32(self.text_encoder(pad(letters, (0, 0, 0, 1)))[:, -1]), dim=1)
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return cosines (I, T) of images (I, *image) with texts (T, letters)."""
+        """Return the cosines of images (I, *image) and texts (T, letters), (I, T)."""
         a, b = self.embed_images(images), self.embed_texts(texts)
         with full_precision(a):
             return a @ b.T
@@ -94,18 +95,18 @@ class CLIP(Model):
         return self.embed_images(self.parted(x)[0])
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the symmetric cross-entropy () of finding changed images' texts and texts' images, x (B, D)."""
+        """Return the symmetric cross-entropy () of matching augmented images and texts, x (B, D)."""
         images, texts = self.parted(x)
-        together = (texts[:, None] == texts[None]).all(2)
-        return matching(self.t.exp() * self.similarity(self.augmented(images), texts), together)
+        positive = (texts[:, None] == texts[None]).all(2)
+        return symmetric_cross_entropy(self.t.exp() * self.similarity(self.augment(images), texts), positive)
 
     def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
-        """Return one, after whose every move the factor is clipped."""
-        moves = optimizer(self.parameters())
-        moves.register_step_post_hook(self.clip)
-        return [OptimizedLoss(self.loss, moves)]
+        """Return the loss, with an optimizer that limits the logit scale after each step."""
+        adapted = optimizer(self.parameters())
+        adapted.register_step_post_hook(self.limit_logit_scale)
+        return [OptimizedLoss(self.loss, adapted)]
 
     @torch.no_grad()
-    def clip(self, *_: Any) -> None:
-        """Let the factor on cosines be at most 100."""
-        self.t.clamp_(max=math.log(TOP))
+    def limit_logit_scale(self, *_: Any) -> None:
+        """Clamp the factor on cosines to at most 100."""
+        self.t.clamp_(max=math.log(MAX_LOGIT_SCALE))

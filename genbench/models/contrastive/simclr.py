@@ -1,4 +1,4 @@
-"""SimCLR: codes in which two changed views of an image are near and those of other images far."""
+"""SimCLR: representations in which two augmented views of an image are similar and different images are not."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["SimCLR"]
 
 
 class SimCLR(Model):
-    """A Simple Framework for Contrastive Learning of Visual Representations (2020), algorithm 1: it has codes alone.
+    """A Simple Framework for Contrastive Learning of Visual Representations (2020), algorithm 1. It cannot generate.
 
-    Without batch normalisation, so that no code depends on the batch, and with the changes that leave a digit as it
-    is: nothing is mirrored or coloured.
+    Without batch normalisation, so that a representation does not depend on the batch, and only with augmentations that
+    preserve digits: no mirroring, no changes of colour.
 
     Args:
-        latent: numbers in a code h = f(x).
-        projection: numbers in g(h), which are compared in training.
+        latent: dimension of the representation h = f(x).
+        projection: dimension of g(h), which the loss compares.
         channels: of the convolutions of f.
         tau: the temperature.
-        shift, rotation, scale, noise, erasing: furthest changes of a view, as in `Augmentation`.
+        shift, rotation, scale, noise, erasing: largest changes of a view, as in `Augmentation`.
 
     Raises:
-        ValueError: points of `space` are not images.
+        ValueError: the data are not images.
     """
 
     generative = False
@@ -50,7 +50,7 @@ class SimCLR(Model):
     ) -> None:
         super().__init__(space)
         self.standardization = None if space.levels else Standardization(space)
-        self.tau, self.augmented = tau, Augmentation(shift, rotation, scale, noise, erasing)
+        self.tau, self.augment = tau, Augmentation(shift, rotation, scale, noise, erasing)
         self.f = Networks("convnet", channels=channels).encoder(space, latent)
         self.g = nn.Sequential(nn.ReLU(), nn.Linear(latent, latent), nn.ReLU(), nn.Linear(latent, projection))
 
@@ -68,7 +68,7 @@ class SimCLR(Model):
         return h
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the NT-Xent () of g(f(.)) of two views of each of x (B, *shape)."""
+        """Return the NT-Xent loss () of g(f(.)) between two views of each point of x (B, *shape)."""
         x = self.scaled(x)
-        a, b = self.g(self.f(torch.cat((self.augmented(x), self.augmented(x))))).chunk(2)
+        a, b = self.g(self.f(torch.cat((self.augment(x), self.augment(x))))).chunk(2)
         return nt_xent(a, b, self.tau)

@@ -1,6 +1,6 @@
-"""What keeps a critic from being steep: weights clipped after each of its steps, and a penalty on its gradient.
+"""Lipschitz constraints on a critic: weight clipping after each step, and a penalty on its gradient.
 
-The third way, spectral normalisation, is `spectral_norm_` of the kernels.
+The third constraint, spectral normalisation, is `spectral_norm_` in genbench_kernels.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from genbench.nets.precision import at_least_float32
 
 
-def clipped(optimizer: Optimizer, c: float) -> Optimizer:
-    """Return `optimizer`, which now puts every weight back into [-c, c] after each step (Wasserstein GAN, 2017)."""
+def clip_weights_after_steps(optimizer: Optimizer, c: float) -> Optimizer:
+    """Return `optimizer`, changed to clamp its parameters to [-c, c] after each step (Wasserstein GAN, 2017)."""
 
     def clip(optimizer: Optimizer, *_: Any) -> None:
         with torch.no_grad():
@@ -28,7 +28,7 @@ def clipped(optimizer: Optimizer, c: float) -> Optimizer:
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """Return the mean of (|grad v(x)| - 1)^2 at points x drawn evenly between real and fake, each (B, *shape) -> ().
+    """Return the mean of (|grad v(x)| - 1)^2 over x uniform between real and fake points, each (B, *shape) -> ().
 
     Improved Training of Wasserstein GANs (2017), eq. 3.
     """

@@ -1,4 +1,4 @@
-"""A generator and its samples: x = G(z), z ~ N(0, I), of which no density is known."""
+"""Implicit models: samples x = G(z), z ~ N(0, I), without a tractable density."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from genbench.nets.dcgan import Norm
 from genbench.standardization import Standardization
 
 
-class Implicit(Model):
-    """G(z), and a critic v(x).
+class ImplicitModel(Model):
+    """A generator G(z) and a critic v(x).
 
-    Integers 0..K-1 are numbers from -1 to 1 to both, where G's tanh keeps to; reals are standardized. A sample of
+    Both networks see integers 0..K-1 scaled to [-1, 1], the range of G's tanh, and standardized reals. A sample of
     integers is the level nearest to G(z).
 
-    With averaged weights (`optimizer.ema`; the critic's are averaged too, to no harm) it is those that generate, and
-    `fit_closed_form` takes the statistics of batch normalisation, which are no parameters, anew for them.
+    With averaged weights (`optimizer.ema`, which also averages the critic's, without effect) the averages generate, and
+    `fit_closed_form` recomputes the statistics of batch normalisation, which are not parameters, for them.
 
     Args:
-        latent: numbers in z.
+        latent: dimension of z.
         network, hidden, critic_hidden, activation, channels, norm: as in `Adversaries`.
     """
 
@@ -47,19 +47,23 @@ class Implicit(Model):
         self.generator = networks.generator(latent, space.shape)
         self.critic = networks.critic(space.shape)
 
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """The dtype of the networks' parameters."""
+        return next(self.parameters()).dtype
+
     def prior(self, n: int) -> Tensor:
-        """Return z (n, latent) of N(0, I)."""
-        like = next(self.generator.parameters())
-        return torch.randn(n, self.latent, device=like.device, dtype=like.dtype)
+        """Return n samples of z ~ N(0, I), (n, latent)."""
+        return torch.randn(n, self.latent, device=self.device, dtype=self.network_dtype)
 
     def generate(self, z: Tensor) -> Tensor:
-        """Return G(z) as a critic sees it, z (B, latent) -> (B, *shape)."""
+        """Return G(z) in the critic's units, z (B, latent) -> (B, *shape)."""
         x: Tensor = self.generator(z)
         return x if self.space.levels is None else x.tanh()
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Return x (B, *shape) in the data's own units as a critic sees it."""
-        x = x.to(next(self.critic.parameters()).dtype)
+        """Return x (B, *shape), in data units, in the critic's units."""
+        x = x.to(self.network_dtype)
         if self.standardization is not None:
             y: Tensor = self.standardization(x)
             return y
@@ -67,7 +71,7 @@ class Implicit(Model):
         return x * (2 / (self.space.levels - 1)) - 1
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return G(z) in the data's own units, z (B, latent) -> (B, *shape) float."""
+        """Return G(z) in data units, z (B, latent) -> (B, *shape) float."""
         x = self.generate(z)
         if self.standardization is not None:
             return self.standardization.inverse(x)
@@ -76,16 +80,13 @@ class Implicit(Model):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape)."""
-        x = self.decode(self.prior(n))
-        if self.space.levels is None:
-            return x
-        return x.round().to(torch.uint8 if self.space.levels <= 256 else torch.int64)
+        return self.space.to_levels(self.decode(self.prior(n)))
 
     def critic_score(self, x: Tensor) -> Tensor:
-        """Return v(x), the higher the more x (B, *shape), in the data's own units, seems of the data, (B,)."""
+        """Return v(x), higher for points more like the data, x (B, *shape) in data units -> (B,)."""
         v: Tensor = self.critic(self.scaled(x))
         return v.squeeze(1)
 
     def fit_closed_form(self, x: Tensor) -> None:
-        """Take the statistics of batch normalisation from 16 batches of z."""
+        """Recompute the statistics of batch normalisation from 16 batches of z."""
         update_bn((self.prior(512) for _ in range(16)), self.generator)

@@ -1,13 +1,14 @@
-"""Probabilities of cells under Gaussians: what a density of reals says of integers, exactly.
+"""Probabilities of cells under Gaussians: the exact probability of integers under a density of reals.
 
 The cell of an integer is an interval in each dimension. With Sigma^-1 = U U^T, U upper triangular, and z = (x - mu) U,
-which is N(0, I), a cell is a product of intervals of z where Sigma is diagonal. In two dimensions, gamma = U_12 / U_11,
+which is N(0, I), a cell is a product of intervals of z if Sigma is diagonal. In two dimensions, with
+gamma = U_12 / U_11,
 
     P = int_A^B phi(t) [Phi(beta + gamma t) - Phi(alpha + gamma t)] dt,
 
-[A, B] and [alpha, beta] the intervals of x_1 and x_2 less mu, times U_11 and U_22. The integrand is log-concave: panels
-of Gauss-Legendre quadrature are graded towards its mode and towards both steps of Phi, at whatever scales these are.
-Beyond two dimensions no quadrature is in reach (Numerical Computation of Multivariate Normal Probabilities, 1992).
+[A, B] and [alpha, beta] the intervals of x_1 and x_2 minus mu, times U_11 and U_22. The integrand is log-concave: the
+panels of Gauss-Legendre quadrature get finer towards its mode and towards both steps of Phi, whatever their scales.
+Beyond two dimensions quadrature is too expensive (Numerical Computation of Multivariate Normal Probabilities, 1992).
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-FAR = 1e6  # stands for infinity, in units of the range of integers
-REACH = 9.0  # from the mode: beyond it is less than e^-40 of the integrand
-GRADES, NODES = 12, 8  # panels on a side of the mode, and nodes of a panel
-STEPS = torch.tensor([-8.0, -4, -2, -1, 0, 1, 2, 4, 8], dtype=torch.float64)  # edges of panels about a step of Phi
+INFINITY = 1e6  # a finite stand-in, in units of the range of integers
+REACH = 9.0  # distance from the mode beyond which the integrand is below e^-40 of its maximum
+PANELS, NODES = 12, 8  # panels on each side of the mode, and nodes per panel
+STEP_EDGES = torch.tensor([-8.0, -4, -2, -1, 0, 1, 2, 4, 8], dtype=torch.float64)  # panel edges around a step of Phi
 
 
-def cells(k: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Return the ends of the cells of integers k in units of their range, as k, float64; edges take the tails."""
+def cell_bounds(k: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Return lower and upper ends of the cells of integers k, in units of their range, float64; shapes as k.
+
+    The outermost cells extend to infinity.
+    """
     low, high = k.double() / levels, (k.double() + 1) / levels
-    return low.masked_fill(k == 0, -FAR), high.masked_fill(k == levels - 1, FAR)
+    return low.masked_fill(k == 0, -INFINITY), high.masked_fill(k == levels - 1, INFINITY)
 
 
 def log_interval(low: Tensor, high: Tensor) -> Tensor:
-    """Return log of Phi(high) - Phi(low), low < high, in the tails, too: what lies right of 0 is taken on the left."""
+    """Return log(Phi(high) - Phi(low)), low < high, accurate in both tails: positive intervals are mirrored."""
     right = low > 0
     low, high = torch.where(right, -high, low), torch.where(right, -low, high)
     above: Tensor = log_ndtr(high)
@@ -40,9 +44,9 @@ def log_interval(low: Tensor, high: Tensor) -> Tensor:
 
 
 def log_boxes(low: Tensor, high: Tensor, mu: Tensor, U: Tensor, diagonal: bool) -> Tensor:
-    """Return log P(low < x < high), low and high (B, D), under each N(mu, (U U^T)^-1), (K, D) and (K, D, D), (K, B).
+    """Return log P(low < x < high) under each N(mu, (U U^T)^-1), low, high (B, D), mu (K, D), U (K, D, D) -> (K, B).
 
-    U must be diagonal, as `diagonal` says, or D at most 2.
+    All U must be diagonal, with `diagonal` true, or D at most 2.
     """
     rates = U.diagonal(dim1=1, dim2=2)[:, None]
     a, b = ((end - mu[:, None]) * rates for end in (low, high))  # (K, B, D)
@@ -53,7 +57,7 @@ def log_boxes(low: Tensor, high: Tensor, mu: Tensor, U: Tensor, diagonal: bool) 
 
 
 def log_rectangle(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
-    """Return log of the integral above, all of one shape."""
+    """Return the log of the integral P in the module docstring; all arguments have one shape."""
 
     def log_integrand(t: Tensor) -> Tensor:
         shift = gamma.unsqueeze(-1) * t
@@ -62,30 +66,30 @@ def log_rectangle(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tens
 
     x, w = (torch.from_numpy(a).to(A) for a in np.polynomial.legendre.leggauss(NODES))
     with torch.no_grad():
-        edges = panels(A, B, alpha, beta, gamma)
-    edges = torch.minimum(torch.maximum(edges, A.unsqueeze(-1)), B.unsqueeze(-1))  # gradients reach A and B
+        edges = panel_edges(A, B, alpha, beta, gamma)
+    edges = torch.minimum(torch.maximum(edges, A.unsqueeze(-1)), B.unsqueeze(-1))  # with gradients to A and B
     half = edges.diff(dim=-1).unsqueeze(-1) / 2
     t = (edges[..., :-1].unsqueeze(-1) + half * (1 + x)).flatten(-2)
     values, weights = log_integrand(t), (half * w).flatten(-2)
-    most = values.detach().amax(-1, keepdim=True)
-    return most.squeeze(-1) + (weights * (values - most).exp()).sum(-1).log()
+    largest = values.detach().amax(-1, keepdim=True)
+    return largest.squeeze(-1) + (weights * (values - largest).exp()).sum(-1).log()
 
 
-def panels(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
-    """Return the edges of panels in order, (..., P): about the mode, and the steps at -alpha / gamma, -beta / gamma."""
-    mode, slope = mode_of(A, B, alpha, beta, gamma)
+def panel_edges(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+    """Return sorted edges of panels (..., P) around the mode and the steps at -alpha / gamma and -beta / gamma."""
+    mode, slope = find_mode(A, B, alpha, beta, gamma)
     finest = 0.1 / (2 + slope.abs())
-    share = torch.arange(GRADES + 1, device=A.device) / GRADES
-    reaches = REACH * (finest / REACH).unsqueeze(-1) ** share
+    fraction = torch.arange(PANELS + 1, device=A.device) / PANELS
+    distances = REACH * (finest / REACH).unsqueeze(-1) ** fraction
     steep = torch.where(gamma.abs() < 1e-9, 1e-9, gamma).unsqueeze(-1)
-    steps = [(STEPS.to(A) - end.unsqueeze(-1)) / steep for end in (alpha, beta)]
+    steps = [(STEP_EDGES.to(A) - end.unsqueeze(-1)) / steep for end in (alpha, beta)]
     center = mode.unsqueeze(-1)
-    edges = torch.cat((center - reaches, center, center + reaches, *steps), -1)
+    edges = torch.cat((center - distances, center, center + distances, *steps), -1)
     return torch.minimum(torch.maximum(edges, center - REACH), center + REACH).sort(-1).values
 
 
-def mode_of(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where in [A, B] the integrand is largest, and the slope of its logarithm there, by bisection."""
+def find_mode(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the maximum of the integrand in [A, B], and the slope of its logarithm at that point, by bisection."""
 
     def slope(t: Tensor) -> Tensor:
         low, high = alpha + gamma * t, beta + gamma * t
@@ -94,7 +98,7 @@ def mode_of(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) ->
 
     nearest = torch.zeros_like(A).clamp(A, B)
     mass = log_interval(alpha + gamma * nearest, beta + gamma * nearest)
-    reach = (nearest**2 - 2 * mass).sqrt()  # the integrand at the mode is at least what it is at `nearest`
+    reach = (nearest**2 - 2 * mass).sqrt()  # the integrand is at least as large at the mode as at `nearest`
     left, right = torch.maximum(A, -reach), torch.minimum(B, reach)
     for _ in range(60):
         middle = (left + right) / 2

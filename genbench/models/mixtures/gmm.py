@@ -1,4 +1,4 @@
-"""A mixture of Gaussians, each of full or diagonal covariance: the classical density model.
+"""A mixture of Gaussians with full or diagonal covariances.
 
 Maximum Likelihood from Incomplete Data via the EM Algorithm (1977), 4.3: p(x) = sum_k pi_k N(x | mu_k, Sigma_k),
 Sigma_k^-1 = U_k U_k^T with U_k upper triangular, so that log N = sum log diag U - D/2 log 2 pi - |(x - mu) U|^2 / 2.
@@ -16,24 +16,24 @@ from torch import Tensor, nn
 from genbench.dataset import Space
 from genbench.model import MakeOptimizer, Model, OptimizedLoss
 from genbench.models.dequantization import Uniform
-from genbench.models.mixtures.cells import cells, log_boxes
+from genbench.models.mixtures.cells import cell_bounds, log_boxes
 from genbench.standardization import Standardization
 
 __all__ = ["GMM"]
 
-AT_ONCE = 2**16  # numbers of an intermediate result: 512 KiB, which a cache holds
-EXACT_DIMS = 2  # in which cells of integers have probabilities by quadrature
+CHUNK_NUMEL = 2**16  # elements of an intermediate result: 512 KiB, which fits in cache
+MAX_EXACT_DIMS = 2  # up to which probabilities of integers are computed by quadrature
 Covariance = Literal["full", "diagonal"]
 
 
 class Mixture(NamedTuple):
-    """Its parameters, float64: log pi (K,), mu (K, D), U (K, D, D) upper triangular."""
+    """Parameters of a mixture, float64: log pi (K,), mu (K, D), U (K, D, D) upper triangular."""
 
     log_pi: Tensor
     mu: Tensor
     U: Tensor
 
-    def away(self, x: Tensor) -> Tensor:
+    def differences(self, x: Tensor) -> Tensor:
         """Return d = x - mu_k, x (B, D) -> (K, D, B)."""
         return x.T.contiguous() - self.mu[:, :, None]
 
@@ -44,16 +44,16 @@ class Mixture(NamedTuple):
         return (self.log_pi + log_det)[:, None] - 0.5 * (z.square().sum(1) + d.shape[1] * math.log(2 * math.pi))
 
     def chunks(self, x: Tensor) -> Iterator[Tensor]:
-        """Return x (N, D) in parts whose differences from every mean fit in a cache, but of 512 rows at least."""
-        return iter(x.split(max(512, AT_ONCE // self.mu.numel())))
+        """Return chunks of x (N, D) of at least 512 rows whose differences from all means fit in cache."""
+        return iter(x.split(max(512, CHUNK_NUMEL // self.mu.numel())))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, x (N, D) -> (N,)."""
-        return torch.cat([self.log_joint(self.away(part)).logsumexp(0) for part in self.chunks(x)])
+        return torch.cat([self.log_joint(self.differences(chunk)).logsumexp(0) for chunk in self.chunks(x)])
 
 
-def start(x: Tensor, components: int, floor: float) -> Mixture:
-    """Return equal components at points of x (N, D) far from each other, of the variances of x around them.
+def init_kmeans_plusplus(x: Tensor, components: int, floor: float) -> Mixture:
+    """Return a mixture of equal weights, centred at distant points of x (N, D), with the variances of x around them.
 
     k-means++: The Advantages of Careful Seeding (2007).
     """
@@ -61,23 +61,23 @@ def start(x: Tensor, components: int, floor: float) -> Mixture:
 
     seed = int(torch.randint(2**31, ()))
     mu = torch.from_numpy(kmeans_plusplus(x.cpu().numpy(), components, random_state=seed)[0]).to(x)
-    nearest = torch.cat([torch.cdist(part, mu).argmin(1) for part in x.split(max(1, AT_ONCE // components))])
+    nearest = torch.cat([torch.cdist(chunk, mu).argmin(1) for chunk in x.split(max(1, CHUNK_NUMEL // components))])
     variance = (x - mu[nearest]).square().mean(0) + floor
     return Mixture(
         x.new_full((components,), -math.log(components)), mu, variance.rsqrt().diag().repeat(components, 1, 1)
     )
 
 
-def em(x: Tensor, mixture: Mixture, floor: float, covariance: Covariance = "full") -> tuple[Mixture, float]:
-    """Return the mixture after one step of EM on x (N, D), and the mean log-likelihood in nats of the one before it.
+def em_step(x: Tensor, mixture: Mixture, floor: float, covariance: Covariance = "full") -> tuple[Mixture, float]:
+    """Return the mixture after one EM step on x (N, D), and the mean log-likelihood in nats of the mixture before it.
 
-    Moments are taken around the old means, a part of x at a time; `floor` is added to each variance.
+    Moments are computed around the old means, one chunk of x at a time; `floor` is added to each variance.
     """
     K, D = mixture.mu.shape
     N, first, second = x.new_full((K,), 1e-10), x.new_zeros(K, D), x.new_zeros(K, D, D)
     nats = 0.0
-    for part in mixture.chunks(x):
-        d = mixture.away(part)
+    for chunk in mixture.chunks(x):
+        d = mixture.differences(chunk)
         log_joint = mixture.log_joint(d)
         log_p = log_joint.logsumexp(0)
         r = (log_joint - log_p).exp()
@@ -92,33 +92,33 @@ def em(x: Tensor, mixture: Mixture, floor: float, covariance: Covariance = "full
 
 
 def precision_factor(Sigma: Tensor) -> Tensor:
-    """Return U, upper triangular with Sigma^-1 = U U^T, of (..., D, D)."""
+    """Return the upper triangular U with Sigma^-1 = U U^T, Sigma (..., D, D) -> (..., D, D)."""
     C = torch.linalg.cholesky(Sigma)
     inverse: Tensor = torch.linalg.solve_triangular(C, torch.eye(C.shape[-1]).to(C), upper=False)
     return inverse.mT
 
 
 class GMM(Model):
-    """Mixture of Gaussians, by expectation maximisation or by gradient.
+    """A mixture of Gaussians fitted by expectation maximization or by gradient, in float64.
 
-    It is exact on reals, which are standardized, and on integers of one or two dimensions or with diagonal covariances:
-    the probability of an integer is the mass of its cell, the edges taking the tails, as samples have it. Otherwise
-    integers get uniform noise, in [0, 1)^D, and it is a bound on them; EM is fitted with such noise in any case. All is
-    float64.
+    The likelihood is exact for reals, which are standardized, and for integers in one or two dimensions or with
+    diagonal covariances: the probability of an integer is the mass of its cell, and the outermost cells extend to
+    infinity, as in sampling. For other integers it is a bound by uniform dequantization noise in [0, 1)^D. EM on
+    integers always uses such noise.
 
     Args:
-        components: how many.
-        covariance: of each component, "full" or "diagonal".
-        fit: "em" fits in `fit_closed_form` and ignores training steps (use steps: 0); "gradient" maximizes
-            the likelihood, from the start that EM has, taken on the first batch.
-        floor: what EM adds to each variance, in standardized units or those of [0, 1)^D; by gradient no standard
-            deviation, given the other coordinates, falls under its root.
-        tolerance: EM ends when a step gains less than so many nats a point,
-        iterations: or after so many steps.
+        components: number of components.
+        covariance: "full" or "diagonal".
+        fit: "em" fits in `fit_closed_form` and ignores training steps (use steps: 0); "gradient" maximizes the
+            likelihood, starting from k-means++ on the first batch.
+        floor: EM adds it to each variance, in standardized units or those of [0, 1)^D; with "gradient", conditional
+            standard deviations are at least its square root.
+        tolerance: EM stops when a step gains fewer nats per point,
+        iterations: or after this many steps.
     """
 
     likelihood: Literal["exact", "bound", "estimate"] | None = "exact"
-    started: Tensor
+    initialized: Tensor
 
     def __init__(
         self,
@@ -135,13 +135,13 @@ class GMM(Model):
         K, D = components, space.dims
         self.fit, self.floor, self.tolerance, self.iterations = fit, floor, tolerance, iterations
         self.covariance: Covariance = covariance
-        pairs = D * (D - 1) // 2 if covariance == "full" else 0
+        count = D * (D - 1) // 2 if covariance == "full" else 0
         self.logits = nn.Parameter(torch.zeros(K, dtype=torch.float64))
         self.mu = nn.Parameter(torch.randn(K, D, dtype=torch.float64))
-        self.log_scales = nn.Parameter(torch.zeros(K, D, dtype=torch.float64))  # log of the diagonal of U
-        self.above = nn.Parameter(torch.zeros(K, pairs, dtype=torch.float64))  # the diagonal of U
+        self.log_scales = nn.Parameter(torch.zeros(K, D, dtype=torch.float64))  # log of diag U
+        self.off_diagonal = nn.Parameter(torch.zeros(K, count, dtype=torch.float64))  # entries of U above the diagonal
         self.register_buffer("started", torch.tensor(fit == "em"))
-        self.exact = space.levels is None or covariance == "diagonal" or D <= EXACT_DIMS
+        self.exact = space.levels is None or covariance == "diagonal" or D <= MAX_EXACT_DIMS
         self.likelihood = "exact" if self.exact else "bound"
         if space.levels:
             self.dequantization = Uniform(space)
@@ -149,54 +149,55 @@ class GMM(Model):
             self.standardization = Standardization(space).double()
 
     @property
-    def pairs(self) -> Tensor:
-        """The places above the diagonal of U that are not 0, (2, their number), row by row."""
+    def off_diagonal_indices(self) -> Tensor:
+        """Indices of the non-zero entries of U above its diagonal, (2, count), row by row."""
         D = self.space.dims
         return torch.triu_indices(D, D, 1 if self.covariance == "full" else D, device=self.mu.device)
 
     @property
     def mixture(self) -> Mixture:
-        """The mixture that the parameters say."""
-        K, (i, j) = len(self.mu), self.pairs
+        """The mixture with the current parameters."""
+        K, (i, j) = len(self.mu), self.off_diagonal_indices
         U = self.log_scales.clamp(max=-0.5 * math.log(self.floor)).exp().diag_embed()
-        return Mixture(self.logits.log_softmax(0), self.mu, U.index_put((torch.arange(K)[:, None], i, j), self.above))
+        U = U.index_put((torch.arange(K)[:, None], i, j), self.off_diagonal)
+        return Mixture(self.logits.log_softmax(0), self.mu, U)
 
     @torch.no_grad()
-    def take(self, mixture: Mixture) -> None:
+    def set_mixture(self, mixture: Mixture) -> None:
         """Set the parameters to `mixture`."""
-        i, j = self.pairs
+        i, j = self.off_diagonal_indices
         self.logits.copy_(mixture.log_pi)
         self.mu.copy_(mixture.mu)
         self.log_scales.copy_(mixture.U.diagonal(dim1=1, dim2=2).log())
-        self.above.copy_(mixture.U[:, i, j])
-        self.started.fill_(True)
+        self.off_diagonal.copy_(mixture.U[:, i, j])
+        self.initialized.fill_(True)
 
-    def real(self, x: Tensor, draw: int = 0) -> tuple[Tensor, Tensor | float]:
-        """Return x (B, *shape) as reals (B, D), integers by noise `draw`, and their log-density less log p(x)."""
+    def to_reals(self, x: Tensor, draw: int = 0) -> tuple[Tensor, Tensor | float]:
+        """Return x (B, *shape) as reals y (B, D), integers by noise number `draw`, and c: log p(x) = log p(y) - c."""
         if self.space.levels:
             x, log_q = self.dequantization(x, draw)
             return x.flatten(1).double(), log_q
         return self.standardization(x.double()).flatten(1), self.standardization.log_scale
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, x (B, *shape) -> (B,): of reals the density, of integers the mass or a bound."""
+        """Return log p(x) in nats, x (B, *shape) -> (B,): of reals the density, of integers the mass or its bound."""
         if self.space.levels and self.exact:
             return self.log_mass(x.flatten(1))
         return self.bound(x)
 
     def log_mass(self, k: Tensor) -> Tensor:
-        """Return log of the probability of the cells of integers k (B, D), (B,) nats."""
+        """Return the log-probability of the cells of integers in nats, k (B, D) -> (B,)."""
         log_pi, mu, U = self.mixture
-        low, high = cells(k, self.dequantization.levels)
+        low, high = cell_bounds(k, self.dequantization.levels)
         return (log_pi[:, None] + log_boxes(low, high, mu, U, self.covariance == "diagonal")).logsumexp(0)
 
     def bound(self, x: Tensor, draw: int = 0) -> Tensor:
-        """Return log p(x + u) - log q(u | x), u draw number `draw`, x (B, *shape) -> (B,) nats; of reals log p(x)."""
-        x, log_q = self.real(x, draw)
+        """Return log p(x + u) - log q(u | x) in nats, u by noise number `draw`, x (B, *shape) -> (B,)."""
+        x, log_q = self.to_reals(x, draw)
         return self.mixture.log_prob(x) - log_q
 
     def log_weights(self, x: Tensor, k: int, first: int = 0) -> Tensor:
-        """Return k such bounds with different u, x (B, *shape) -> (k, B) nats; log p(x), (1, B), where it is exact."""
+        """Return k bounds with different u in nats, x (B, *shape) -> (k, B), or log p(x), (1, B), where it is exact."""
         if self.exact:
             return self.log_prob(x).unsqueeze(0)
         return torch.stack([self.bound(x, first + i) for i in range(k)])
@@ -204,37 +205,37 @@ class GMM(Model):
     def encode(self, x: Tensor) -> Tensor:
         """Return the responsibilities p(k | x), x (B, *shape) -> (B, K)."""
         mixture = self.mixture
-        return mixture.log_joint(mixture.away(self.real(x)[0])).softmax(0).T
+        return mixture.log_joint(mixture.differences(self.to_reals(x)[0])).softmax(0).T
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape); integers where `space.levels` is set."""
         log_pi, mu, U = self.mixture
         k, z = torch.multinomial(log_pi.exp(), n, replacement=True), torch.randn(n, mu.shape[1]).to(mu)
-        inverse, size = U.inverse(), max(1, 16 * AT_ONCE // U[0].numel())  # matrices at once: 8 MiB
-        away = [part[:, None] @ inverse[i] for i, part in zip(k.split(size), z.split(size), strict=True)]
-        x = mu[k] + torch.cat(away)[:, 0]
+        inverse, size = U.inverse(), max(1, 16 * CHUNK_NUMEL // U[0].numel())  # of the gathered matrices: 8 MiB
+        offsets = [part[:, None] @ inverse[i] for i, part in zip(k.split(size), z.split(size), strict=True)]
+        x = mu[k] + torch.cat(offsets)[:, 0]
         x = x.view(n, *self.space.shape)
         return self.dequantization.inverse(x.float()) if self.space.levels else self.standardization.inverse(x).float()
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood in nats (), x (B, *shape); the first batch starts the means."""
-        if not self.started:
-            self.take(start(self.real(x)[0], len(self.mu), self.floor))
+        """Return the mean negative log-likelihood () in nats, x (B, *shape); the first batch initializes the means."""
+        if not self.initialized:
+            self.set_mixture(init_kmeans_plusplus(self.to_reals(x)[0], len(self.mu), self.floor))
         return super().loss(x)
 
     def configure_optimizers(self, optimizer: MakeOptimizer) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
-        """Return nobody where EM fits."""
+        """Return the loss, or nothing if the fit is by EM."""
         return [] if self.fit == "em" else super().configure_optimizers(optimizer)
 
     def fit_closed_form(self, x: Tensor) -> None:
-        """Fit by EM on the training split x (N, *shape), from k-means++, unless the fit is by gradient."""
+        """Fit by EM to the training split x (N, *shape), starting from k-means++; nothing if the fit is by gradient."""
         if self.fit == "gradient":
             return
-        x, last = self.real(x)[0], -math.inf
-        mixture = start(x, len(self.mu), self.floor)
+        x, last = self.to_reals(x)[0], -math.inf
+        mixture = init_kmeans_plusplus(x, len(self.mu), self.floor)
         for _ in range(self.iterations):
-            after, nats = em(x, mixture, self.floor, self.covariance)
+            after, nats = em_step(x, mixture, self.floor, self.covariance)
             if nats - last < self.tolerance:
                 break
             mixture, last = after, nats
-        self.take(mixture)
+        self.set_mixture(mixture)

@@ -54,7 +54,7 @@ class GECO(AmortisedVAE):
         self.register_buffer("constraint", torch.zeros(()))
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return (rate + lambda (distortion - target)) / max(1, lambda), x (B, *shape) -> (); in training, adapt lambda."""
+        """Return (rate + lambda (distortion - target)) / max(1, lambda), x (B, *shape) -> (); training adapts it."""
         rate, distortion = (value.mean() for value in self.rate_and_distortion(x))
         excess = distortion - self.distortion
         if self.training:
