@@ -1,8 +1,8 @@
-"""How fast flows train here, in zuko and in normflows: same architecture, data, optimizer and process, by turns.
+"""Training speed of flows in genbench, zuko and normflows: same architecture, data, optimizer and process.
 
-Vectors of D = 64 in batches of 128, networks 256-256, float32, fused Adam. Each pair has the same layers
-and networks (the numbers of parameters are printed; they differ by a gain or a last scaling, and in Glow by the zeros
-of L and U, which normflows keeps as parameters).
+Vectors of D = 64 in batches of 128, networks 256-256, float32, fused Adam. Each pair has the same layers and networks.
+The table prints the numbers of parameters; they differ by a gain or a final scaling, and in Glow by the zeros of L and
+U, which are parameters in normflows.
 
 Run:  make peers   (or python -m peers.flows_speed [FILE], with `pip install 'genbench[peers]'`)
 """
@@ -24,50 +24,54 @@ from genbench.models.flows.maf import MAF
 from genbench.models.flows.nice import NICE
 from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.realnvp import RealNVP
-from peers.normflows_flows import SplineCoupling, perceptron
-from peers.rounds import Pair, Trained, compare, trained
+from peers.normflows_flows import SplineCoupling, coupling_network
+from peers.rounds import Pair, TrainingTask, compare, training_task
 
 D, BATCH, HIDDEN = 64, 128, (256, 256)
 BINS, BOUND = 8, 5.0
 SPACE = Space((D,))
 
 
-# ------------------------------------------------------------------------------------------------------- ours
+# ---------------------------------------------------------------------------------------------------- genbench
 
 
-def ours(model: Flow) -> Trained:
-    """Return a model of genbench's and its loss."""
-    return trained(model, model.loss)
+def genbench_task(model: Flow) -> TrainingTask:
+    """Return the training task of a genbench model."""
+    return training_task(model, model.loss)
 
 
-# ----------------------------------------------------------------------------------------------------- theirs
+# --------------------------------------------------------------------------------------------- other libraries
 
 
-def of_zuko(flow: zuko.lazy.Flow) -> Trained:
-    """Return a flow of zuko's and the loss that its documentation takes."""
-    return trained(flow, lambda x: -flow().log_prob(x).mean())
+def zuko_task(flow: zuko.lazy.Flow) -> TrainingTask:
+    """Return the training task of a zuko flow, with the loss of its documentation."""
+    return training_task(flow, lambda x: -flow().log_prob(x).mean())
 
 
-def of_normflows(layers: list[nf.flows.Flow]) -> Trained:
-    """Return layers of normflows' as a flow, and the loss that its documentation takes."""
+def normflows_task(layers: list[nf.flows.Flow]) -> TrainingTask:
+    """Return the training task of a normflows flow, with the loss of its documentation."""
     model = nf.NormalizingFlow(nf.distributions.DiagGaussian(D, trainable=False), layers)
-    return trained(model, model.forward_kld)
+    return training_task(model, model.forward_kld)
 
 
 def affine_layers() -> list[nf.flows.Flow]:
-    """Return normflows' RealNVP: couplings of the two halves in turn, one network for s and t, ActNorm."""
+    """Return the layers of normflows' RealNVP: couplings of alternating halves, one network for s and t, ActNorm."""
     parts = [
-        (nf.flows.AffineCouplingBlock(perceptron(D, HIDDEN)), nf.flows.Permute(D, mode="swap"), nf.flows.ActNorm(D))
+        (
+            nf.flows.AffineCouplingBlock(coupling_network(D, HIDDEN)),
+            nf.flows.Permute(D, mode="swap"),
+            nf.flows.ActNorm(D),
+        )
         for _ in range(8)
     ]
     return [layer for part in parts for layer in part]
 
 
 def glow_layers() -> list[nf.flows.Flow]:
-    """Return normflows' Glow on vectors: coupling, LU-factored matrix, ActNorm."""
+    """Return the layers of normflows' Glow for vectors: coupling, LU-factored matrix, ActNorm."""
     parts = [
         (
-            nf.flows.AffineCouplingBlock(perceptron(D, HIDDEN), scale_map="sigmoid"),
+            nf.flows.AffineCouplingBlock(coupling_network(D, HIDDEN), scale_map="sigmoid"),
             nf.flows.InvertibleAffine(D),
             nf.flows.ActNorm(D),
         )
@@ -77,60 +81,62 @@ def glow_layers() -> list[nf.flows.Flow]:
 
 
 def spline_layers() -> list[nf.flows.Flow]:
-    """Return normflows' spline couplings, the even and the odd dimensions in turn."""
-    return [SplineCoupling(D, HIDDEN, BINS, BOUND, turn=i) for i in range(4)]
+    """Return normflows' spline couplings of alternately the even and the odd dimensions."""
+    return [SplineCoupling(D, HIDDEN, BINS, BOUND, parity=i) for i in range(4)]
 
 
 # ------------------------------------------------------------------------------------------------ measurement
 
 
-def zuko_nice(**map: Any) -> Trained:
-    """Return zuko's eight couplings."""
-    return of_zuko(zuko.flows.NICE(D, transforms=8, hidden_features=HIDDEN, **map))
+def zuko_nice(**map: Any) -> TrainingTask:
+    """Return the training task of zuko's NICE with eight couplings."""
+    return zuko_task(zuko.flows.NICE(D, transforms=8, hidden_features=HIDDEN, **map))
 
 
 ADDITIVE = {"univariate": zuko.transforms.AdditiveTransform, "shapes": [()]}
 PAIRS = {
     "NICE, additive": Pair(
         "zuko",
-        lambda: ours(NICE(SPACE, couplings=8, hidden=HIDDEN, base="normal")),
+        lambda: genbench_task(NICE(SPACE, couplings=8, hidden=HIDDEN, base="normal")),
         partial(zuko_nice, **ADDITIVE),
     ),
     "NICE, affine": Pair(
         "zuko",
-        lambda: ours(RealNVP(SPACE, couplings=8, hidden=HIDDEN, norm="none")),
-        zuko_nice,  # its default
+        lambda: genbench_task(RealNVP(SPACE, couplings=8, hidden=HIDDEN, norm="none")),
+        zuko_nice,  # affine by default
     ),
     "MAF": Pair(
         "zuko",
-        lambda: ours(MAF(SPACE, layers=5, hidden=HIDDEN, norm="none")),
-        lambda: of_zuko(zuko.flows.MAF(D, transforms=5, hidden_features=HIDDEN)),
+        lambda: genbench_task(MAF(SPACE, layers=5, hidden=HIDDEN, norm="none")),
+        lambda: zuko_task(zuko.flows.MAF(D, transforms=5, hidden_features=HIDDEN)),
     ),
     "NSF, autoregressive": Pair(
         "zuko",
-        lambda: ours(AutoregressiveNSF(SPACE, layers=4, hidden=HIDDEN, bins=BINS, bound=BOUND, norm="none")),
-        lambda: of_zuko(zuko.flows.NSF(D, transforms=4, hidden_features=HIDDEN, bins=BINS)),
+        lambda: genbench_task(AutoregressiveNSF(SPACE, layers=4, hidden=HIDDEN, bins=BINS, bound=BOUND, norm="none")),
+        lambda: zuko_task(zuko.flows.NSF(D, transforms=4, hidden_features=HIDDEN, bins=BINS)),
     ),
     "RealNVP": Pair(
         "normflows",
-        lambda: ours(RealNVP(SPACE, couplings=8, hidden=HIDDEN)),
-        lambda: of_normflows(affine_layers()),
+        lambda: genbench_task(RealNVP(SPACE, couplings=8, hidden=HIDDEN)),
+        lambda: normflows_task(affine_layers()),
     ),
     "Glow": Pair(
         "normflows",
-        lambda: ours(Glow(SPACE, depth=8, hidden=HIDDEN, start="rotation")),
-        lambda: of_normflows(glow_layers()),
+        lambda: genbench_task(Glow(SPACE, depth=8, hidden=HIDDEN, start="rotation")),
+        lambda: normflows_task(glow_layers()),
     ),
     "NSF, couplings": Pair(
         "normflows",
-        lambda: ours(NSF(SPACE, couplings=4, hidden=HIDDEN, bins=BINS, bound=BOUND, linear="none", norm="none")),
-        lambda: of_normflows(spline_layers()),
+        lambda: genbench_task(
+            NSF(SPACE, couplings=4, hidden=HIDDEN, bins=BINS, bound=BOUND, linear="none", norm="none")
+        ),
+        lambda: normflows_task(spline_layers()),
     ),
 }
 
 
 def main(file: str | None = None) -> None:
-    """Print the table, and write the record with every round to `file`."""
+    """Print the table; write a record with every round to `file`, if given."""
     settings = {"D": D, "hidden": HIDDEN, "bins": BINS, "bound": BOUND}
     compare(PAIRS, torch.randn(BATCH, D), ["zuko", "normflows"], settings, file)
 

@@ -1,4 +1,4 @@
-"""normflows' flows as models of genbench, built of its layers; see zuko_flows.py beside it."""
+"""Flows of normflows as genbench models; see also zuko_flows.py."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from genbench.models.flows.flow import Flow
 from genbench.models.flows.reshaping import Flatten
 
 
-class Inverted(Bijection):
-    """A layer of normflows', which maps base to data: its inverse is what ours call forward."""
+class InverseLayer(Bijection):
+    """A normflows layer as a bijection from data to base; the forward direction of normflows is from base to data."""
 
     def __init__(self, layer: nf.flows.Flow) -> None:
         super().__init__()
@@ -31,22 +31,22 @@ class Inverted(Bijection):
 
 
 class Normflows(Flow):
-    """Layers of normflows' on vectors, the first of them next to the data."""
+    """A flow of normflows layers on vectors; the first layer is next to the data."""
 
     def __init__(
         self, space: Space, layers: Iterable[nf.flows.Flow], dequantization: Dequantization, alpha: float
     ) -> None:
-        bijections = [Flatten(space.shape), *map(Inverted, layers)]
+        bijections = [Flatten(space.shape), *map(InverseLayer, layers)]
         super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
 
 
-def perceptron(D: int, hidden: tuple[int, ...]) -> nn.Module:
-    """Return a network that starts at zero, from the first half of D dimensions to s and t of the second."""
+def coupling_network(D: int, hidden: tuple[int, ...]) -> nn.Module:
+    """Return an MLP from the first half of D dimensions to s and t of the second, with zero output at first."""
     return nf.nets.MLP([(D + 1) // 2, *hidden, 2 * (D // 2)], init_zeros=True)
 
 
 class RealNVP(Normflows):
-    """normflows' affine couplings of two halves in turn, with ActNorm."""
+    """RealNVP of normflows: affine couplings of alternating halves, with ActNorm."""
 
     def __init__(
         self,
@@ -59,13 +59,13 @@ class RealNVP(Normflows):
     ) -> None:
         D, layers = space.dims, list[nf.flows.Flow]()
         for _ in range(couplings):
-            coupling = nf.flows.AffineCouplingBlock(perceptron(D, hidden))
+            coupling = nf.flows.AffineCouplingBlock(coupling_network(D, hidden))
             layers += [nf.flows.ActNorm(D), nf.flows.Permute(D, mode="swap"), coupling]
         super().__init__(space, layers, dequantization, alpha)
 
 
 class Glow(Normflows):
-    """normflows' Glow for vectors: ActNorm, an invertible matrix by its LU factors, an affine coupling."""
+    """Glow of normflows for vectors: ActNorm, an LU-factored matrix, an affine coupling."""
 
     def __init__(
         self,
@@ -78,18 +78,18 @@ class Glow(Normflows):
     ) -> None:
         D, layers = space.dims, list[nf.flows.Flow]()
         for _ in range(depth):
-            coupling = nf.flows.AffineCouplingBlock(perceptron(D, hidden), scale_map="sigmoid")
+            coupling = nf.flows.AffineCouplingBlock(coupling_network(D, hidden), scale_map="sigmoid")
             layers += [nf.flows.ActNorm(D), nf.flows.InvertibleAffine(D), coupling]
         super().__init__(space, layers, dequantization, alpha)
 
 
 class SplineNet(nn.Module):
-    """normflows' perceptron as its spline couplings call it."""
+    """An MLP of normflows with the interface that its spline couplings need."""
 
     def __init__(self, inputs: int, outputs: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
         self.net = nf.nets.MLP([inputs, *hidden, outputs], init_zeros=True)
-        self.hidden_features = hidden[-1]  # by whose root they divide what it gives
+        self.hidden_features = hidden[-1]  # the couplings divide the output by its square root
 
     def forward(self, x: Tensor, context: None = None) -> Tensor:
         """Return the parameters of the splines."""
@@ -97,16 +97,16 @@ class SplineNet(nn.Module):
 
 
 class SplineCoupling(nf.flows.Flow):
-    """normflows' rational-quadratic spline coupling; `turn` says whether the even or the odd dimensions are moved."""
+    """Rational-quadratic spline coupling of normflows; it transforms dimensions i with (i - parity) even."""
 
-    def __init__(self, D: int, hidden: tuple[int, ...], bins: int, bound: float, turn: int) -> None:
+    def __init__(self, D: int, hidden: tuple[int, ...], bins: int, bound: float, parity: int) -> None:
         super().__init__()
         make = nf.flows.neural_spline.coupling.PiecewiseRationalQuadraticCoupling
-        mask, net = torch.arange(D) % 2 == turn % 2, partial(SplineNet, hidden=hidden)
+        mask, net = torch.arange(D) % 2 == parity % 2, partial(SplineNet, hidden=hidden)
         self.coupling = make(mask, net, num_bins=bins, tails="linear", tail_bound=bound)
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the log-determinant, which of this class of theirs is the forward direction."""
+        """Return z and the log-determinant; this is the forward direction of the class in normflows."""
         return self.coupling(x)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class SplineCoupling(nf.flows.Flow):
 
 
 class NSF(Normflows):
-    """normflows' neural spline flow: spline couplings, a permutation and an LU-factored matrix before each."""
+    """Neural spline flow of normflows: spline couplings, each after a permutation and an LU-factored matrix."""
 
     def __init__(
         self,
@@ -130,5 +130,5 @@ class NSF(Normflows):
     ) -> None:
         D, layers = space.dims, list[nf.flows.Flow]()
         for i in range(couplings):
-            layers += [nf.flows.LULinearPermute(D), SplineCoupling(D, hidden, bins, bound, turn=i)]
+            layers += [nf.flows.LULinearPermute(D), SplineCoupling(D, hidden, bins, bound, parity=i)]
         super().__init__(space, layers, dequantization, alpha)

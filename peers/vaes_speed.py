@@ -1,10 +1,10 @@
-"""How fast VAEs train here and in pythae: same architecture, data, optimizer and process, by turns.
+"""Training speed of VAEs in genbench and pythae: same architecture, data, optimizer and process.
 
-Binary images of 28x28 in batches of 128, float32, fused Adam. The networks are pythae's own defaults:
-perceptrons 784-512-z and z-512-784 of ReLUs, 16 numbers of z, decoded to Bernoulli variables by the VAEs and by squared
-error in the VQ-VAE, where each of the 16 numbers is a vector of one dimension with a code of 512. Theirs decode to a
-probability or an intensity by a sigmoid, ours to a logit or a mean. Our prior over codes is a stage of its own, which
-theirs leaves to other classes, and is not trained here.
+Binary 28x28 images in batches of 128, float32, fused Adam. The networks are the defaults of pythae: ReLU MLPs
+784-512-z and z-512-784 with 16 latents. The VAEs have Bernoulli decoders. The VQ-VAE minimizes squared error, and each
+of its 16 latents is a one-dimensional vector with one of 512 codes. Decoders of pythae return a probability or an
+intensity by a sigmoid, those of genbench a logit or a mean. The prior over codes is not trained: in pythae it is a
+separate model.
 
 Run:  make peers   (or python -W ignore -m peers.vaes_speed [FILE], with `pip install 'genbench[peers]'`)
 """
@@ -22,53 +22,55 @@ from genbench.dataset import Space
 from genbench.models.vaes.iwae import IWAE
 from genbench.models.vaes.vae import VAE
 from genbench.models.vaes.vqvae import FlatVQVAE
-from peers.rounds import Pair, Trained, compare, trained
+from peers.rounds import Pair, TrainingTask, compare, training_task
 
 SHAPE, BATCH = (1, 28, 28), 128
-HIDDEN, LATENT, K, CODES = (512,), 16, 10, 512  # pythae's defaults, but for LATENT, which has none
+HIDDEN, LATENT, K, CODES = (512,), 16, 10, 512  # pythae's defaults, except LATENT, which has none
 BINARY, REAL = Space(SHAPE, levels=2), Space(SHAPE)
-VAES: dict[str, Any] = {"latent": LATENT, "hidden": HIDDEN}
-THEIRS: dict[str, Any] = {"input_dim": SHAPE, "latent_dim": LATENT}
+VAE_OPTIONS: dict[str, Any] = {"latent": LATENT, "hidden": HIDDEN}
+PYTHAE_CONFIG: dict[str, Any] = {"input_dim": SHAPE, "latent_dim": LATENT}
 
 
-def ours(model: VAE | IWAE) -> Trained:
-    """Return a VAE of genbench's and its loss."""
-    return trained(model, model.loss)
+def genbench_task(model: VAE | IWAE) -> TrainingTask:
+    """Return the training task of a genbench VAE."""
+    return training_task(model, model.loss)
 
 
-def ours_quantised() -> Trained:
-    """Return the first stage of genbench's VQ-VAE."""
+def genbench_vqvae_task() -> TrainingTask:
+    """Return the task of training the first stage of genbench's VQ-VAE."""
     model = FlatVQVAE(REAL, positions=LATENT, dim=1, codes=CODES, hidden=HIDDEN, dropout=0, sigma=0.5**0.5)
     first = [p for part in (model.encoder, model.decoder) for p in part.parameters()]
-    return Trained(first, model.loss)
+    return TrainingTask(first, model.loss)
 
 
-def theirs(model: pythae.BaseAE) -> Trained:
-    """Return a model of pythae's, and the loss that its trainer takes."""
-    return trained(model, lambda x: model(DatasetOutput(data=x)).loss)
+def pythae_task(model: pythae.BaseAE) -> TrainingTask:
+    """Return the training task of a pythae model, with the loss of its trainer."""
+    return training_task(model, lambda x: model(DatasetOutput(data=x)).loss)
 
 
 PAIRS = {
     "VAE": Pair(
         "pythae",
-        lambda: ours(VAE(BINARY, **VAES)),
-        lambda: theirs(pythae.VAE(pythae.VAEConfig(reconstruction_loss="bce", **THEIRS))),
+        lambda: genbench_task(VAE(BINARY, **VAE_OPTIONS)),
+        lambda: pythae_task(pythae.VAE(pythae.VAEConfig(reconstruction_loss="bce", **PYTHAE_CONFIG))),
     ),
     f"IWAE, k = {K}": Pair(
         "pythae",
-        lambda: ours(IWAE(BINARY, k=K, **VAES)),
-        lambda: theirs(pythae.IWAE(pythae.IWAEConfig(reconstruction_loss="bce", number_samples=K, **THEIRS))),
+        lambda: genbench_task(IWAE(BINARY, k=K, **VAE_OPTIONS)),
+        lambda: pythae_task(
+            pythae.IWAE(pythae.IWAEConfig(reconstruction_loss="bce", number_samples=K, **PYTHAE_CONFIG))
+        ),
     ),
     "VQ-VAE": Pair(
         "pythae",
-        ours_quantised,
-        lambda: theirs(pythae.VQVAE(pythae.VQVAEConfig(use_ema=True, num_embeddings=CODES, **THEIRS))),
+        genbench_vqvae_task,
+        lambda: pythae_task(pythae.VQVAE(pythae.VQVAEConfig(use_ema=True, num_embeddings=CODES, **PYTHAE_CONFIG))),
     ),
 }
 
 
 def main(file: str | None = None) -> None:
-    """Print the table, and write the record with every round to `file`."""
+    """Print the table; write a record with every round to `file`, if given."""
     x = torch.bernoulli(torch.full((BATCH, *SHAPE), 0.13))
     settings = {"shape": SHAPE, "hidden": HIDDEN, "latent": LATENT, "k": K, "codes": CODES}
     compare(PAIRS, x, ["pythae"], settings, file)

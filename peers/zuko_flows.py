@@ -1,9 +1,9 @@
-"""zuko's flows as models of genbench: how a library is brought in (`pip install 'genbench[peers]'`).
+"""Flows of zuko as genbench models: an example of using another library (`pip install 'genbench[peers]'`).
 
-A suite names them ``peers.zuko_flows:NSF``, found from the folder one calls from; nothing is registered. A model is a
-`genbench.model.Model` with `sample` and `log_prob`. A flow needs less: its map from data to base as a `Bijection`,
-which `Flow` makes a model of, with dequantisation, logit, base density and sampling. The keyword arguments of a class,
-with their types and defaults, are the options that a suite may set.
+A suite refers to them by import path, ``peers.zuko_flows:NSF``, relative to the working directory; no registration is
+needed. A model is a `genbench.model.Model` with `sample` and `log_prob`. A flow only needs its map from data to base as
+a `Bijection`; `Flow` adds dequantization, logit, base density and sampling. The keyword arguments of a class, with
+their types and defaults, are the options that a suite may set.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from genbench.models.flows.flow import Flow
 from genbench.models.flows.reshaping import Flatten
 
 
-class Transformed(Bijection):
-    """A transform of zuko's, which maps data (B, D) to base (B, D) as ours do."""
+class TransformBijection(Bijection):
+    """A zuko transform from data (B, D) to base (B, D)."""
 
     def __init__(self, transform: zuko.lazy.LazyTransform) -> None:
         super().__init__()
@@ -33,15 +33,15 @@ class Transformed(Bijection):
 
 
 class Zuko(Flow):
-    """A flow of zuko's on vectors; its base is the standard normal, and so is `Flow`'s."""
+    """A zuko flow on vectors; the base of both zuko and `Flow` is the standard normal."""
 
     def __init__(self, space: Space, flow: zuko.lazy.Flow, dequantization: Dequantization, alpha: float) -> None:
-        bijections = [Flatten(space.shape), Transformed(flow.transform)]
+        bijections = [Flatten(space.shape), TransformBijection(flow.transform)]
         super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
 
 
 class NICE(Zuko):
-    """zuko's NICE: couplings of the even and the odd dimensions in turn, affine as Real NVP's, or additive."""
+    """NICE of zuko: couplings of alternately the even and the odd dimensions, affine as in Real NVP, or additive."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class NICE(Zuko):
 
 
 class MAF(Zuko):
-    """zuko's masked autoregressive flow; the order of the dimensions is reversed from one transform to the next."""
+    """Masked autoregressive flow of zuko; each transform reverses the order of the dimensions."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class MAF(Zuko):
 
 
 class NSF(Zuko):
-    """zuko's neural spline flow, autoregressive (or, with `passes` = 2, of couplings); splines live on [-5, 5]."""
+    """Neural spline flow of zuko, autoregressive (or, with `passes` = 2, of couplings), with splines on [-5, 5]."""
 
     def __init__(
         self,

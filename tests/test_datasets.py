@@ -1,4 +1,4 @@
-"""Data: splits, true densities and entropies of the toys, and the files of the image sets."""
+"""Data sets: splits, true densities and entropies of the toys, files of the image data sets."""
 
 import functools
 import gzip
@@ -18,7 +18,7 @@ from scipy.stats import chisquare, norm
 from genbench.dataset import Dataset, Space
 from genbench.datasets import photos as photo_patches
 from genbench.datasets import vision
-from genbench.datasets.plane import Noise
+from genbench.datasets.toy_densities import SmoothingNoise
 from genbench.errors import UsageError
 from genbench.registry import find, names
 
@@ -31,35 +31,35 @@ SIZES = (
     FEW | {"photos": (9296, 1104, 1104), "ising": (50_000, 5_000, 5_000)} | dict.fromkeys(TOYS, (50_000, 5_000, 20_000))
 )
 
-CELL = 0.05  # of the grid on which densities are integrated; the thinnest curve has a noise of 0.08
-SIDE = 200  # cells: [-5, 5]
+CELL = 0.05  # side of a grid cell in integrals; the smallest noise is 0.08
+SIDE = 200  # cells along each axis of [-5, 5]^2
 
 
 @functools.cache
 def on_grid(name):
-    """Return log p at the middle of every cell, (SIDE, SIDE)."""
+    """Return log p at the centre of every cell, (SIDE, SIDE)."""
     middle = (torch.arange(SIDE, dtype=torch.float64) + 0.5) * CELL - 5
     return find("datasets", name)().log_prob(torch.cartesian_prod(middle, middle)).reshape(SIDE, SIDE)
 
 
 def same_rows(a, b):
-    """Return whether a and b (N, ...) hold the same points, whatever their order."""
+    """Return whether a and b (N, ...) have the same points in any order."""
     a, b = (sorted(row.tobytes() for row in np.ascontiguousarray(x).reshape(len(x), -1)) for x in (a, b))
     return a == b
 
 
-# --------------------------------------------------------------------------------------------- all embedded data
+# --------------------------------------------------------------------------------------------- all embedded data sets
 
 
-def test_every_set_that_is_promised_is_listed_with_what_it_is():
-    offered = names("datasets")
-    assert {f"vision:{name}" for name in VISION} | {"digits", "photos"} <= offered.keys()
+def test_every_data_set_is_listed_with_a_description():
+    listed = names("datasets")
+    assert {f"vision:{name}" for name in VISION} | {"digits", "photos"} <= listed.keys()
     assert len(TOYS) == 8
-    assert all(offered.values())
+    assert all(listed.values())
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_splits_have_the_shape_and_range_that_the_space_says(name):
+def test_splits_have_the_shape_and_range_of_the_space(name):
     data = find("datasets", name)()
     splits = (data.train, data.validation, data.test)
     assert tuple(len(x) for x in splits) == SIZES[name]
@@ -76,7 +76,7 @@ def test_splits_have_the_shape_and_range_that_the_space_says(name):
 @pytest.mark.parametrize(
     "name", ["toys:moons", "toys:two_spirals", "toys:checkerboard", "digits", "digits:binary", "photos"]
 )
-def test_data_drawn_again_is_the_same(name):
+def test_data_sets_are_reproducible(name):
     make = find("datasets", name)
     assert make() is make()
     assert make.__wrapped__().sha256 == make().sha256
@@ -97,14 +97,14 @@ def test_density_integrates_to_one(name):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_entropy_is_that_of_the_density(name):
+def test_entropy_matches_the_density(name):
     p = on_grid(name).exp()
     entropy = -torch.special.xlogy(p, p).sum() * CELL**2
     assert find("datasets", name)().entropy == pytest.approx(entropy.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_log_prob_of_the_test_split_averages_to_minus_the_entropy(name):
+def test_mean_log_prob_of_the_test_split_is_minus_the_entropy(name):
     data = find("datasets", name)()
     log_prob = data.log_prob(data.test)
     assert log_prob.shape == (20_000,)
@@ -113,8 +113,8 @@ def test_log_prob_of_the_test_split_averages_to_minus_the_entropy(name):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_points_fall_as_the_density_says(name):
-    """Chi-square over squares of side 0.5; those in which fewer than ten points are expected are taken as one."""
+def test_points_follow_the_density(name):
+    """Chi-square over squares of side 0.5, pooling those with fewer than ten expected points."""
     data = find("datasets", name)()
     x = torch.cat([data.train, data.validation, data.test]).double()
     counts = torch.histogramdd(x, [20, 20], range=[-5.0, 5.0] * 2).hist.flatten()
@@ -122,19 +122,19 @@ def test_points_fall_as_the_density_says(name):
     expected, rare = 75_000 * p / p.sum(), p < 10 / 75_000
     observed = torch.cat([counts[~rare], 75_000 - counts[~rare].sum(0, keepdim=True)])
     expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)])
-    kept = expected > 0  # the checkerboard has no rare squares
-    assert observed[~kept].sum() == 0
-    assert chisquare(observed[kept], expected[kept]).pvalue > 1e-3
+    possible = expected > 0  # the checkerboard has no rare squares
+    assert observed[~possible].sum() == 0
+    assert chisquare(observed[possible], expected[possible]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_log_prob_of_a_point_does_not_depend_on_its_neighbours(name):
+def test_log_prob_of_a_point_ignores_the_rest_of_the_batch(name):
     data = find("datasets", name)()
     x = data.test[:1030]  # more than two chunks
     torch.testing.assert_close(data.log_prob(x)[1000:], data.log_prob(x[1000:]))
 
 
-def test_log_prob_far_away_is_finite_but_off_the_checkerboard():
+def test_log_prob_far_away_is_finite_except_for_the_checkerboard():
     far = torch.tensor([[40.0, -30.0]])
     for name in TOYS:
         value = find("datasets", name)().log_prob(far)
@@ -142,23 +142,23 @@ def test_log_prob_far_away_is_finite_but_off_the_checkerboard():
         assert value.isfinite() == (name != "toys:checkerboard")
 
 
-def test_noise_with_a_box_is_a_difference_of_normal_cdfs():
-    noise, x = Noise(0.1, box=0.2), torch.linspace(-0.7, 0.7, 41, dtype=torch.float64)
+def test_density_of_noise_with_a_box_is_a_difference_of_normal_cdfs():
+    noise, x = SmoothingNoise(0.1, box=0.2), torch.linspace(-0.7, 0.7, 41, dtype=torch.float64)
     axis = (norm.cdf(x + 0.2, scale=0.1) - norm.cdf(x - 0.2, scale=0.1)) / 0.4
     torch.testing.assert_close(
-        noise.density(torch.stack([x, x.flip(0)], -1)), torch.from_numpy(np.log(axis * axis[::-1]))
+        noise.log_density(torch.stack([x, x.flip(0)], -1)), torch.from_numpy(np.log(axis * axis[::-1]))
     )
 
 
-def test_noise_has_the_variance_of_its_parts():
-    x = Noise(0.3, box=0.6).sample(100_000, torch.Generator().manual_seed(1))
+def test_variance_of_noise_is_the_sum_of_its_parts():
+    x = SmoothingNoise(0.3, box=0.6).sample(100_000, torch.Generator().manual_seed(1))
     torch.testing.assert_close(x.var(0), torch.full((2,), 0.3**2 + 0.6**2 / 3, dtype=torch.float64), rtol=0.02, atol=0)
 
 
 # -------------------------------------------------------------------------------------------- digits and photos
 
 
-def test_digits_are_split_by_the_permutation_of_seed_0():
+def test_digits_are_split_by_a_permutation_with_seed_0():
     from sklearn.datasets import load_digits
 
     source, data = load_digits(), find("datasets", "digits")()
@@ -171,11 +171,11 @@ def test_digits_are_split_by_the_permutation_of_seed_0():
 
 
 @pytest.mark.parametrize(("name", "rest"), [("digits", "but_nine"), ("digits:binary", "binary_but_nine")])
-def test_digits_but_nine_are_the_digits_less_their_nines(name, rest):
+def test_digits_but_nine_are_the_digits_without_nines(name, rest):
     whole, data = find("datasets", name)(), find("datasets", f"digits:{rest}")()
     splits = [(whole.train, data.train), (whole.validation, data.validation), (whole.test, data.test)]
-    for (x, kept), y, labels in zip(splits, whole.labels, data.labels, strict=True):
-        np.testing.assert_array_equal(kept, x[y != 9])
+    for (x, without_nines), y, labels in zip(splits, whole.labels, data.labels, strict=True):
+        np.testing.assert_array_equal(without_nines, x[y != 9])
         np.testing.assert_array_equal(labels, y[y != 9])
         assert set(labels.tolist()) == set(range(9))
     assert whole.bernoulli_probs is None or torch.equal(
@@ -183,21 +183,21 @@ def test_digits_but_nine_are_the_digits_less_their_nines(name, rest):
     )
 
 
-def test_photo_patches_are_squares_of_both_photographs_and_share_no_pixel_across_splits():
+def test_photo_patches_show_both_photographs_and_splits_share_no_pixel():
     height, width = 427, 640
     pixel = torch.arange(2 * height * width).reshape(2, 1, height, width)
-    seen = []
+    used = []
     for x in photo_patches.split(pixel):
         corner = x[:, :, :1, :1]
         offset = torch.arange(16)[:, None] * width + torch.arange(16)
         assert (x == corner + offset).all()
         assert set((x // (height * width)).unique().tolist()) == {0, 1}
         assert len(corner.unique()) == len(x)
-        seen.append(x.unique())
-    assert len(torch.cat(seen).unique()) == sum(len(pixels) for pixels in seen)
+        used.append(x.unique())
+    assert len(torch.cat(used).unique()) == sum(len(pixels) for pixels in used)
 
 
-def test_photo_splits_look_alike():
+def test_photo_splits_have_similar_statistics():
     data = find("datasets", "photos")()
     level = [x.float().mean((0, 2, 3)) for x in (data.train, data.validation, data.test)]
     spread = [x.float().std((0, 2, 3)) for x in (data.train, data.validation, data.test)]
@@ -205,7 +205,7 @@ def test_photo_splits_look_alike():
     torch.testing.assert_close(torch.stack(spread[1:]), spread[0].expand(2, 3), atol=5, rtol=0)
 
 
-# ------------------------------------------------------------------------- torchvision's sets, as files on a disk
+# ------------------------------------------------------------------------- torchvision's data sets, from files on disk
 
 
 def pixels(*shape):
@@ -220,18 +220,18 @@ def write_idx(path, array):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder for data, and no network."""
+    """An empty data folder, without network access."""
 
-    def nobody(*args, **kwargs):
+    def no_network(*args, **kwargs):
         raise socket.gaierror("no network")
 
-    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
     return tmp_path
 
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST"])
-def test_idx_files_are_read_and_the_last_sixth_of_a_permutation_is_held_out(name, root):
+def test_idx_files_are_read_and_a_sixth_of_the_training_split_is_for_validation(name, root):
     x, y = pixels(80, 28, 28), np.arange(80, dtype=np.uint8) % 10
     for part, rows in (("train", slice(60)), ("t10k", slice(60, 80))):
         write_idx(root / name / "raw" / f"{part}-images-idx3-ubyte", x[rows])
@@ -245,7 +245,7 @@ def test_idx_files_are_read_and_the_last_sixth_of_a_permutation_is_held_out(name
     np.testing.assert_array_equal(torch.cat(data.labels), y[np.concatenate([order, np.arange(60, 80)])])
 
 
-def test_binarised_digits_are_coins_of_their_intensities():
+def test_binary_digits_are_bernoulli_samples_of_their_intensities():
     grey, data = find("datasets", "digits")(), find("datasets", "digits:binary")()
     torch.testing.assert_close(data.bernoulli_probs, grey.train / 16)
     for x, k in zip((data.train, data.validation, data.test), (grey.train, grey.validation, grey.test), strict=True):
@@ -256,7 +256,7 @@ def test_binarised_digits_are_coins_of_their_intensities():
 
 
 def idx_archives(folder, n=60):
-    """Write MNIST's four files and return their gzip archives by the start of their name, with their digests."""
+    """Write MNIST's four files and return their gzip archives by name."""
     archives = {}
     for part in ("train", "t10k"):
         write_idx(folder / f"{part}-images-idx3-ubyte", pixels(n, 28, 28))
@@ -278,16 +278,16 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_said_to_be_not_whole(damage, root):
+def test_damaged_idx_files_are_reported(damage, root):
     idx_archives(root / "MNIST" / "raw")
     images = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(damage(images.read_bytes()))
-    with pytest.raises(UsageError, match="MNIST is not whole"):
+    with pytest.raises(UsageError, match="MNIST is missing or damaged"):
         find("datasets", "vision:MNIST")()
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE.values()][:5], ids=[*DAMAGE][:5])
-def test_a_damaged_matrix_is_said_to_be_not_whole(damage, root, monkeypatch):
+def test_damaged_matlab_files_are_reported(damage, root, monkeypatch):
     from torchvision.datasets import SVHN
 
     for part in ("train", "test"):
@@ -295,13 +295,13 @@ def test_a_damaged_matrix_is_said_to_be_not_whole(damage, root, monkeypatch):
     monkeypatch.setattr(SVHN, "split_list", {part: ["", f"{part}_32x32.mat", None] for part in ("train", "test")})
     path = root / "train_32x32.mat"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UsageError, match="SVHN is not whole"):
+    with pytest.raises(UsageError, match="SVHN is missing or damaged"):
         find("datasets", "vision:SVHN")()
 
 
 @pytest.fixture
 def mirror(root, monkeypatch):
-    """Archives of MNIST that a mirror has, by name: none is on disk."""
+    """The archives of MNIST by name, served by the second of two mirrors; none is on disk."""
     from torchvision.datasets import MNIST
 
     archives = idx_archives(root / "elsewhere")
@@ -311,26 +311,26 @@ def mirror(root, monkeypatch):
     monkeypatch.setattr(MNIST, "resources", md5s)
     monkeypatch.setattr(MNIST, "mirrors", ["https://example.invalid/", "https://example2.invalid/"])
 
-    class Answer(io.BytesIO):
+    class Response(io.BytesIO):
         def info(self):
             return Message()
 
     def urlopen(request, *_, **__):
         if "example2" not in request.full_url:
             raise socket.gaierror("no such mirror")
-        return Answer(archives[request.full_url.rpartition("/")[2]])
+        return Response(archives[request.full_url.rpartition("/")[2]])
 
     monkeypatch.setattr(torch.hub, "urlopen", urlopen)
-    vision.loaded.cache_clear()
+    vision.load.cache_clear()
     return archives
 
 
-def test_what_is_missing_is_downloaded_from_any_mirror_and_read(mirror, root):
+def test_missing_files_are_downloaded_from_any_mirror(mirror, root):
     data = find("datasets", "vision:MNIST")()
     np.testing.assert_array_equal(data.test[:, 0], pixels(60, 28, 28))
 
 
-def test_what_has_another_digest_is_not_read(mirror, root):
+def test_downloads_with_a_wrong_digest_are_rejected(mirror, root):
     from torchvision.datasets import MNIST
 
     name = "t10k-labels-idx1-ubyte.gz"
@@ -341,26 +341,26 @@ def test_what_has_another_digest_is_not_read(mirror, root):
     assert not (root / "MNIST" / "raw" / name).exists()
 
 
-def test_damaged_files_are_set_aside_and_unpacked_again(mirror, root, capsys):
+def test_damaged_files_are_renamed_and_replaced(mirror, root, capsys):
     find("datasets", "vision:MNIST")()
     images = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:1000])
     archive = images.with_name(f"{images.name}.gz")
     archive.write_bytes(archive.read_bytes()[:-1])
-    vision.loaded.cache_clear()
+    vision.load.cache_clear()
     np.testing.assert_array_equal(find("datasets", "vision:MNIST")().test[:, 0], pixels(60, 28, 28))
     errors = capsys.readouterr().err
     assert f"{archive} is damaged: its SHA-256 is" in errors
-    assert f"{images} is damaged: of MNIST one file cannot be read" in errors
+    assert f"{images} is damaged: a file of MNIST cannot be read" in errors
     assert images.with_name(f"{images.name}.damaged").exists()
 
 
-def test_every_file_that_may_be_downloaded_has_a_digest():
+def test_every_downloadable_file_has_a_digest():
     from torchvision import datasets
 
     for name in VISION:
         source = find("datasets", f"vision:{name}")
-        urls = source.urls(getattr(datasets, name)) if isinstance(source, vision.Source) else {}
+        urls = source.urls(getattr(datasets, name)) if isinstance(source, vision.ImageSource) else {}
         assert all(len(vision.SHA256[file]) == 64 and links for file, links in urls.items())
         assert urls or name == "BinaryMNIST"
 
@@ -387,7 +387,7 @@ def test_cifar_batches_are_read_as_channels_first(root, monkeypatch):
     np.testing.assert_array_equal(data.labels[2], y[100:])
 
 
-def test_svhn_matrices_are_read_and_ten_is_the_digit_zero(root, monkeypatch):
+def test_svhn_files_are_read_with_label_10_as_digit_0(root, monkeypatch):
     from torchvision.datasets import SVHN
 
     x, y = {"train": pixels(40, 3, 32, 32), "test": pixels(20, 3, 32, 32)}, np.arange(40)[:, None] % 10 + 1
@@ -402,14 +402,14 @@ def test_svhn_matrices_are_read_and_ten_is_the_digit_zero(root, monkeypatch):
     np.testing.assert_array_equal(data.labels[2], np.arange(1, 21) % 10)
 
 
-def test_faces_are_cut_to_the_middle_and_keep_their_own_validation_split(root, monkeypatch):
+def test_faces_are_centre_cropped_and_use_the_official_validation_split(root, monkeypatch):
     from PIL import Image
     from torchvision.datasets import CelebA
 
     folder = root / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     for i in range(7):
-        face = np.full((218, 178, 3), 255, dtype=np.uint8)  # a white frame around the middle 148x148
+        face = np.full((218, 178, 3), 255, dtype=np.uint8)  # a white frame around the central 148x148
         face[35:183, 15:163] = 10 * i
         Image.fromarray(face).save(folder / "img_align_celeba" / f"{i}.jpg", format="png")
     lines = {"list_eval_partition": [0, 0, 0, 1, 1, 2, 2], "identity_CelebA": [1] * 7}
@@ -427,29 +427,29 @@ def test_faces_are_cut_to_the_middle_and_keep_their_own_validation_split(root, m
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_a_set_that_is_missing_is_one_line_that_says_what_to_put_where(name, root):
+def test_a_missing_data_set_is_reported_in_one_line_with_what_to_do(name, root):
     before = socket.getdefaulttimeout()
     with pytest.raises(UsageError) as error:
         find("datasets", f"vision:{name}")()
     message = str(error.value)
     assert "\n" not in message
-    assert message.startswith(f"{name} is not whole in {root} and could not be downloaded")
+    assert message.startswith(f"{name} is missing or damaged in {root} and could not be downloaded")
     assert find("datasets", f"vision:{name}").files in message
     assert "GENBENCH_DATA" in message
     assert socket.getdefaulttimeout() == before
 
 
-def test_the_digest_covers_every_split_labels_and_means():
-    def made(changed: int | None = None) -> Dataset:
+def test_sha256_covers_splits_labels_and_probabilities():
+    def make(changed: int | None = None) -> Dataset:
         tensors = [torch.full((3, 2), i, dtype=torch.uint8) for i in range(3)]
         tensors += [torch.full((3,), i) for i in range(3)] + [torch.full((3, 2), 0.5)]
         if changed is not None:
             tensors[changed][-1] += 1
         return Dataset(Space((2,), 8), *tensors[:3], labels=tuple(tensors[3:6]), bernoulli_probs=tensors[6])
 
-    digests = [made(i).sha256 for i in (None, *range(7))]
-    assert made().sha256 == digests[0]
+    digests = [make(i).sha256 for i in (None, *range(7))]
+    assert make().sha256 == digests[0]
     assert len(set(digests)) == 8
     x = torch.zeros(4, 2)
-    alike = [Dataset(Space((2,)), x, x, y) for y in (x, x.double(), x.view(2, 4))]
-    assert len({data.sha256 for data in alike}) == 3, "dtype and shape count"
+    variants = [Dataset(Space((2,)), x, x, y) for y in (x, x.double(), x.view(2, 4))]
+    assert len({data.sha256 for data in variants}) == 3, "dtype and shape matter"

@@ -1,4 +1,4 @@
-"""Other libraries' flows as our models: they keep the truths that ours do, and a suite finds them by their path."""
+"""Flows of other libraries as genbench models: they pass the same tests, and suites find them by import path."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ every_peer = pytest.mark.parametrize("row", PEERS.items(), ids=PEERS)
         truths.test_every_parameter_is_trained,
     ],
 )
-def test_truths_about_flows_hold(truth, row) -> None:
+def test_properties_of_flows_hold(truth, row) -> None:
     truth(row, truths.VECTOR)
 
 
@@ -52,15 +52,15 @@ def test_samples_lie_in_the_space(row, levels) -> None:
     truths.test_samples_lie_in_the_space(row, levels)
 
 
-def test_the_suite_finds_them() -> None:
+def test_suite_refers_to_peers_by_import_path() -> None:
     assert {run.model.partition(":")[0] for run in read_suite(suite_path("peers")).runs(only="* (*)")} == {
         "peers.zuko_flows",
         "peers.normflows_flows",
     }
 
 
-def test_a_missing_library_is_one_line_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "zuko", None)  # what is None there cannot be imported
+def test_a_missing_library_is_reported_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zuko", None)  # makes the import fail
     monkeypatch.delitem(sys.modules, "peers.zuko_flows")
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch", 'zuko>=1.4; extra == "peers"'])
     with pytest.raises(UsageError, match=r"NICE' needs the package 'zuko': pip install 'genbench\[peers\]'$"):

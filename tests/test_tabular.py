@@ -1,4 +1,4 @@
-"""The tabular sets: files in the layout of the archive, prepared as the paper's code does, step by step."""
+"""Tabular data sets: files in the layout of the archive, prepared as by the paper's code."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ from genbench.registry import find
 from genbench.suite import Run
 
 N = 1000
-NAMES = {"POWER": 6, "GAS": 4, "HEPMASS": 3, "MINIBOONE": 5}  # dimensions of the files made here
+NAMES = {"POWER": 6, "GAS": 4, "HEPMASS": 3, "MINIBOONE": 5}  # dimensions of the test files
 
 
 def numbers(n: int = N, D: int = 5) -> np.ndarray:
@@ -24,20 +24,20 @@ def numbers(n: int = N, D: int = 5) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder that holds small files of the archive's layout."""
+    """A folder with small files in the layout of the archive."""
     for folder in ("power", "gas", "hepmass", "miniboone"):
         (tmp_path / folder).mkdir()
     np.save(tmp_path / "power/data.npy", numbers(D=8))
     np.save(tmp_path / "miniboone/data.npy", numbers())
-    sensors(tmp_path / "gas/ethylene_CO.pickle")
-    particles(tmp_path / "hepmass")
+    write_sensors(tmp_path / "gas/ethylene_CO.pickle")
+    write_particles(tmp_path / "hepmass")
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
-    tabular.loaded.cache_clear()
+    tabular.load.cache_clear()
     return tmp_path
 
 
-def sensors(path):
-    """Write sensors a, a2, a3, b, c, d, of which the first three say the same."""
+def write_sensors(path):
+    """Write sensors a, a2, a3, b, c, d, the first three strongly correlated."""
     x = numbers(D=4)
     table = pd.DataFrame({"Time": range(N), "Meth": 1.0, "Eth": 2.0, "a": x[:, 0]})
     table["a2"], table["a3"] = 3 * x[:, 0] + 0.01 * x[:, 1], x[:, 0] - 0.01 * x[:, 2]
@@ -46,8 +46,8 @@ def sensors(path):
     table.to_pickle(path)
 
 
-def particles(folder):
-    """Write tables of a label, three numbers, a discrete column, and in the test file one column more."""
+def write_particles(folder):
+    """Write tables of a label, three numbers and a discrete column, and an extra column in the test file."""
     generator = np.random.default_rng(1)
     for name, n, more in (("train", N, 0), ("test", 300, 1)):
         x = pd.DataFrame(generator.normal(size=(n, 4 + more)))
@@ -70,7 +70,7 @@ def test_splits_are_finite_vectors_of_the_space(root, name, D):
 
 
 @pytest.mark.parametrize("name", ["POWER", "GAS", "MINIBOONE"])
-def test_the_last_tenth_is_for_test_and_the_last_tenth_of_the_rest_for_validation(root, name):
+def test_last_tenth_is_the_test_split_and_last_tenth_of_the_rest_validation(root, name):
     data = load(name)
     assert [len(x) for x in (data.train, data.validation, data.test)] == [810, 90, 100]
 
@@ -83,45 +83,45 @@ def test_the_last_tenth_is_for_test_and_the_last_tenth_of_the_rest_for_validatio
         (36_488, (29_556, 3_284, 3_648)),
     ],
 )
-def test_splits_have_the_sizes_that_the_paper_gives(n, sizes):
+def test_split_sizes_match_the_paper(n, sizes):
     """Masked Autoregressive Flow for Density Estimation (2017), table 4: POWER, GAS, MINIBOONE."""
-    assert tuple(map(len, tabular.last_tenths(np.zeros((n, 1))))) == sizes
+    assert tuple(map(len, tabular.split_last_tenths(np.zeros((n, 1))))) == sizes
 
 
 @pytest.mark.parametrize("name", ["POWER", "MINIBOONE"])
-def test_training_and_validation_together_are_standardised_and_the_test_split_by_them(root, name):
+def test_data_are_standardized_by_train_and_validation_together(root, name):
     data = load(name)
-    seen = torch.cat([data.train, data.validation]).double()
-    torch.testing.assert_close(seen.mean(0), torch.zeros(seen.shape[1]).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(seen.std(0, correction=0), torch.ones(seen.shape[1]).double(), atol=1e-6, rtol=0)
+    fitted = torch.cat([data.train, data.validation]).double()
+    torch.testing.assert_close(fitted.mean(0), torch.zeros(fitted.shape[1]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(fitted.std(0, correction=0), torch.ones(fitted.shape[1]).double(), atol=1e-6, rtol=0)
     assert data.test.mean(0).abs().max() > 1e-3
 
 
-def test_miniboone_keeps_its_order(root):
+def test_miniboone_is_not_shuffled(root):
     x = numbers()
     expected = (x - x[:900].mean(0)) / x[:900].std(0)
     data = load("MINIBOONE")
-    found = torch.cat([data.train, data.validation, data.test])
-    torch.testing.assert_close(found, torch.from_numpy(expected).float())
+    actual = torch.cat([data.train, data.validation, data.test])
+    torch.testing.assert_close(actual, torch.from_numpy(expected).float())
 
 
-def test_power_is_shuffled_loses_two_columns_and_gets_noise_of_the_last_digit():
-    """Digits that are counted: active power 0.001, voltage 0.01, meters 1; the time of day is left as it is."""
+def test_power_is_shuffled_without_two_columns_and_with_noise():
+    """The last digit of active power is 0.001, of voltage 0.01, of meters 1; the time of day gets no noise."""
     x = np.round(numbers(2000, 9), 0)[:, :8]
-    splits = tabular.power(x)
+    splits = tabular.prepare_power(x)
     order = np.random.RandomState(42).permutation(2000)
-    kept = x[order][:, [0, 2, 4, 5, 6, 7]]
+    columns = x[order][:, [0, 2, 4, 5, 6, 7]]
     width = np.array([0.001, 0.01, 1, 1, 1, 0])
     scaled = np.concatenate(splits)
-    seen = kept[:1800]
+    fitted = columns[:1800]
     for column in range(6):
-        slope, level = np.polyfit(scaled[:, column], kept[:, column], 1)
-        noise = scaled[:, column] * slope + level - kept[:, column]
+        slope, level = np.polyfit(scaled[:, column], columns[:, column], 1)
+        noise = scaled[:, column] * slope + level - columns[:, column]
         assert np.ptp(noise) == pytest.approx(width[column], rel=0.05, abs=1e-9)
-        assert slope == pytest.approx(np.sqrt(seen[:, column].var() + width[column] ** 2 / 12), rel=0.01)
+        assert slope == pytest.approx(np.sqrt(fitted[:, column].var() + width[column] ** 2 / 12), rel=0.01)
 
 
-def test_power_noise_is_drawn_in_the_order_of_the_released_code():
+def test_noise_of_power_is_drawn_in_the_order_of_the_released_code():
     x = np.zeros((10, 8))
     generator = np.random.RandomState(42)
     generator.shuffle(np.arange(10))
@@ -129,17 +129,17 @@ def test_power_noise_is_drawn_in_the_order_of_the_released_code():
     noise = np.hstack((0.001 * active, 0.01 * voltage, meters))
     expected = (noise - noise[:9].mean(0)) / noise[:9].std(0)
     with np.errstate(invalid="ignore"):
-        found = np.concatenate(tabular.power(x))
-    np.testing.assert_allclose(found[:, :5], expected)
+        actual = np.concatenate(tabular.prepare_power(x))
+    np.testing.assert_allclose(actual[:, :5], expected)
 
 
-def test_gas_keeps_one_of_the_sensors_that_say_the_same_and_scales_over_all_rows(root):
+def test_gas_drops_correlated_sensors_and_is_standardized_over_all_rows(root):
     data, x = load("GAS"), pd.read_pickle(root / "gas/ethylene_CO.pickle")[["a3", "b", "c", "d"]]
-    found = torch.cat([data.train, data.validation, data.test]).numpy()
-    np.testing.assert_allclose(found, (x - x.mean()) / x.std(), rtol=1e-5, atol=1e-6)
+    actual = torch.cat([data.train, data.validation, data.test]).numpy()
+    np.testing.assert_allclose(actual, (x - x.mean()) / x.std(), rtol=1e-5, atol=1e-6)
 
 
-def test_hepmass_is_the_signal_without_its_discrete_column_scaled_by_the_training_file(root):
+def test_hepmass_is_the_signal_without_its_discrete_column(root):
     data = load("HEPMASS")
     a, b = (pd.read_csv(root / f"hepmass/1000_{name}.csv") for name in ("train", "test"))
     a, b = (table[table["# label"] == 1][["0", "1", "2"]] for table in (a, b))
@@ -150,48 +150,49 @@ def test_hepmass_is_the_signal_without_its_discrete_column_scaled_by_the_trainin
     np.testing.assert_allclose(data.test, (b - a.mean()) / a.std(), rtol=1e-5, atol=1e-6)
 
 
-def test_the_archive_may_lie_unpacked_with_its_folder(root, tmp_path, monkeypatch):
+def test_archive_may_be_unpacked_with_its_data_folder(root, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
-    alone = load("MINIBOONE").sha256
+    expected = load("MINIBOONE").sha256
     (tmp_path / "other" / "data").symlink_to(root)
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path / "other"))
-    assert load("MINIBOONE").sha256 == alone
+    assert load("MINIBOONE").sha256 == expected
 
 
 @pytest.mark.parametrize("name", [*NAMES, "BSDS300"])
-def test_a_missing_file_is_one_line_that_says_where_it_should_be(tmp_path, monkeypatch, name):
+def test_missing_files_are_reported_in_one_line_with_their_path(tmp_path, monkeypatch, name):
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
-    with pytest.raises(UsageError, match=rf"^{tmp_path}/.* is not there: unpack data.tar.gz .* GENBENCH_DATA$"):
+    message = rf"^{tmp_path}/.* is missing: unpack it there from data.tar.gz .* or set GENBENCH_DATA to the folder"
+    with pytest.raises(UsageError, match=message):
         load(name)
 
 
-def test_runs_whose_data_are_missing_are_left_out_with_one_line_for_each_data_set(root, capsys):
+def test_runs_with_missing_data_are_skipped_with_one_line_per_data_set(root, capsys):
     (root / "power/data.npy").unlink()
     names = ["tabular:POWER", "tabular:MINIBOONE", "toys:moons", "tabular:BSDS300"]
     runs = [Run(suite="s", name="n", model="m", data=data, seed=seed) for data in names for seed in range(3)]
     assert [run.data for run in with_data(runs)] == ["tabular:MINIBOONE"] * 3 + ["toys:moons"] * 3
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[1] for line in said] == ["tabular:POWER", "tabular:BSDS300"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["tabular:POWER", "tabular:BSDS300"]
     with pytest.raises(UsageError, match="none of the data are here"):
         with_data(runs[:3])
 
 
 @pytest.mark.parametrize("content", [b"cpandas.nowhere\nDataFrame\n.", b"cpandas\nStringDtype\n(I1\ntR."])
-def test_a_pickle_that_pandas_cannot_read_is_one_line(content, root):
+def test_pickles_that_pandas_cannot_read_are_reported(content, root):
     (root / "gas/ethylene_CO.pickle").write_bytes(content)
     with pytest.raises(UsageError, match=r"ethylene_CO.pickle cannot be read by pandas .* to_pickle$"):
         load("GAS")
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_table_is_read_from_every_protocol(protocol, tmp_path):
+def test_tables_are_read_from_every_pickle_protocol(protocol, tmp_path):
     path, table = tmp_path / "x.pickle", pd.DataFrame({"a": [1.5, 2.5], "b": [1, 2], "c": ["x", "y"]})
     table.to_pickle(path, protocol=protocol)
-    pd.testing.assert_frame_equal(tabular.unpickled(path), table)
+    pd.testing.assert_frame_equal(tabular.read_pickled_table(path), table)
 
 
-class Calling:
-    """Pickles as a call of a function."""
+class CallOnLoad:
+    """An object whose pickle calls a function when it is loaded."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -214,18 +215,18 @@ class Calling:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_pickle_that_calls_anything_else_is_refused_before_it_does(function, arguments, protocol, root):
-    call = Calling(function, *(a.format(root=root) if isinstance(a, str) else a for a in arguments))
+def test_pickles_that_call_other_functions_are_rejected_before_the_call(function, arguments, protocol, root):
+    call = CallOnLoad(function, *(a.format(root=root) if isinstance(a, str) else a for a in arguments))
     (root / "gas/ethylene_CO.pickle").write_bytes(pickle.dumps({"table": call}, protocol))
-    with pytest.raises(UsageError, match=rf"ethylene_CO.pickle is refused: it would call .*{function.__name__}"):
+    with pytest.raises(UsageError, match=rf"ethylene_CO.pickle is rejected: it would call .*{function.__name__}"):
         load("GAS")
     assert not (root / "called").exists()
 
 
-def test_a_dotted_name_leads_nowhere(root):
+def test_dotted_names_in_pickles_are_rejected(root):
     for name in (b"core.frame.DataFrame", b"DataFrame.to_pickle"):
         (root / "gas/ethylene_CO.pickle").write_bytes(b"\x80\x04\x8c\x06pandas\x8c%c%s\x93." % (len(name), name))
-        with pytest.raises(UsageError, match="is refused"):
+        with pytest.raises(UsageError, match="is rejected"):
             load("GAS")
 
 
@@ -233,7 +234,7 @@ def test_a_dotted_name_leads_nowhere(root):
 @pytest.mark.parametrize(
     "file", ["gas/ethylene_CO.pickle", "power/data.npy", "hepmass/1000_train.csv", "BSDS300/BSDS300.hdf5"]
 )
-def test_a_damaged_file_is_one_line_that_names_it(content, file, root):
+def test_damaged_files_are_reported_in_one_line_with_their_name(content, file, root):
     path = root / file
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -243,7 +244,7 @@ def test_a_damaged_file_is_one_line_that_names_it(content, file, root):
     assert "\n" not in str(error.value)
 
 
-def test_bsds300_is_read_as_it_is(root):
+def test_bsds300_is_read_unchanged(root):
     h5py = pytest.importorskip("h5py")
     (root / "BSDS300").mkdir()
     x = numbers(60, 63)
@@ -255,7 +256,7 @@ def test_bsds300_is_read_as_it_is(root):
     assert [len(s) for s in (data.train, data.validation, data.test)] == [40, 5, 15]
 
 
-def test_without_h5py_the_package_is_named(root, monkeypatch):
+def test_missing_h5py_is_reported(root, monkeypatch):
     (root / "BSDS300").mkdir()
     (root / "BSDS300/BSDS300.hdf5").touch()
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)

@@ -1,6 +1,6 @@
-"""Where data and the weights of feature nets lie, and how missing ones are downloaded.
+"""Where data and the weights of feature networks are stored, and how missing files are downloaded.
 
-Every file that is downloaded has a SHA-256 in the source code here, and gets its name only if it has that digest.
+The source code has the SHA-256 of every file that can be downloaded; a file gets its name only after verification.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ import filelock
 
 from genbench.records.artifacts import set_aside
 
-STALL = 20.0  # seconds in which a download must send something
-FEATURE_NETS = "feature-nets"  # the folder under `data_root` for nets that metrics look through
+STALL_SECONDS = 20.0  # a download that receives nothing for this long is aborted
+FEATURE_NETS = "feature-nets"  # folder under `data_root` for the networks that metrics compute features with
 
 
 def data_root() -> Path:
-    """Return the folder that GENBENCH_DATA names (default: data)."""
+    """Return the folder named by GENBENCH_DATA (default: data)."""
     return Path(os.environ.get("GENBENCH_DATA") or "data").expanduser().resolve()
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time put something into `folder`, which is made if it is not there."""
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`, which is created if missing: one process at a time writes into it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".download.lock")
     try:
         lock.acquire()
-    except NotImplementedError as error:  # what filelock makes of ENOSYS
+    except NotImplementedError as error:  # filelock raises it for ENOSYS
         raise OSError(errno.ENOLCK, f"{folder} is on a file system without locks") from error
     try:
         yield
@@ -44,10 +44,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def downloading(folder: Path) -> Iterator[None]:
-    """Let one process at a time download into `folder`, and end a download that stalls."""
+    """Hold the lock of `folder`, and abort downloads that stall."""
     before = socket.getdefaulttimeout()
-    with alone(folder):
-        socket.setdefaulttimeout(STALL)
+    with folder_lock(folder):
+        socket.setdefaulttimeout(STALL_SECONDS)
         try:
             yield
         finally:
@@ -55,7 +55,7 @@ def downloading(folder: Path) -> Iterator[None]:
 
 
 def has_digest(path: Path, sha256: str) -> bool:
-    """Return whether the file `path` exists and has this SHA-256; one with another is set aside, with a line on stderr.
+    """Return whether the file `path` exists with this SHA-256; a different file is renamed, with a line on stderr.
 
     Raises:
         OSError: it cannot be read or renamed.
@@ -70,10 +70,10 @@ def has_digest(path: Path, sha256: str) -> bool:
 
 
 def download(path: Path, urls: Sequence[str], sha256: str) -> None:
-    """Put the file with this SHA-256 at `path`, from the first of `urls` that gives it; nothing is done if it is there.
+    """Download the file with this SHA-256 to `path`, trying `urls` in order, unless it is already present.
 
     Raises:
-        OSError, RuntimeError, HTTPException: none of them does; nothing is left at `path`.
+        OSError, RuntimeError, HTTPException: no URL serves it; nothing is left at `path`.
     """
     import torch
 

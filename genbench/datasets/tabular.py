@@ -1,11 +1,11 @@
-"""The five data sets on which flows of plain vectors are compared, from the archive of Masked Autoregressive Flow.
+"""The five tabular data sets of the density estimation literature, from the archive of Masked Autoregressive Flow.
 
-Masked Autoregressive Flow for Density Estimation (2017), appendix D, and its released code say what columns go, what
-noise comes in and how rows are split and scaled. The archive (data.tar.gz) is unpacked by hand in the folder that
-GENBENCH_DATA names (default: data), or beside it; nothing is downloaded. x (N, D) float32.
+Columns, noise, splits and scaling follow Masked Autoregressive Flow for Density Estimation (2017), appendix D, and its
+released code. Unpack the archive (data.tar.gz) in the folder named by GENBENCH_DATA (default: data), or next to it;
+nothing is downloaded. x (N, D) float32.
 
-GAS is a pickle, a format that can make its reader call any function. It is read by an unpickler that calls only what
-tables of pandas and NumPy are made of, listed in `TABLE_PARTS`, and refuses everything else.
+GAS is a pickle, a format that can make its reader call any function. The unpickler here calls only the classes and
+functions that tables of pandas and NumPy need, listed in `ALLOWED_GLOBALS`, and rejects everything else.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Splits = tuple[Array, Array, Array]  # train, validation, test, each (N, D)
 
 @dataclass(frozen=True)
 class Table:
-    """Where a data set is and how it is made of its files; called, it gives the data set.
+    """The files of a data set and how they are prepared; calling it returns the data set.
 
     Attributes:
-        files: in the archive's folder ``data``.
-        prepare: makes the three splits of what the files hold.
+        files: paths in the archive's folder ``data``.
+        prepare: contents of the files -> the three splits.
     """
 
     files: tuple[str, ...]
@@ -49,27 +49,27 @@ class Table:
         """Return the data set.
 
         Raises:
-            UsageError: a file is not there, cannot be read, or needs a package that is missing.
+            UsageError: a file is missing, cannot be read, or needs a package that is not installed.
         """
-        return loaded(self, tuple(self.fetch()))
+        return load(self, tuple(self.fetch()))
 
     def fetch(self) -> list[Path]:
         """Return the paths of the files.
 
         Raises:
-            UsageError: one is not there.
+            UsageError: one is missing.
         """
-        return [found(data_root(), file) for file in self.files]
+        return [find_file(data_root(), file) for file in self.files]
 
     def paths(self) -> list[Path]:
-        """Return the paths of the files that are read; raises UsageError if one is missing."""
+        """Return the paths of the files; raises UsageError if one is missing."""
         return self.fetch()
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(table: Table, paths: tuple[Path, ...]) -> Dataset:
-    """Return the data set of `table`, whose files are at `paths`; the latest one is kept in memory."""
-    contents = [opened(path) for path in paths]
+def load(table: Table, paths: tuple[Path, ...]) -> Dataset:
+    """Return the data set of `table` from its files `paths`; the last one stays in memory."""
+    contents = [read_file(path) for path in paths]
     try:
         splits = table.prepare(*contents)
     except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
@@ -79,50 +79,50 @@ def loaded(table: Table, paths: tuple[Path, ...]) -> Dataset:
     return Dataset(Space((train.shape[1],)), train, validation, test)
 
 
-def found(root: Path, file: str) -> Path:
-    """Return the path of `file` of the archive, unpacked in `root` (which may be its folder ``data``).
+def find_file(root: Path, file: str) -> Path:
+    """Return the path of `file` of the archive, unpacked in `root` or as its folder ``data``.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: it is missing.
     """
     for path in (root / file, root / "data" / file):
         if path.is_file():
             return path
     raise UsageError(
-        f"{root / file} is not there: unpack data.tar.gz of Masked Autoregressive Flow, which holds data/{file}, "
-        f"so that it is, or name another folder in GENBENCH_DATA"
+        f"{root / file} is missing: unpack it there from data.tar.gz of Masked Autoregressive Flow (data/{file}), "
+        f"or set GENBENCH_DATA to the folder that has it"
     )
 
 
-def opened(path: Path) -> Any:
-    """Return what the file holds: an array, a table with named columns, or the arrays of an HDF5 file by name.
+def read_file(path: Path) -> Any:
+    """Return the content of the file: an array, a table with named columns, or the arrays of an HDF5 file by name.
 
     Raises:
-        UsageError: it is damaged, or needs a package that is missing.
+        UsageError: it is damaged, or needs a package that is not installed.
     """
     try:
         return READERS[path.suffix](path)
     except UsageError:
         raise
-    except Exception as error:  # there is no end to what readers raise on damaged files
+    except Exception as error:  # readers raise almost anything on damaged files
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{path} cannot be read ({why}): unpack data.tar.gz again") from None
 
 
-def numpy_array(path: Path) -> Array:
-    """Return the array of an .npy file; one of Python objects, which would be pickled, is refused."""
+def read_npy(path: Path) -> Array:
+    """Return the array of an .npy file; arrays of Python objects, which are pickles, are rejected."""
     array: Array = np.load(path, allow_pickle=False).astype(np.float64)
     return array
 
 
-def csv(path: Path) -> pd.DataFrame:
+def read_csv_table(path: Path) -> pd.DataFrame:
     """Return the table of a .csv file, whose first row names the columns."""
     import pandas as pd
 
     return pd.read_csv(path, index_col=False)
 
 
-def hdf5(path: Path) -> dict[str, Array]:
+def read_hdf5(path: Path) -> dict[str, Array]:
     """Return the arrays of an HDF5 file by name.
 
     Raises:
@@ -136,35 +136,36 @@ def hdf5(path: Path) -> dict[str, Array]:
         return {name: file[name][:] for name in file}
 
 
-TABLE_PARTS = {  # by package: the classes and functions that pickles of tables call, in whichever module they are
+ALLOWED_GLOBALS = {  # by package: classes and functions that pickles of tables use, in any module
     "pandas": {
         *("DataFrame", "BlockManager", "Index", "RangeIndex", "Int64Index", "Float64Index", "StringArray"),
         *("StringDtype", "_new_Index", "_unpickle_block", "new_block", "__pyx_unpickle_NDArrayBacked"),
     },
     "numpy": {"ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar"},
     "builtins": {"slice", "object"},
-    "copyreg": {"_reconstructor"},  # of any object in pickles of protocols 0 and 1
-    "_codecs": {"encode"},  # of bytes in pickles of protocols 0 to 2
+    "copyreg": {"_reconstructor"},  # for objects in pickles of protocols 0 and 1
+    "_codecs": {"encode"},  # for bytes in pickles of protocols 0 to 2
 }
-OLD_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # of Python 2
+PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
-def unpickled(path: Path) -> pd.DataFrame:
-    """Return a pickled table; one that pandas of 2017 wrote may be beyond the pandas of today.
+def read_pickled_table(path: Path) -> pd.DataFrame:
+    """Return a pickled table.
 
     Raises:
-        UsageError: it is, or the pickle calls something that is not in `TABLE_PARTS`, or holds no table.
+        UsageError: pandas cannot read it (it may be too old), or the pickle uses something that is not in
+            `ALLOWED_GLOBALS`, or it is not a table.
     """
     import pandas as pd
     from pandas.compat import pickle_compat  # type: ignore[import-not-found]
 
     class TableUnpickler(pickle_compat.Unpickler):  # type: ignore[misc]
-        """The unpickler of pandas, which knows where old versions had what, with no access to anything else."""
+        """The unpickler of pandas, which can read old pickles, limited to `ALLOWED_GLOBALS`."""
 
         def find_class(self, module: str, name: str) -> Any:
-            package = OLD_NAMES.get(module, module.partition(".")[0])
-            if name not in TABLE_PARTS.get(package, ()):
-                raise UsageError(f"{path} is refused: it would call {module}.{name}, which is no part of a table")
+            package = PYTHON2_MODULES.get(module, module.partition(".")[0])
+            if name not in ALLOWED_GLOBALS.get(package, ()):
+                raise UsageError(f"{path} is rejected: it would call {module}.{name}, which tables do not need")
             return super().find_class(module, name)
 
     try:
@@ -175,85 +176,90 @@ def unpickled(path: Path) -> pd.DataFrame:
             raise
         raise UsageError(
             f"{path} cannot be read by pandas {pd.__version__} ({' '.join(str(error).split())[:200]}): "
-            f"read it once with pandas 1.2 and write it again with to_pickle"
+            f"load it with pandas 1.2 and save it again with to_pickle"
         ) from None
     if not isinstance(table, pd.DataFrame):
-        raise UsageError(f"{path} holds a {type(table).__name__} and no table")
+        raise UsageError(f"{path} contains a {type(table).__name__}, not a table")
     return table
 
 
-READERS: dict[str, Callable[[Path], Any]] = {".npy": numpy_array, ".csv": csv, ".hdf5": hdf5, ".pickle": unpickled}
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".npy": read_npy,
+    ".csv": read_csv_table,
+    ".hdf5": read_hdf5,
+    ".pickle": read_pickled_table,
+}
 
 
-# ------------------------------------------------------------------------------------------------------ the sets
+# -------------------------------------------------------------------------------------------------- preparation
 
 
-def last_tenths(x: Array) -> Splits:
-    """Return the rows x (N, D) split: the last tenth is the test split, the last tenth of the rest validation."""
+def split_last_tenths(x: Array) -> Splits:
+    """Return x (N, D) split by rows: the last tenth is the test split, the last tenth of the rest validation."""
     rest, test = np.split(x, [len(x) - int(0.1 * len(x))])
     train, validation = np.split(rest, [len(rest) - int(0.1 * len(rest))])
     return train, validation, test
 
 
-def standardised(splits: Splits) -> Splits:
-    """Return the splits with mean 0 and variance 1 over the first two together."""
-    seen = np.concatenate(splits[:2])
-    train, validation, test = ((x - seen.mean(0)) / seen.std(0) for x in splits)
+def standardize(splits: Splits) -> Splits:
+    """Return the splits, scaled to mean 0 and variance 1 over train and validation together."""
+    fitted = np.concatenate(splits[:2])
+    train, validation, test = ((x - fitted.mean(0)) / fitted.std(0) for x in splits)
     return train, validation, test
 
 
-def power(x: Array) -> Splits:
-    """Return minutes of a household's electricity: active power, voltage, three meters and the time of day.
+def prepare_power(x: Array) -> Splits:
+    """Return electricity use of a household by minute: active power, voltage, three meters and the time of day.
 
-    Rows are shuffled by seed 42. Reactive power and current go; each measured number gets uniform noise of the width
-    of its last digit, drawn for voltage first.
+    Rows are shuffled with seed 42. Reactive power and current are dropped. Measurements get uniform noise of the width
+    of their last digit, drawn for voltage first.
     """
     generator = np.random.RandomState(42)
     x = x.copy()
     generator.shuffle(x)
     n, x = len(x), np.delete(x, (1, 3), axis=1)
     voltage, active, meters = 0.01 * generator.rand(n, 1), 0.001 * generator.rand(n, 1), generator.rand(n, 3)
-    return standardised(last_tenths(x + np.hstack((active, voltage, meters, np.zeros((n, 1))))))
+    return standardize(split_last_tenths(x + np.hstack((active, voltage, meters, np.zeros((n, 1))))))
 
 
-def gas(table: pd.DataFrame) -> Splits:
-    """Return the signals of chemical sensors in a mixture of ethylene and carbon monoxide, scaled over all rows.
+def prepare_gas(table: pd.DataFrame) -> Splits:
+    """Return signals of chemical sensors in a mixture of ethylene and carbon monoxide, standardized over all rows.
 
-    Time and concentrations go; then, of the sensors that correlate by more than 0.98 with another, the first, again and
-    again until there is none.
+    Time and concentrations are dropped. Then the first sensor whose correlation with another exceeds 0.98 is dropped,
+    repeatedly, until none is left.
     """
     table = table.drop(columns=["Meth", "Eth", "Time"])
-    while len(alike := np.flatnonzero((table.corr().to_numpy() > 0.98).sum(1) > 1)):
-        table = table.drop(columns=table.columns[alike[0]])
-    return last_tenths(((table - table.mean()) / table.std()).to_numpy(np.float64))
+    while len(correlated := np.flatnonzero((table.corr().to_numpy() > 0.98).sum(1) > 1)):
+        table = table.drop(columns=table.columns[correlated[0]])
+    return split_last_tenths(((table - table.mean()) / table.std()).to_numpy(np.float64))
 
 
-def hepmass(train: pd.DataFrame, test: pd.DataFrame) -> Splits:
-    """Return the signals (label 1) among simulated collisions of particles of mass 1000, scaled by the training file.
+def prepare_hepmass(train: pd.DataFrame, test: pd.DataFrame) -> Splits:
+    """Return the signals (label 1) of simulated collisions at mass 1000, standardized by the training file.
 
-    Columns whose smallest value occurs more than five times go: the released code drops these as discrete. The test
-    file has a last column more. The last tenth of the training file is for validation.
+    Columns whose smallest value occurs more than five times are dropped as discrete, as in the released code. The test
+    file has an extra last column. The last tenth of the training file is for validation.
     """
     signal, other = (table[table.iloc[:, 0] == 1].iloc[:, 1:] for table in (train, test))
     a, b = signal.to_numpy(np.float64), other.iloc[:, :-1].to_numpy(np.float64)
-    kept = (a == a.min(0)).sum(0) <= 5
+    continuous = (a == a.min(0)).sum(0) <= 5
     x, y = ((z - a.mean(0)) / a.std(0, ddof=1) for z in (a, b))
-    first, validation = np.split(x[:, kept], [len(x) - int(0.1 * len(x))])
-    return first, validation, y[:, kept]
+    first, validation = np.split(x[:, continuous], [len(x) - int(0.1 * len(x))])
+    return first, validation, y[:, continuous]
 
 
-def miniboone(x: Array) -> Splits:
-    """Return events of a neutrino experiment; outliers and discrete columns have been taken out in the archive."""
-    return standardised(last_tenths(x))
+def prepare_miniboone(x: Array) -> Splits:
+    """Return events of a neutrino experiment; the archive has no outliers and no discrete columns."""
+    return standardize(split_last_tenths(x))
 
 
-def bsds300(held: dict[str, Array]) -> Splits:
-    """Return grey patches of 8x8 pixels of photographs without mean and without last pixel, as the archive has them."""
-    return held["train"], held["validation"], held["test"]
+def prepare_bsds300(arrays: dict[str, Array]) -> Splits:
+    """Return grey 8x8 patches of photographs, minus their mean and without the last pixel, as in the archive."""
+    return arrays["train"], arrays["validation"], arrays["test"]
 
 
-POWER = Table(("power/data.npy",), power)
-GAS = Table(("gas/ethylene_CO.pickle",), gas)
-HEPMASS = Table(("hepmass/1000_train.csv", "hepmass/1000_test.csv"), hepmass)
-MINIBOONE = Table(("miniboone/data.npy",), miniboone)
-BSDS300 = Table(("BSDS300/BSDS300.hdf5",), bsds300)
+POWER = Table(("power/data.npy",), prepare_power)
+GAS = Table(("gas/ethylene_CO.pickle",), prepare_gas)
+HEPMASS = Table(("hepmass/1000_train.csv", "hepmass/1000_test.csv"), prepare_hepmass)
+MINIBOONE = Table(("miniboone/data.npy",), prepare_miniboone)
+BSDS300 = Table(("BSDS300/BSDS300.hdf5",), prepare_bsds300)

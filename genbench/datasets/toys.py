@@ -1,8 +1,8 @@
-"""Points of the plane whose true log-density and entropy are known.
+"""2-D toy densities with known log-density and entropy.
 
 The shapes and their parameters are those of FFJORD: Free-form Continuous Dynamics for Scalable Reversible
-Generative Models (2019), section 4.1. Every toy is 50,000 points to train, 5,000 to validate and 20,000 to test,
-drawn independently from one fixed seed. x (N, 2) float32.
+Generative Models (2019), section 4.1. Every data set has 50,000 points to train, 5,000 to validate and 20,000 to
+test, independent samples from a fixed seed. x (N, 2) float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import torch
 from torch import Generator, Tensor
 
 from genbench.dataset import Dataset, Modes, Space
-from genbench.datasets.plane import Noise, Toy, along, concentric, normal, polar, uniform
+from genbench.datasets.toy_densities import (
+    SmoothingNoise,
+    ToyDensity,
+    along_curves,
+    concentric_circles,
+    normal,
+    polar,
+    uniform,
+)
 
 __all__ = [
     "checkerboard",
@@ -28,28 +36,27 @@ __all__ = [
     "two_spirals",
 ]
 
-SIZES = [50_000, 5_000, 20_000]  # train, validation, test
+SPLIT_SIZES = [50_000, 5_000, 20_000]  # train, validation, test
 SEED = 0
 
 
-def drawn(define: Callable[[], Toy]) -> Callable[[], Dataset]:
-    """Return the data set drawn from a toy; it is drawn once in a process."""
+def sampled_dataset(define: Callable[[], ToyDensity]) -> Callable[[], Dataset]:
+    """Return a function that samples a data set from the density; the result is cached."""
 
     @functools.cache
     @functools.wraps(define)
     def dataset() -> Dataset:
-        toy = define()
-        x = toy.sample(sum(SIZES), torch.Generator().manual_seed(SEED)).float()
-        train, validation, test = torch.split(x, SIZES)
-        return Dataset(
-            Space((2,)), train, validation, test, log_prob=toy.log_prob, entropy=toy.entropy, modes=toy.modes
-        )
+        density = define()
+        x = density.sample(sum(SPLIT_SIZES), torch.Generator().manual_seed(SEED)).float()
+        splits = torch.split(x, SPLIT_SIZES)
+        log_prob, entropy, modes = density.log_prob, density.entropy, density.modes
+        return Dataset(Space((2,)), *splits, log_prob=log_prob, entropy=entropy, modes=modes)
 
     return dataset
 
 
-@drawn
-def moons() -> Toy:
+@sampled_dataset
+def moons() -> ToyDensity:
     """Two interleaved half circles."""
     middle = torch.tensor([-1.0, -0.2])
 
@@ -59,81 +66,81 @@ def moons() -> Toy:
     def lower(u: Tensor) -> Tensor:
         return middle + torch.tensor([2.0, 1.0]) - polar(2, math.pi * u)
 
-    return along(upper, lower, noise=Noise(0.2), entropy=2.3939)
+    return along_curves(upper, lower, noise=SmoothingNoise(0.2), entropy=2.3939)
 
 
-@drawn
-def swissroll() -> Toy:
-    """A spiral of one and a half turns, seen along the roll."""
+@sampled_dataset
+def swissroll() -> ToyDensity:
+    """A spiral of one and a half turns."""
 
     def roll(u: Tensor) -> Tensor:
         t = 1.5 * math.pi * (1 + 2 * u)
         return polar(t / 5, t)
 
-    return along(roll, noise=Noise(0.2), entropy=2.6696)
+    return along_curves(roll, noise=SmoothingNoise(0.2), entropy=2.6696)
 
 
-@drawn
-def two_spirals() -> Toy:
-    """Two spirals, each the other turned by half a turn."""
+@sampled_dataset
+def two_spirals() -> ToyDensity:
+    """Two spirals, each the other rotated by half a turn."""
 
     def arm(u: Tensor) -> Tensor:
         t = 3 * math.pi * u.sqrt()
         return polar(t / 3, math.pi - t) + 1 / 12
 
-    return along(arm, lambda u: -arm(u), noise=Noise(0.1, box=1 / 12), entropy=2.6455)
+    return along_curves(arm, lambda u: -arm(u), noise=SmoothingNoise(0.1, box=1 / 12), entropy=2.6455)
 
 
-@drawn
-def eight_gaussians() -> Toy:
-    """Eight Gaussians evenly on a circle."""
+@sampled_dataset
+def eight_gaussians() -> ToyDensity:
+    """Eight Gaussians evenly spaced on a circle."""
     centers = polar(4, torch.arange(8, dtype=torch.float64) * math.pi / 4) / 1.414
-    noise = Noise(0.5 / 1.414)
+    noise = SmoothingNoise(0.5 / 1.414)
 
     def sample(n: int, generator: Generator) -> Tensor:
         return centers[torch.randint(8, (n,), generator=generator)] + noise.sample(n, generator)
 
-    def density(x: Tensor) -> Tensor:
-        return noise.density(x[:, None] - centers.to(x.device)).logsumexp(-1) - math.log(8)
+    def log_density(x: Tensor) -> Tensor:
+        return noise.log_density(x[:, None] - centers.to(x.device)).logsumexp(-1) - math.log(8)
 
-    return Toy(sample, density, entropy=2.8319, modes=Modes(centers, noise.sigma))
+    return ToyDensity(sample, log_density, entropy=2.8319, modes=Modes(centers, noise.sigma))
 
 
-@drawn
-def circles() -> Toy:
+@sampled_dataset
+def circles() -> ToyDensity:
     """Two concentric circles."""
-    return concentric(1.5, 3, sigma=0.24, entropy=3.2681)
+    return concentric_circles(1.5, 3, sigma=0.24, entropy=3.2681)
 
 
-@drawn
-def rings() -> Toy:
+@sampled_dataset
+def rings() -> ToyDensity:
     """Four concentric thin rings."""
-    return concentric(0.75, 1.5, 2.25, 3, sigma=0.08, entropy=2.6232)
+    return concentric_circles(0.75, 1.5, 2.25, 3, sigma=0.08, entropy=2.6232)
 
 
-@drawn
-def checkerboard() -> Toy:
-    """The squares of one colour of a board of four by four, evenly."""
+@sampled_dataset
+def checkerboard() -> ToyDensity:
+    """Uniform on the squares of one colour of a 4x4 checkerboard."""
 
     def sample(n: int, generator: Generator) -> Tensor:
         column, half = (torch.randint(k, (n,), generator=generator) for k in (4, 2))
         corner = torch.stack([column, 2 * half + column % 2], -1) - 2
         return 2 * (corner + uniform(generator, n, 2))
 
-    def density(x: Tensor) -> Tensor:
+    def log_density(x: Tensor) -> Tensor:
         square = (x / 2).floor()
         inside = (square.sum(-1) % 2 == 0) & (square >= -2).all(-1) & (square < 2).all(-1)
         return torch.full_like(x[:, 0], -math.log(32)).masked_fill(~inside, -math.inf)
 
-    return Toy(sample, density, entropy=math.log(32))
+    return ToyDensity(sample, log_density, entropy=math.log(32))
 
 
-@drawn
-def pinwheel() -> Toy:
-    """Five Gaussians on a circle, sheared into the blades of a wheel.
+@sampled_dataset
+def pinwheel() -> ToyDensity:
+    """Five Gaussians on a circle, sheared into the blades of a pinwheel.
 
-    u ~ N((1, 0), diag(0.3, 0.1)^2) is turned by -(2 pi k / 5 + exp(|u|) / 4) and doubled. FFJORD turns by exp(u_1);
-    by the radius, which differs where the blade is wide, the turn keeps areas and is undone in closed form:
+    u ~ N((1, 0), diag(0.3, 0.1)^2) is rotated by -(2 pi k / 5 + exp(|u|) / 4) and doubled. FFJORD rotates by exp(u_1)
+    instead. Rotation by a function of the radius preserves areas and has an inverse in closed form:
     p(x) = mean_k N(u_k) / 4.
     """
     mean, scale = torch.tensor([1.0, 0.0]), torch.tensor([0.3, 0.1])
@@ -145,11 +152,11 @@ def pinwheel() -> Toy:
         radius = u.norm(dim=-1)
         return polar(2 * radius, torch.atan2(u[:, 1], u[:, 0]) - blade - radius.exp() / 4)
 
-    def density(x: Tensor) -> Tensor:
+    def log_density(x: Tensor) -> Tensor:
         radius, angle = torch.hypot(x[:, :1], x[:, 1:]) / 2, torch.atan2(x[:, 1:], x[:, :1])
         u = polar(radius, angle + blades.to(x.device) + radius.exp() / 4)
         z = (u - mean.to(x.device)) / scale.to(x.device)
         log_normal = -z.square().sum(-1) / 2 - math.log(2 * math.pi * 0.3 * 0.1)
         return log_normal.logsumexp(-1) - math.log(4 * 5)
 
-    return Toy(sample, density, entropy=2.3206)
+    return ToyDensity(sample, log_density, entropy=2.3206)

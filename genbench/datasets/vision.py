@@ -1,8 +1,8 @@
-"""The image sets of torchvision, under the folder that GENBENCH_DATA names (default: data).
+"""The image data sets of torchvision, in the folder named by GENBENCH_DATA (default: data).
 
-What is missing is downloaded, where there is a network, and read only if it has the SHA-256 below. The test split is
-the official one; the validation split is a fixed random part of the official training split, but for CelebA, which has
-one of its own. x (N, C, H, W) uint8 in 256 levels.
+Missing files are downloaded if there is a network, and verified by the SHA-256 below. The test split is the official
+one. The validation split is a fixed random part of the official training split; CelebA has an official one.
+x (N, C, H, W) uint8 in 256 levels.
 """
 
 from __future__ import annotations
@@ -24,125 +24,124 @@ from genbench.records.artifacts import set_aside
 __all__ = ["CIFAR10", "KMNIST", "MNIST", "SVHN", "BinaryMNIST", "CelebA", "FashionMNIST"]
 
 Images = tuple[Tensor, Tensor | None]  # x (N, C, H, W) uint8; labels (N,) int64
-
-
-Urls = Callable[[Any], dict[str, list[str]]]  # of a class of torchvision.datasets: file under the root -> its URLs
+Urls = Callable[[Any], dict[str, list[str]]]  # class in torchvision.datasets -> URLs of each file under the root
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where an image set is and how it is split; called, it gives the data set.
+class ImageSource:
+    """Where an image data set is stored and how it is split; calling it returns the data set.
 
     Attributes:
         name: of the class in torchvision.datasets.
-        files: what torchvision looks for, under the root.
-        reads: the same, as globs.
-        urls: gives the archives that torchvision unpacks; each has a digest in `SHA256`.
-        read: gives images and labels of an instance of that class.
-        argument, parts: what names the official splits: train and test, or train, validation and test.
-        one_in: one in so many of the official training split is for validation, where there are two parts.
+        files: description of the files under the root, for messages.
+        patterns: the same files as globs.
+        urls: returns the URLs of the archives that torchvision unpacks; `SHA256` has their digests.
+        read: returns images and labels of an instance of the class.
+        split_argument: name of the class's argument that selects an official split.
+        official_splits: its values, for train and test or for train, validation and test.
+        holdout_divisor: without an official validation split, 1/holdout_divisor of the training split is used.
     """
 
     name: str
     files: str
-    reads: tuple[str, ...]
+    patterns: tuple[str, ...]
     urls: Urls
     read: Callable[[Any], Images]
-    argument: str
-    parts: tuple[bool | str, ...]
-    one_in: int = 10
+    split_argument: str
+    official_splits: tuple[bool | str, ...]
+    holdout_divisor: int = 10
 
     def __call__(self) -> Dataset:
         """Return the data set.
 
         Raises:
-            UsageError: it is not under GENBENCH_DATA and cannot be downloaded.
+            UsageError: files are missing under GENBENCH_DATA and cannot be downloaded.
         """
-        return loaded(self, data_root())
+        return load(self, data_root())
 
     def fetch(self) -> None:
-        """Download what is missing.
+        """Download missing files.
 
         Raises:
-            UsageError: it is not there and cannot be downloaded.
+            UsageError: files are missing and cannot be downloaded.
         """
-        for part in self.parts:
-            opened(self, data_root(), part)
+        for split in self.official_splits:
+            open_split(self, data_root(), split)
 
     def paths(self) -> list[Path]:
-        """Return the paths of the files that are read, as far as they are there."""
-        return [path for pattern in self.reads for path in data_root().glob(pattern) if path.is_file()]
+        """Return the paths of the files that exist."""
+        return [path for pattern in self.patterns for path in data_root().glob(pattern) if path.is_file()]
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(source: Source, root: Path) -> Dataset:
-    """Return the data set of `source` under `root`; the latest one is kept in memory."""
-    parts = [source.read(opened(source, root, part)) for part in source.parts]
-    if len(parts) == 2:
-        parts[:1] = held_out(*parts[0], one_in=source.one_in)
-    (train, a), (validation, b), (test, c) = parts
+def load(source: ImageSource, root: Path) -> Dataset:
+    """Return the data set of `source` under `root`; the last one stays in memory."""
+    splits = [source.read(open_split(source, root, split)) for split in source.official_splits]
+    if len(splits) == 2:
+        splits[:1] = hold_out(*splits[0], divisor=source.holdout_divisor)
+    (train, a), (validation, b), (test, c) = splits
     labels = None if a is None or b is None or c is None else (a, b, c)
     return Dataset(Space(tuple(train.shape[1:]), levels=256), train, validation, test, labels)
 
 
-def held_out(x: Tensor, y: Tensor | None, one_in: int) -> list[Images]:
-    """Return images and labels to train and, one in `one_in`, the last of a fixed permutation, to validate."""
+def hold_out(x: Tensor, y: Tensor | None, divisor: int) -> list[Images]:
+    """Return training and validation images and labels: 1/divisor of a fixed permutation is for validation."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    cut = len(x) - len(x) // one_in
-    return [(x[part], None if y is None else y[part]) for part in (order[:cut], order[cut:])]
+    cut = len(x) - len(x) // divisor
+    return [(x[indices], None if y is None else y[indices]) for indices in (order[:cut], order[cut:])]
 
 
 # -------------------------------------------------------------------------------------------- files and network
 
 
-def opened(source: Source, root: Path, part: bool | str) -> Any:
-    """Return torchvision's data set of one official split, downloaded if it is missing.
+def open_split(source: ImageSource, root: Path, split: bool | str) -> Any:
+    """Return torchvision's data set of one official split, downloading missing files.
 
     Raises:
-        UsageError: it is neither there nor can it be downloaded.
+        UsageError: files are missing or damaged and cannot be downloaded.
     """
     from torchvision import datasets
 
-    make = functools.partial(getattr(datasets, source.name), root, **{source.argument: part})
+    make = functools.partial(getattr(datasets, source.name), root, **{source.split_argument: split})
     try:
         return make(download=False)
-    except Exception as error:  # missing, or not whole: there is no end to what readers raise on damaged files
-        problem = _line(error)
+    except Exception as error:  # missing or damaged: readers raise almost anything on damaged files
+        problem = _one_line(error)
     try:
         with downloading(root):
             for file, urls in source.urls(getattr(datasets, source.name)).items():
                 download(root / file, urls, SHA256[file])
                 if (unpacked := root / file.removesuffix(".gz")) != root / file and unpacked.exists():
-                    set_aside(unpacked, f"of {source.name} one file cannot be read ({problem})")
-            return make(download=True)  # unpacks them
+                    set_aside(unpacked, f"a file of {source.name} cannot be read ({problem})")
+            return make(download=True)  # unpacks the archives
     except Exception as error:
         raise UsageError(
-            f"{source.name} is not whole in {root} and could not be downloaded ({_line(error)}); "
-            f"put {source.files} there, or name another folder in GENBENCH_DATA"
+            f"{source.name} is missing or damaged in {root} and could not be downloaded ({_one_line(error)}); "
+            f"put {source.files} there, or set GENBENCH_DATA to another folder"
         ) from None
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-# ---------------------------------------------------------------------------------------------------- the sets
+# ------------------------------------------------------------------------------------------------ the data sets
 
 
-def _grey(data: Any) -> Images:
+def _read_grey(data: Any) -> Images:
     return data.data[:, None], data.targets.long()
 
 
-def _cifar(data: Any) -> Images:
+def _read_cifar(data: Any) -> Images:
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
-def _svhn(data: Any) -> Images:
+def _read_svhn(data: Any) -> Images:
     return torch.from_numpy(data.data).contiguous(), torch.from_numpy(data.labels).long()
 
 
-def _faces(data: Any) -> Images:
-    """Return the middle 148x148 of the 178x218 of each face, at 64x64, the field's custom; no labels."""
+def _read_faces(data: Any) -> Images:
+    """Return the central 148x148 of the 178x218 pixels of each face, resized to 64x64 as is customary; no labels."""
     from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
     x = torch.empty(len(data), 3, 64, 64, dtype=torch.uint8)
@@ -151,52 +150,65 @@ def _faces(data: Any) -> Images:
     return x, None
 
 
-def _idx_urls(kind: Any) -> dict[str, list[str]]:
-    return {f"{kind.__name__}/raw/{f}": [f"{mirror}{f}" for mirror in kind.mirrors] for f, _ in kind.resources}
+def _idx_urls(dataset: Any) -> dict[str, list[str]]:
+    files = [file for file, _ in dataset.resources]
+    return {f"{dataset.__name__}/raw/{file}": [f"{mirror}{file}" for mirror in dataset.mirrors] for file in files}
 
 
-def _cifar_urls(kind: Any) -> dict[str, list[str]]:
-    return {kind.filename: [kind.url]}
+def _cifar_urls(dataset: Any) -> dict[str, list[str]]:
+    return {dataset.filename: [dataset.url]}
 
 
-def _svhn_urls(kind: Any) -> dict[str, list[str]]:
-    return {file: [url] for url, file, _ in (kind.split_list[part] for part in ("train", "test"))}
+def _svhn_urls(dataset: Any) -> dict[str, list[str]]:
+    return {file: [url] for url, file, _ in (dataset.split_list[split] for split in ("train", "test"))}
 
 
-def _faces_urls(kind: Any) -> dict[str, list[str]]:
-    return {f"celeba/{file}": [DRIVE.format(id)] for id, _, file in kind.file_list}
+def _faces_urls(dataset: Any) -> dict[str, list[str]]:
+    return {f"celeba/{file}": [GOOGLE_DRIVE.format(id)] for id, _, file in dataset.file_list}
 
 
-IDX = "{train,t10k}-{images-idx3,labels-idx1}-ubyte"
-DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
-TRAIN_TEST = ("train", (True, False))
-MNIST = Source("MNIST", f"MNIST/raw/{IDX}", ("MNIST/raw/*-ubyte",), _idx_urls, _grey, *TRAIN_TEST, one_in=6)
-FashionMNIST = Source(
-    "FashionMNIST", f"FashionMNIST/raw/{IDX}", ("FashionMNIST/raw/*-ubyte",), _idx_urls, _grey, *TRAIN_TEST, one_in=6
+IDX_FILES = "{train,t10k}-{images-idx3,labels-idx1}-ubyte"
+GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
+
+
+def _idx_source(name: str) -> ImageSource:
+    """Return the source of a data set in the file format of MNIST."""
+    files, patterns = f"{name}/raw/{IDX_FILES}", (f"{name}/raw/*-ubyte",)
+    return ImageSource(name, files, patterns, _idx_urls, _read_grey, "train", (True, False), holdout_divisor=6)
+
+
+MNIST = _idx_source("MNIST")
+FashionMNIST = _idx_source("FashionMNIST")
+KMNIST = _idx_source("KMNIST")
+CIFAR10 = ImageSource(
+    name="CIFAR10",
+    files="cifar-10-batches-py/",
+    patterns=("cifar-10-batches-py/*",),
+    urls=_cifar_urls,
+    read=_read_cifar,
+    split_argument="train",
+    official_splits=(True, False),
 )
-KMNIST = Source("KMNIST", f"KMNIST/raw/{IDX}", ("KMNIST/raw/*-ubyte",), _idx_urls, _grey, *TRAIN_TEST, one_in=6)
-CIFAR10 = Source("CIFAR10", "cifar-10-batches-py/", ("cifar-10-batches-py/*",), _cifar_urls, _cifar, *TRAIN_TEST)
-SVHN = Source(
-    "SVHN",
-    "{train,test}_32x32.mat",
-    ("train_32x32.mat", "test_32x32.mat"),
-    _svhn_urls,
-    _svhn,
-    "split",
-    ("train", "test"),
+SVHN = ImageSource(
+    name="SVHN",
+    files="{train,test}_32x32.mat",
+    patterns=("train_32x32.mat", "test_32x32.mat"),
+    urls=_svhn_urls,
+    read=_read_svhn,
+    split_argument="split",
+    official_splits=("train", "test"),
 )
-FACES = "celeba/img_align_celeba/ and celeba/*.txt"
-CelebA = Source(
-    "CelebA",
-    FACES,
-    ("celeba/*.txt", "celeba/img_align_celeba/*"),
-    _faces_urls,
-    _faces,
-    "split",
-    ("train", "valid", "test"),
+CelebA = ImageSource(
+    name="CelebA",
+    files="celeba/img_align_celeba/ and celeba/*.txt",
+    patterns=("celeba/*.txt", "celeba/img_align_celeba/*"),
+    urls=_faces_urls,
+    read=_read_faces,
+    split_argument="split",
+    official_splits=("train", "valid", "test"),
 )
 
-SHA256 = {  # of every file that is downloaded, as torchvision.prototype.datasets has them (2022)
+SHA256 = {  # of every downloaded file, from torchvision.prototype.datasets (2022)
     "MNIST/raw/train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "MNIST/raw/train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     "MNIST/raw/t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
@@ -221,18 +233,17 @@ SHA256 = {  # of every file that is downloaded, as torchvision.prototype.dataset
 }
 
 
-def BinaryMNIST() -> Dataset:  # noqa: N802, beside MNIST
-    """The digits of MNIST in black and white: each pixel a coin of its intensity, tossed anew in every batch.
+def BinaryMNIST() -> Dataset:  # noqa: N802, like MNIST
+    """The digits of MNIST in black and white with dynamic binarization: batches sample pixels from their intensity.
 
-    Importance Weighted Autoencoders (2016), section 5. Validation and test are one fixed draw. Raises UsageError as
+    Importance Weighted Autoencoders (2016), section 5. Validation and test are one fixed sample. Raises UsageError as
     MNIST does.
     """
     grey, generator = MNIST(), torch.Generator().manual_seed(0)
-    means = [split.float() / 255 for split in (grey.train, grey.validation, grey.test)]
-    train, validation, test = (torch.bernoulli(m, generator=generator).to(torch.uint8) for m in means)
-    return Dataset(
-        Space(grey.space.shape, levels=2), train, validation, test, labels=grey.labels, bernoulli_probs=means[0]
-    )
+    probs = [split.float() / 255 for split in (grey.train, grey.validation, grey.test)]
+    train, validation, test = (torch.bernoulli(p, generator=generator).to(torch.uint8) for p in probs)
+    space = Space(grey.space.shape, levels=2)
+    return Dataset(space, train, validation, test, labels=grey.labels, bernoulli_probs=probs[0])
 
 
 BinaryMNIST.fetch = MNIST.fetch  # type: ignore[attr-defined]

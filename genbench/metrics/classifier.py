@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from genbench.datasets.downloads import FEATURE_NETS, alone, data_root
+from genbench.datasets.downloads import FEATURE_NETS, data_root, folder_lock
 from genbench.notices import notify
 from genbench.records.artifacts import Work
 
@@ -91,7 +91,7 @@ def classifier(x: Tensor, y: Tensor) -> Classifier:
     try:
         net = saved(work := Work(folder), name, x.shape[1:], classes)
         if net is None:
-            with alone(folder):  # of several processes one fits it
+            with folder_lock(folder):  # of several processes one fits it
                 net = saved(work, name, x.shape[1:], classes) or fitted(x, y, classes)
                 work.save(name, packed(net))
     except OSError as error:
