@@ -140,7 +140,7 @@ class GMM(Model):
         self.mu = nn.Parameter(torch.randn(K, D, dtype=torch.float64))
         self.log_scales = nn.Parameter(torch.zeros(K, D, dtype=torch.float64))  # log of diag U
         self.off_diagonal = nn.Parameter(torch.zeros(K, count, dtype=torch.float64))  # entries of U above the diagonal
-        self.register_buffer("started", torch.tensor(fit == "em"))
+        self.register_buffer("initialized", torch.tensor(fit == "em"))
         self.exact = space.levels is None or covariance == "diagonal" or D <= MAX_EXACT_DIMS
         self.likelihood = "exact" if self.exact else "bound"
         if space.levels:
