@@ -48,9 +48,9 @@ def sampled_dataset(define: Callable[[], ToyDensity]) -> Callable[[], Dataset]:
     def dataset() -> Dataset:
         density = define()
         x = density.sample(sum(SPLIT_SIZES), torch.Generator().manual_seed(SEED)).float()
-        splits = torch.split(x, SPLIT_SIZES)
+        train, validation, test = torch.split(x, SPLIT_SIZES)
         log_prob, entropy, modes = density.log_prob, density.entropy, density.modes
-        return Dataset(Space((2,)), *splits, log_prob=log_prob, entropy=entropy, modes=modes)
+        return Dataset(Space((2,)), train, validation, test, log_prob=log_prob, entropy=entropy, modes=modes)
 
     return dataset
 
