@@ -323,6 +323,6 @@ def test_metrics_return_nothing_where_they_do_not_apply() -> None:
     assert denoising.measure(evaluate(flow, x)) == compression.measure(evaluate(flow, x)) == {}
     assert set(anomalies.measure(evaluate(flow, x))) == {"anomaly_auroc_likelihood_shuffled"}
     assert ising.measure(evaluate(flow, x)) == {}  # of another space
-    labelled = evaluate(fit_pca(space, x, 2), x, torch.arange(64) % 2)
-    assert set(linear_probe.measure(labelled)) == {"linear_probe_accuracy"}
-    assert set(clustering.measure(labelled)) == {"clustering_ari", "clustering_nmi"}
+    labeled = evaluate(fit_pca(space, x, 2), x, torch.arange(64) % 2)
+    assert set(linear_probe.measure(labeled)) == {"linear_probe_accuracy"}
+    assert set(clustering.measure(labeled)) == {"clustering_ari", "clustering_nmi"}

@@ -29,8 +29,8 @@ MODELS: dict[str, Row] = {
 MIXTURE = {"MADE of 3 orders": (MADE, {"hidden": (70,), "orders": 3})}
 each_single_order = pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
 every_model = pytest.mark.parametrize("row", {**MODELS, **MIXTURE}.values(), ids=[*MODELS, *MIXTURE])
-SPACES = {"binary": Space((1, 5, 4), 2), "levels": Space((1, 5, 5), 7), "colour": Space((3, 3, 4), 4)}
-TINY = {"binary": Space((1, 2, 3), 2), "levels": Space((1, 2, 2), 3), "colour": Space((3, 1, 2), 2)}
+SPACES = {"binary": Space((1, 5, 4), 2), "levels": Space((1, 5, 5), 7), "color": Space((3, 3, 4), 4)}
+TINY = {"binary": Space((1, 2, 3), 2), "levels": Space((1, 2, 2), 3), "color": Space((3, 1, 2), 2)}
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 every_tiny = pytest.mark.parametrize("space", TINY.values(), ids=TINY)
 

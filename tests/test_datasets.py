@@ -37,7 +37,7 @@ SIDE = 200  # cells along each axis of [-5, 5]^2
 
 @functools.cache
 def on_grid(name):
-    """Return log p at the centre of every cell, (SIDE, SIDE)."""
+    """Return log p at the center of every cell, (SIDE, SIDE)."""
     middle = (torch.arange(SIDE, dtype=torch.float64) + 0.5) * CELL - 5
     return find("datasets", name)().log_prob(torch.cartesian_prod(middle, middle)).reshape(SIDE, SIDE)
 
@@ -246,9 +246,9 @@ def test_idx_files_are_read_and_a_sixth_of_the_training_split_is_for_validation(
 
 
 def test_binary_digits_are_bernoulli_samples_of_their_intensities():
-    grey, data = find("datasets", "digits")(), find("datasets", "digits:binary")()
-    torch.testing.assert_close(data.bernoulli_probs, grey.train / 16)
-    for x, k in zip((data.train, data.validation, data.test), (grey.train, grey.validation, grey.test), strict=True):
+    gray, data = find("datasets", "digits")(), find("datasets", "digits:binary")()
+    torch.testing.assert_close(data.bernoulli_probs, gray.train / 16)
+    for x, k in zip((data.train, data.validation, data.test), (gray.train, gray.validation, gray.test), strict=True):
         assert torch.equal(x[k == 0].unique(), torch.tensor([0], dtype=torch.uint8))
         assert torch.equal(x[k == 16].unique(), torch.tensor([1], dtype=torch.uint8))
         half = x[(k > 6) & (k < 10)].double()
@@ -402,7 +402,7 @@ def test_svhn_files_are_read_with_label_10_as_digit_0(root, monkeypatch):
     np.testing.assert_array_equal(data.labels[2], np.arange(1, 21) % 10)
 
 
-def test_faces_are_centre_cropped_and_use_the_official_validation_split(root, monkeypatch):
+def test_faces_are_center_cropped_and_use_the_official_validation_split(root, monkeypatch):
     from PIL import Image
     from torchvision.datasets import CelebA
 

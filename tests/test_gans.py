@@ -29,7 +29,7 @@ IMAGES = {
     "digits": Space((1, 8, 8), 17),
     "binary": Space((1, 8, 8), 2),
     "28x28": Space((1, 28, 28), 256),
-    "colours": Space((3, 32, 32), 256),
+    "colors": Space((3, 32, 32), 256),
     "reals": Space((3, 6, 10)),
 }
 X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
@@ -188,7 +188,7 @@ def trained_value(model: GAN, steps: int, lr: float) -> float:
         return model.value(model.critic(x), model.critic(torch.zeros_like(x))).item()
 
 
-def test_critic_with_spectral_normalisation_finds_w1() -> None:
+def test_critic_with_spectral_normalization_finds_w1() -> None:
     assert trained_value(linear_wasserstein_gan(spectral=True), 200, 0.1) == pytest.approx(5, rel=1e-5)
 
 
@@ -220,7 +220,7 @@ def test_clipping_limits_every_weight_of_the_critic() -> None:
     assert max(p.abs().max().item() for p in model.generator.parameters()) > 0.1
 
 
-def test_spectral_normalisation_bounds_the_lipschitz_constant_of_the_critic() -> None:
+def test_spectral_normalization_bounds_the_lipschitz_constant_of_the_critic() -> None:
     torch.manual_seed(0)
     model = train_steps(30, GAN(PLANE, objective="hinge", hidden=(32, 32), spectral=True), torch.randn(64, 2))
     layers = [layer for layer in model.critic.modules() if isinstance(layer, nn.Linear)]
@@ -386,7 +386,7 @@ def test_every_parameter_is_trained(network: str) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train_steps(2, model, torch.randint(0, 17, (32, *space.shape)))
     unchanged = [name for name, p in model.named_parameters() if torch.equal(before[name], p)]
-    assert [name for name in unchanged if "bias" not in name] == []  # a bias before batch normalisation has no effect
+    assert [name for name in unchanged if "bias" not in name] == []  # a bias before batch normalization has no effect
 
 
 def test_critic_score_of_a_point_ignores_the_rest_of_the_batch() -> None:

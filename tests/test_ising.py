@@ -26,7 +26,7 @@ def test_probabilities_sum_to_one_and_have_the_computed_entropy(beta: float) -> 
     assert -(log_p.exp() * log_p).sum().item() == pytest.approx(entropy(3, beta), abs=1e-12)
 
 
-def test_every_site_has_four_neighbours_with_periodic_edges() -> None:
+def test_every_site_has_four_neighbors_with_periodic_edges() -> None:
     up = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
     flipped = up.clone()
     flipped[0, 0, 0, 7] = 0

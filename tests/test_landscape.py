@@ -1,4 +1,4 @@
-"""Pictures of GAN training: snapshots, the colour scale of the critic, interpolation between samples."""
+"""Pictures of GAN training: snapshots, the color scale of the critic, interpolation between samples."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_models_without_critic_and_image_data_have_no_snapshots() -> None:
     assert snapshot(GAN(IMAGES.space, hidden=(4,)), IMAGES) == {}
 
 
-def test_colour_scale_is_centred_between_data_and_samples_and_covers_both() -> None:
-    """For v = u + 10 w, data at u = -1 and samples at u = 1: centre 0 and half-width 1, up to one cell."""
+def test_color_scale_is_centered_between_data_and_samples_and_covers_both() -> None:
+    """For v = u + 10 w, data at u = -1 and samples at u = 1: center 0 and half-width 1, up to one cell."""
     edge, side = 3.0, 96
     v = LinearCritic(PLANE.space).critic_score(lattice(edge, side)).view(side, side)
     real, fake = torch.tensor([[-1.0, 0.0]]).expand(50, 2), torch.tensor([[1.0, 0.0]]).expand(50, 2)

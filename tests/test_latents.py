@@ -81,11 +81,11 @@ def test_gradient_variance_of_known_noise() -> None:
 
 def test_baseline_reduces_gradient_variance_and_reparameterisation_reduces_it_more() -> None:
     measurements = gradients.measure(evaluate(WithEncoder(0.3, 0.2)))
-    reparameterised, score, baseline = (
+    reparameterized, score, baseline = (
         measurements[f"gradient_variance_{name}"].value
         for name in ("reparameterised", "log_derivative", "log_derivative_baseline")
     )
-    assert 0 < reparameterised < baseline < score
+    assert 0 < reparameterized < baseline < score
 
 
 def test_pictures_by_kind_of_model() -> None:

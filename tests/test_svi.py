@@ -60,9 +60,9 @@ def test_svi_beats_an_encoder_and_matches_a_longer_optimization(space: Space) ->
     model.load_state_dict(vae.state_dict(), strict=False)
     log_p = partial(model.log_likelihood, x)
     with torch.no_grad():
-        svi, amortised = model.posterior(x), vae.posterior(x)
+        svi, amortized = model.posterior(x), vae.posterior(x)
         eps = antithetic(1000, svi[0].shape, svi[0])
-        values = [elbo(log_p, *q, eps) for q in (svi, amortised)]
+        values = [elbo(log_p, *q, eps) for q in (svi, amortized)]
     longer = elbo(log_p, *optimize_by_adam(log_p, *svi), eps).detach()
     assert (values[0] > values[1] - 0.05).all()
     assert (values[0] - values[1]).mean() > 0.01

@@ -184,7 +184,7 @@ def test_samples_follow_the_probabilities(levels: int, name: ObservationName) ->
     assert (empirical - cdf).abs().max() < 0.02  # fails with probability 2 e^-16 (Dvoretzky, Kiefer, Wolfowitz, 1956)
 
 
-def test_samples_of_the_discretised_logistic_have_its_moments_and_tails() -> None:
+def test_samples_of_the_discretized_logistic_have_its_moments_and_tails() -> None:
     """Far from the edges, mean mu and variance s^2 pi^2 / 3 + 1/12 in levels; the edge levels have the whole tails."""
     p_x, half, n = OBSERVATIONS["logistic"](Space((2,), 256)), 127.5, 200_000
     theta = torch.tensor([[0.1, 2.5], [math.log(6 / half), math.log(6 / half)]]).double()
@@ -316,7 +316,7 @@ def test_kl_is_accurate_where_q_is_close_to_the_prior() -> None:
 # ---------------------------------------------------------------------------------------------- gradients
 
 
-@pytest.mark.parametrize("baseline", [None, 0.0, -3.0], ids=["reparameterised", "score", "baseline"])
+@pytest.mark.parametrize("baseline", [None, 0.0, -3.0], ids=["reparameterized", "score", "baseline"])
 def test_gradient_estimators_match_the_closed_form(baseline: float | None) -> None:
     """The gradient of KL(q, posterior) in two dimensions is 2 d by the shift d and expm1(s) by the spread s."""
     model = LinearGaussian(0.4, -0.3)
@@ -326,7 +326,7 @@ def test_gradient_estimators_match_the_closed_form(baseline: float | None) -> No
     torch.testing.assert_close(g, expected, rtol=0, atol=0.02 if baseline is None else 0.06)
 
 
-def test_score_and_reparameterised_gradients_agree_for_a_network() -> None:
+def test_score_and_reparameterized_gradients_agree_for_a_network() -> None:
     model = build(VAES["score mean"], SPACES["binary"])
     assert isinstance(model, DiagonalGaussian)
     x = points(SPACES["binary"], 1).expand(400_000, -1, -1, -1)
@@ -347,7 +347,7 @@ def test_value_of_the_surrogate_is_the_negative_elbo() -> None:
     torch.testing.assert_close(values, expected.expand(2), rtol=0, atol=0.1)
 
 
-def test_gradient_of_l_k_is_that_of_normalised_weights() -> None:
+def test_gradient_of_l_k_is_that_of_normalized_weights() -> None:
     """Importance Weighted Autoencoders (2016), eq. 14; the value is the bound, not that of the surrogate."""
     model = build(VAES["IWAE"], SPACES["binary"])
     x, parameters = points(SPACES["binary"]), list(model.parameters())

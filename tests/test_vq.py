@@ -1,4 +1,4 @@
-"""Vector quantisation: gradients, moving averages and restarts of codebooks; bounds compared with exact likelihoods."""
+"""Vector quantization: gradients, moving averages and restarts of codebooks; bounds compared with exact likelihoods."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_prior_is_trained_on_nearest_codes_or_on_samples_near_them() -> None:
 
 @every_model
 def test_encoder_receives_the_gradient_of_the_reconstruction(row: Row) -> None:
-    """The gradient at z is that of the decoder at z_q, as if nothing were quantised."""
+    """The gradient at z is that of the decoder at z_q, as if nothing were quantized."""
     model, x = build(row, LEVELS), points(LEVELS)
     z = torch.cat([level.z.flatten(1) for level in model.quantize(x)], 1)
     z_q = model.encode(x).requires_grad_()

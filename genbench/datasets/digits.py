@@ -42,10 +42,10 @@ def binary() -> Dataset:
 
     Validation and test are one fixed sample (On the quantitative analysis of deep belief networks, 2008, section 5).
     """
-    grey, generator = digits(), torch.Generator().manual_seed(0)
-    probs = [split.float() / 16 for split in (grey.train, grey.validation, grey.test)]
+    gray, generator = digits(), torch.Generator().manual_seed(0)
+    probs = [split.float() / 16 for split in (gray.train, gray.validation, gray.test)]
     train, validation, test = (torch.bernoulli(p, generator=generator).to(torch.uint8) for p in probs)
-    return Dataset(Space((1, 8, 8), levels=2), train, validation, test, labels=grey.labels, bernoulli_probs=probs[0])
+    return Dataset(Space((1, 8, 8), levels=2), train, validation, test, labels=gray.labels, bernoulli_probs=probs[0])
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The Ising model on a small torus: images with exactly known probabilities and entropy.
 
 Crystal statistics I (Onsager, 1944); Statistical mechanics of the two-dimensional Ising model by the transfer matrix
-of Kramers and Wannier (1941). Spins s = +-1 on L x L sites, each with four neighbours, periodic at the edges, have
+of Kramers and Wannier (1941). Spins s = +-1 on L x L sites, each with four neighbors, periodic at the edges, have
 
     p(s) = exp(beta sum_<ij> s_i s_j) / Z,    Z = tr T^L,    T[r, r'] = exp(beta (E(r) + s_r . s_r'))
 

@@ -1,6 +1,6 @@
-"""Colour patches of 16x16 pixels in 256 levels, cut from the two photographs included in scikit-learn.
+"""Color patches of 16x16 pixels in 256 levels, cut from the two photographs included in scikit-learn.
 
-A temple and a flower, 427x640 each: real colour images without a download. Both are cut into vertical bands that are
+A temple and a flower, 427x640 each: real color images without a download. Both are cut into vertical bands that are
 assigned to train, validation and test in turn, so that every split has both photographs and no pixel is in two splits.
 """
 
@@ -22,7 +22,7 @@ BANDS = ((0, 48, 5), (48, 64, 6), (64, 80, 6))  # for each split: start and end 
 
 @functools.cache
 def photos() -> Dataset:
-    """Colour patches, 16x16 in 256 levels, from two photographs.
+    """Color patches, 16x16 in 256 levels, from two photographs.
 
     x (N, 3, 16, 16) uint8: 9,296 to train, 1,104 to validate, 1,104 to test. Patches of a split overlap, so the
     standard error over test patches is smaller than it would be over independent images.

@@ -254,7 +254,7 @@ def prepare_miniboone(x: Array) -> Splits:
 
 
 def prepare_bsds300(arrays: dict[str, Array]) -> Splits:
-    """Return grey 8x8 patches of photographs, minus their mean and without the last pixel, as in the archive."""
+    """Return gray 8x8 patches of photographs, minus their mean and without the last pixel, as in the archive."""
     return arrays["train"], arrays["validation"], arrays["test"]
 
 

@@ -120,7 +120,7 @@ def rings() -> ToyDensity:
 
 @sampled_dataset
 def checkerboard() -> ToyDensity:
-    """Uniform on the squares of one colour of a 4x4 checkerboard."""
+    """Uniform on the squares of one color of a 4x4 checkerboard."""
 
     def sample(n: int, generator: Generator) -> Tensor:
         column, half = (torch.randint(k, (n,), generator=generator) for k in (4, 2))

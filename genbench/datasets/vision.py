@@ -128,7 +128,7 @@ def _one_line(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------ the data sets
 
 
-def _read_grey(data: Any) -> Images:
+def _read_gray(data: Any) -> Images:
     return data.data[:, None], data.targets.long()
 
 
@@ -174,7 +174,7 @@ GOOGLE_DRIVE = "https://drive.usercontent.google.com/download?id={}&export=downl
 def _idx_source(name: str) -> ImageSource:
     """Return the source of a data set in the file format of MNIST."""
     files, patterns = f"{name}/raw/{IDX_FILES}", (f"{name}/raw/*-ubyte",)
-    return ImageSource(name, files, patterns, _idx_urls, _read_grey, "train", (True, False), holdout_divisor=6)
+    return ImageSource(name, files, patterns, _idx_urls, _read_gray, "train", (True, False), holdout_divisor=6)
 
 
 MNIST = _idx_source("MNIST")
@@ -239,11 +239,11 @@ def BinaryMNIST() -> Dataset:  # noqa: N802, like MNIST
     Importance Weighted Autoencoders (2016), section 5. Validation and test are one fixed sample. Raises UsageError as
     MNIST does.
     """
-    grey, generator = MNIST(), torch.Generator().manual_seed(0)
-    probs = [split.float() / 255 for split in (grey.train, grey.validation, grey.test)]
+    gray, generator = MNIST(), torch.Generator().manual_seed(0)
+    probs = [split.float() / 255 for split in (gray.train, gray.validation, gray.test)]
     train, validation, test = (torch.bernoulli(p, generator=generator).to(torch.uint8) for p in probs)
-    space = Space(grey.space.shape, levels=2)
-    return Dataset(space, train, validation, test, labels=grey.labels, bernoulli_probs=probs[0])
+    space = Space(gray.space.shape, levels=2)
+    return Dataset(space, train, validation, test, labels=gray.labels, bernoulli_probs=probs[0])
 
 
 BinaryMNIST.fetch = MNIST.fetch  # type: ignore[attr-defined]

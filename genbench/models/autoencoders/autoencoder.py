@@ -1,7 +1,7 @@
 """Autoencoders z = f(x), x ~ g(z): plain, denoising, sparse and contractive.
 
 Reducing the Dimensionality of Data with Neural Networks (2006): the loss is the reconstruction error of g(f(x)), the
-cross-entropy for data of two levels and squared error otherwise, summed over dimensions. Data are centred and scaled
+cross-entropy for data of two levels and squared error otherwise, summed over dimensions. Data are centered and scaled
 (`Centred`), and squared errors are in those units. There is no likelihood.
 """
 
@@ -40,8 +40,8 @@ class BaseAutoencoder(Centred):
     are Bernoulli draws; for other integers, the level nearest to g(z).
 
     Attributes:
-        encoder: x (B, *shape), centred and scaled, -> z (B, latent).
-        decoder: z (B, latent) -> (B, D): logits for data of two levels, else x, centred and scaled.
+        encoder: x (B, *shape), centered and scaled, -> z (B, latent).
+        decoder: z (B, latent) -> (B, D): logits for data of two levels, else x, centered and scaled.
     """
 
     m: Tensor
@@ -209,7 +209,7 @@ class Contractive(BaseAutoencoder):
     """The contractive autoencoder: z = sigmoid(W x + b), g(z) = W^T z + c, with a penalty on the encoder's Jacobian J.
 
     Contractive Auto-Encoders: Explicit Invariance During Feature Extraction (2011), eq. 4 and 9: the loss is the
-    error + weight |J|_F^2, |J|_F^2 = sum_j (z_j (1 - z_j))^2 sum_i W_ji^2, x centred and scaled.
+    error + weight |J|_F^2, |J|_F^2 = sum_j (z_j (1 - z_j))^2 sum_i W_ji^2, x centered and scaled.
     """
 
     def __init__(self, space: Space, *, latent: int = 128, weight: float = 0.1) -> None:

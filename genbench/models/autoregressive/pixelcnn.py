@@ -16,7 +16,7 @@ class PixelCNN(AutoregressiveModel):
     """Two stacks of gated convolutions without a blind spot, and a softmax over the levels of each channel of a pixel.
 
     The order is row by row, the channels of a pixel one after another. In addition to the paper: dropout, and a learned
-    bias for each feature at each pixel, because small images are centred.
+    bias for each feature at each pixel, because small images are centered.
 
     Args:
         channels: p, the features of each stack; at least the channels of the image.

@@ -1,4 +1,4 @@
-"""A causal transformer over pixels: Generative Pretraining from Pixels (2020), without clustering of colours."""
+"""A causal transformer over pixels: Generative Pretraining from Pixels (2020), without clustering of colors."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from genbench.nets.precision import at_least_float32, full_precision
 
 
 def nt_xent(a: Tensor, b: Tensor, tau: float) -> Tensor:
-    """Return the normalised temperature-scaled cross-entropy () of two views a, b (B, Z) of B points.
+    """Return the normalized temperature-scaled cross-entropy () of two views a, b (B, Z) of B points.
 
     A Simple Framework for Contrastive Learning of Visual Representations (2020), eq. 1, averaged over all 2B views:
     -log exp(s_ij / tau) / sum_(k != i) exp(s_ik / tau), s cosines, i and j the two views of a point.

@@ -18,8 +18,8 @@ __all__ = ["SimCLR"]
 class SimCLR(Model):
     """A Simple Framework for Contrastive Learning of Visual Representations (2020), algorithm 1. It cannot generate.
 
-    Without batch normalisation, so that a representation does not depend on the batch, and only with augmentations that
-    preserve digits: no mirroring, no changes of colour.
+    Without batch normalization, so that a representation does not depend on the batch, and only with augmentations that
+    preserve digits: no mirroring, no changes of color.
 
     Args:
         latent: dimension of the representation h = f(x).

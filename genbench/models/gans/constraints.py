@@ -1,6 +1,6 @@
 """Lipschitz constraints on a critic: weight clipping after each step, and a penalty on its gradient.
 
-The third constraint, spectral normalisation, is `spectral_norm_` in genbench_kernels.
+The third constraint, spectral normalization, is `spectral_norm_` in genbench_kernels.
 """
 
 from __future__ import annotations

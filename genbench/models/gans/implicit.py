@@ -21,7 +21,7 @@ class ImplicitModel(Model):
     integers is the level nearest to G(z).
 
     With averaged weights (`optimizer.ema`, which also averages the critic's, without effect) the averages generate, and
-    `fit_closed_form` recomputes the statistics of batch normalisation, which are not parameters, for them.
+    `fit_closed_form` recomputes the statistics of batch normalization, which are not parameters, for them.
 
     Args:
         latent: dimension of z.
@@ -88,5 +88,5 @@ class ImplicitModel(Model):
         return v.squeeze(1)
 
     def fit_closed_form(self, x: Tensor) -> None:
-        """Recompute the statistics of batch normalisation from 16 batches of z."""
+        """Recompute the statistics of batch normalization from 16 batches of z."""
         update_bn((self.prior(512) for _ in range(16)), self.generator)

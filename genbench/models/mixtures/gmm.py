@@ -53,7 +53,7 @@ class Mixture(NamedTuple):
 
 
 def init_kmeans_plusplus(x: Tensor, components: int, floor: float) -> Mixture:
-    """Return a mixture of equal weights, centred at distant points of x (N, D), with the variances of x around them.
+    """Return a mixture of equal weights, centered at distant points of x (N, D), with the variances of x around them.
 
     k-means++: The Advantages of Careful Seeding (2007).
     """

@@ -1,4 +1,4 @@
-"""Vector quantisation: each vector from the encoder is replaced by one of K code vectors e_k.
+"""Vector quantization: each vector from the encoder is replaced by one of K code vectors e_k.
 
 Neural Discrete Representation Learning (2017), eq. 1 to 3 and appendix A.1.
 """
@@ -97,7 +97,7 @@ class Codebook(nn.Module):
         return self.output(z, codes.view(len(z), *z.shape[2:]), z.new_zeros(len(z)))
 
     def quantize_and_update(self, z: Tensor) -> QuantizerOutput:
-        """Return z (B, d, *grid) quantised by the nearest codes, and update the codebook: a training step."""
+        """Return z (B, d, *grid) quantized by the nearest codes, and update the codebook: a training step."""
         self.restart_dead_codes(self.flat_vectors(z))
         quantized = self.quantize(z)
         self.update_averages(*counts_and_sums(self.flat_vectors(z), quantized.codes.flatten(), self.size))
@@ -105,7 +105,7 @@ class Codebook(nn.Module):
         return quantized
 
     def sample(self, z: Tensor) -> QuantizerOutput:
-        """Return z (B, d, *grid) quantised by codes sampled from q(k | z) ~ exp(-|z - e_k|^2 / (TEMPERATURE error)).
+        """Return z (B, d, *grid) quantized by codes sampled from q(k | z) ~ exp(-|z - e_k|^2 / (TEMPERATURE error)).
 
         This q is the proposal distribution for importance sampling of p(x), a sum over all codes.
         """

@@ -19,7 +19,7 @@ class DecoderModel(Centred):
     The distortion is -E_q log p(x | z), the rate is the KL (Fixing a Broken ELBO, 2018, eq. 2 and 3).
 
     On the first training batch, the bias of the decoder's last layer is set so that the decoder fits the batch without
-    latents (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean). Inputs are centred and scaled,
+    latents (Importance Weighted Autoencoders, 2016, appendix D: the logit of the mean). Inputs are centered and scaled,
     and so is the output of the decoder in a Gaussian observation model.
 
     Attributes:
@@ -35,7 +35,7 @@ class DecoderModel(Centred):
         self.observation = observation
 
     def start(self, x: Tensor) -> None:
-        """Set the decoder's last bias, and the centre and scale of integers, from the first batch x (B, *shape)."""
+        """Set the decoder's last bias, and the center and scale of integers, from the first batch x (B, *shape)."""
         super().start(x)
         self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
 

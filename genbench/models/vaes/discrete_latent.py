@@ -124,7 +124,7 @@ class DiscreteLatentModel(DecoderModel):
         return [book for book in self.codebooks if isinstance(book, Codebook)]
 
     def quantize(self, x: Tensor, quantizer: Quantizer = Codebook.quantize) -> list[QuantizerOutput]:
-        """Return the encoding of x (B, *shape) after quantisation, top level first."""
+        """Return the encoding of x (B, *shape) after quantization, top level first."""
         return [quantizer(self.codebook_list[0], self.encoder(self.scaled(x)))]
 
     def loss(self, x: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.vaes.single_layer import AmortisedVAE
+from genbench.models.vaes.single_layer import EncoderVAE
 
 __all__ = ["IWAE"]
 
 
-class IWAE(AmortisedVAE):
+class IWAE(EncoderVAE):
     """The importance weighted autoencoder: log p(x) >= L_k = E log 1/k sum_i w_i with k samples.
 
     Importance Weighted Autoencoders (2016), eq. 8; its gradient, eq. 14, is that of log-sum-exp itself.

@@ -41,7 +41,7 @@ class PosteriorSample(NamedTuple):
 
 
 def sample_posterior(mu: Tensor, logvar: Tensor, k: int = 1) -> PosteriorSample:
-    """Return k reparameterised samples of N(mu, e^logvar), mu and logvar (B, Z).
+    """Return k reparameterized samples of N(mu, e^logvar), mu and logvar (B, Z).
 
     On a GPU by the fused kernel; on a CPU with torch's generator, which is four times faster there.
     """
@@ -133,7 +133,7 @@ class DiagonalGaussian(LatentModel):
     def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor:
         """Return a loss () with an unbiased gradient of the negative ELBO, averaged over x (B, *shape).
 
-        If `baseline` is None, by reparameterisation. Otherwise by the log-derivative, with the score of q,
+        If `baseline` is None, by reparameterization. Otherwise by the log-derivative, with the score of q,
 
             grad E_q f = E_q[(f - b) grad log q(z | x) + grad f],    f = log p(x | z),
 

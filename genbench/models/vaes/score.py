@@ -1,4 +1,4 @@
-"""A VAE trained by the log-derivative (score function) estimator instead of reparameterisation.
+"""A VAE trained by the log-derivative (score function) estimator instead of reparameterization.
 
 Simple statistical gradient-following algorithms (1992); Neural Variational Inference and Learning in Belief Networks
 (2014), section 2.3: any baseline b that does not depend on z may be subtracted from the signal f = log p(x | z).
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.vaes.single_layer import AmortisedVAE
+from genbench.models.vaes.single_layer import EncoderVAE
 from genbench.nets.precision import at_least_float32
 
 __all__ = ["ScoreVAE"]
@@ -41,7 +41,7 @@ class RunningMean(nn.Module):
         return before
 
 
-class ScoreVAE(AmortisedVAE):
+class ScoreVAE(EncoderVAE):
     """A VAE whose encoder is trained by the log-derivative estimator; decoder and KL have their usual gradients.
 
     `baseline`: "none"; "mean", the running mean of log p(x | z); "learned", that plus a network of x fitted by least

@@ -42,7 +42,7 @@ class DecoderVAE(DiagonalGaussian):
         self.networks = networks
 
 
-class AmortisedVAE(DecoderVAE):
+class EncoderVAE(DecoderVAE):
     """A VAE with an encoder that computes q(z | x)."""
 
     def __init__(self, space: Space, **options: Any) -> None:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from genbench.dataset import Space
 from genbench.models.vaes.latent import Warmup
-from genbench.models.vaes.single_layer import AmortisedVAE
+from genbench.models.vaes.single_layer import EncoderVAE
 
 __all__ = ["GECO", "VAE"]
 
 
-class VAE(AmortisedVAE):
+class VAE(EncoderVAE):
     """The variational autoencoder, and beta-VAE.
 
     Auto-Encoding Variational Bayes (2014), eq. 10; beta-VAE (2017), eq. 4: the loss is distortion + beta * rate.
@@ -33,7 +33,7 @@ class VAE(AmortisedVAE):
         return (distortion + beta * rate).mean()
 
 
-class GECO(AmortisedVAE):
+class GECO(EncoderVAE):
     """The VAE of lowest rate at a target distortion in nats: beta-VAE with a Lagrange multiplier.
 
     Taming VAEs (2018), eq. 3 and algorithm 1: loss = rate + lambda (distortion - target). At each step the multiplier

@@ -33,7 +33,7 @@ class MergeLevels(nn.Module):
 class VQVAE2(DiscreteLatentModel):
     """The VQ-VAE of two levels: a bottom code per patch, and a top code per 2x2 patches that it is conditioned on.
 
-    Algorithm 1: the top level is quantised first, and the encoder of the bottom level sees its code vectors.
+    Algorithm 1: the top level is quantized first, and the encoder of the bottom level sees its code vectors.
     Algorithm 2: the prior of the top codes and that of the bottom codes given the top are here two parts of one causal
     sequence.
 
@@ -60,7 +60,7 @@ class VQVAE2(DiscreteLatentModel):
         )
 
     def quantize(self, x: Tensor, quantizer: Quantizer = Codebook.quantize) -> list[QuantizerOutput]:
-        """Return the top level, at half the resolution, and the bottom level after quantisation, x (B, C, H, W)."""
+        """Return the top level, at half the resolution, and the bottom level after quantization, x (B, C, H, W)."""
         features = self.features(self.scaled(x))
         top = quantizer(self.codebook_list[0], self.top(features))
         bottom = self.bottom(torch.cat((self.upsample(top.z), features), 1))
