@@ -24,7 +24,7 @@ from genbench.suite import Run, read_suite, suite_path
 from genbench.train import TrainStep, train
 
 Function = Callable[[Tensor], Tensor]
-PLANE = Space((2,))
+SPACE_2D = Space((2,))
 IMAGES = {
     "digits": Space((1, 8, 8), 17),
     "binary": Space((1, 8, 8), 2),
@@ -48,7 +48,7 @@ def js(p: Tensor, q: Tensor) -> Tensor:
 
 def value(v: Tensor, **options: object) -> Tensor:
     """Return the objective where the critic's output on the five points is v (5, 1), for exact samples of p and q."""
-    model = GAN(PLANE, hidden=(), **options)
+    model = GAN(SPACE_2D, hidden=(), **options)
     return model.value(v.repeat_interleave(COUNTS_P, 0), v.repeat_interleave(COUNTS_Q, 0))
 
 
@@ -115,7 +115,7 @@ GENERATOR_LOSSES: dict[str, tuple[Function, Function]] = {  # of v: non-saturati
 def test_losses_of_critic_and_generator_match_the_papers(name: str) -> None:
     """The critic is linear and the generator a point mass at 2, so that v is known."""
     for lure, expected in zip(("nonsaturating", "saturating"), GENERATOR_LOSSES[name], strict=True):
-        model = GAN(PLANE, objective=name, lure=lure, latent=1, hidden=(), type_ii=0.5)
+        model = GAN(SPACE_2D, objective=name, lure=lure, latent=1, hidden=(), type_ii=0.5)
         with torch.no_grad():
             model.generator[0][0].weight.zero_(), model.generator[0][0].bias.fill_(2.0)
         x = torch.tensor([[0.5, -1.0], [3.0, 0.2]])
@@ -130,7 +130,7 @@ def test_gradient_penalty_is_added_with_its_weight() -> None:
     x, losses = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), []
     for penalty in (0.0, 3.0):
         torch.manual_seed(1)
-        model = GAN(PLANE, objective="wasserstein", latent=1, hidden=(), penalty=penalty)
+        model = GAN(SPACE_2D, objective="wasserstein", latent=1, hidden=(), penalty=penalty)
         for p in model.generator.parameters():
             nn.init.ones_(p) if p.ndim == 1 else nn.init.zeros_(p)
         losses.append(model.critic_loss(x).item())
@@ -151,7 +151,7 @@ def test_both_generator_losses_have_the_same_fixed_points(name: str) -> None:
 def test_critic_loss_does_not_depend_on_the_generator_loss() -> None:
     def gradients(lure: str) -> tuple[Tensor, Tensor]:
         torch.manual_seed(0)
-        model = GAN(PLANE, latent=2, hidden=(8,), lure=lure)
+        model = GAN(SPACE_2D, latent=2, hidden=(8,), lure=lure)
         x = torch.randn(32, 2)
         (critic,) = torch.autograd.grad(model.critic_loss(x), model.critic[1][0].weight)
         (generator,) = torch.autograd.grad(model.generator_loss(x), model.generator[0][0].weight)
@@ -170,7 +170,7 @@ SHIFT = torch.tensor([3.0, -4.0])  # between two point masses, so that W1 = 5
 def linear_wasserstein_gan(**options: object) -> GAN:
     """Return a Wasserstein GAN with a linear critic whose generator is a point mass at 0."""
     torch.manual_seed(1)
-    model = GAN(PLANE, objective="wasserstein", latent=1, hidden=(), **options)
+    model = GAN(SPACE_2D, objective="wasserstein", latent=1, hidden=(), **options)
     for p in model.generator.parameters():
         nn.init.zeros_(p)
     return model
@@ -215,14 +215,14 @@ def train_steps(steps: int, model: GAN, data: Tensor, **optimizer: object) -> GA
 
 def test_clipping_limits_every_weight_of_the_critic() -> None:
     torch.manual_seed(0)
-    model = train_steps(3, GAN(PLANE, objective="wasserstein", hidden=(16, 16), clip=0.02), torch.randn(32, 2))
+    model = train_steps(3, GAN(SPACE_2D, objective="wasserstein", hidden=(16, 16), clip=0.02), torch.randn(32, 2))
     assert max(p.abs().max().item() for p in model.critic.parameters()) == pytest.approx(0.02)
     assert max(p.abs().max().item() for p in model.generator.parameters()) > 0.1
 
 
 def test_spectral_normalization_bounds_the_lipschitz_constant_of_the_critic() -> None:
     torch.manual_seed(0)
-    model = train_steps(30, GAN(PLANE, objective="hinge", hidden=(32, 32), spectral=True), torch.randn(64, 2))
+    model = train_steps(30, GAN(SPACE_2D, objective="hinge", hidden=(32, 32), spectral=True), torch.randn(64, 2))
     layers = [layer for layer in model.critic.modules() if isinstance(layer, nn.Linear)]
     product = math.prod(torch.linalg.matrix_norm(layer.weight, 2).item() for layer in layers)
     assert 0.99 < product < 1.05  # one power iteration per step lags behind changing weights
@@ -278,21 +278,21 @@ def test_order_of_updates(schedule: str, repeats: int) -> None:
 
 def test_simultaneous_schedule_updates_each_network_once_on_the_same_batch() -> None:
     with pytest.raises(ValueError, match="schedule 'simultaneous' needs critic_steps=1, got 2"):
-        GAN(PLANE, schedule="simultaneous", critic_steps=2)
+        GAN(SPACE_2D, schedule="simultaneous", critic_steps=2)
     runs = read_suite(suite_path("gans")).runs(only="*simultaneous*", seeds=[0])
     assert [run.data for run in runs] == ["toys:eight_gaussians"]
     for run in runs:
-        ((critic, generator),) = GAN(PLANE, **run.options).configure_optimizers(partial(torch.optim.SGD, lr=0.1))
+        ((critic, generator),) = GAN(SPACE_2D, **run.options).configure_optimizers(partial(torch.optim.SGD, lr=0.1))
         assert (critic.repeats, generator.repeats) == (1, 1)
     calls = []
-    model = GAN(PLANE, hidden=(4,), schedule="simultaneous")
+    model = GAN(SPACE_2D, hidden=(4,), schedule="simultaneous")
     TrainStep(model, Run(suite="s", name="n", model="m", data="d", steps=10))(3, lambda i: calls.append(i) or X)
     assert calls == [3]
 
 
 def test_head_start_trains_only_the_critic() -> None:
     torch.manual_seed(0)
-    model = GAN(PLANE, hidden=(16,), head_start=0.5)
+    model = GAN(SPACE_2D, hidden=(16,), head_start=0.5)
     before, data = [p.clone() for p in model.generator.parameters()], torch.randn(64, 2) + 3
     train_steps(50, model, data)
     assert all(map(torch.equal, before, model.generator.parameters()))
@@ -301,7 +301,7 @@ def test_head_start_trains_only_the_critic() -> None:
     train_steps(60, model, data)
     assert not any(map(torch.equal, before, model.generator.parameters()))
     with pytest.raises(ValueError, match="head_start must be at least 0 and below 1, got 1"):
-        GAN(PLANE, head_start=1)
+        GAN(SPACE_2D, head_start=1)
 
 
 def status_and_verdicts(folder: Path, **settings: object) -> tuple[str, set[str | None]]:
@@ -399,12 +399,12 @@ def test_critic_score_of_a_point_ignores_the_rest_of_the_batch() -> None:
 def test_invalid_options_are_rejected() -> None:
     for options in ({"clip": 0.0}, {"critic_steps": 0}, {"type_ii": -1.0}, {"penalty": -1.0}):
         with pytest.raises(ValueError, match="must be positive"):
-            GAN(PLANE, **options)
+            GAN(SPACE_2D, **options)
 
 
 def test_convolutional_networks_need_images() -> None:
     with pytest.raises(ValueError, match=r"need images, got points of shape \(2,\); network='mlp' takes any"):
-        GAN(PLANE, network="dcgan")
+        GAN(SPACE_2D, network="dcgan")
 
 
 def test_batch_norm_statistics_are_recomputed_for_the_final_weights() -> None:

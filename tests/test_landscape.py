@@ -26,9 +26,9 @@ from genbench.snapshots import POINTS, SIDE, extent, lattice, snapshot, steps_of
 from genbench.suite import Run
 
 X = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
-PLANE = Dataset(Space((2,)), X, X, X)
+DATA_2D = Dataset(Space((2,)), X, X, X)
 PIXELS = torch.randint(0, 17, (64, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-IMAGES = Dataset(Space((1, 8, 8), 17), PIXELS, PIXELS, PIXELS)
+IMAGE_DATA = Dataset(Space((1, 8, 8), 17), PIXELS, PIXELS, PIXELS)
 RUN = Run(suite="s", name="n", model="gans.gan:GAN", data="toys:moons", steps=20, batch=16, options={"hidden": [8]})
 
 
@@ -43,12 +43,12 @@ class LinearCritic(Model):
 
 
 def test_snapshot_has_the_critic_indexed_by_first_and_second_coordinate() -> None:
-    state = snapshot(LinearCritic(PLANE.space), PLANE)
-    middle = extent(PLANE) * (1 - 1 / SIDE)
+    state = snapshot(LinearCritic(DATA_2D.space), DATA_2D)
+    middle = extent(DATA_2D) * (1 - 1 / SIDE)
     axis = torch.linspace(-middle, middle, SIDE)
     torch.testing.assert_close(state["critic"], axis[:, None] + 10 * axis[None])
     assert state["samples"].shape == (POINTS, 2)
-    assert X.abs().max() < extent(PLANE)
+    assert X.abs().max() < extent(DATA_2D)
 
 
 def test_intervals_between_snapshots_grow() -> None:
@@ -59,14 +59,14 @@ def test_intervals_between_snapshots_grow() -> None:
 
 
 def test_models_without_critic_and_image_data_have_no_snapshots() -> None:
-    assert snapshot(Linear(PLANE.space), PLANE) == {}
-    assert snapshot(GAN(IMAGES.space, hidden=(4,)), IMAGES) == {}
+    assert snapshot(Linear(DATA_2D.space), DATA_2D) == {}
+    assert snapshot(GAN(IMAGE_DATA.space, hidden=(4,)), IMAGE_DATA) == {}
 
 
 def test_color_scale_is_centered_between_data_and_samples_and_covers_both() -> None:
     """For v = u + 10 w, data at u = -1 and samples at u = 1: center 0 and half-width 1, up to one cell."""
     edge, side = 3.0, 96
-    v = LinearCritic(PLANE.space).critic_score(lattice(edge, side)).view(side, side)
+    v = LinearCritic(DATA_2D.space).critic_score(lattice(edge, side)).view(side, side)
     real, fake = torch.tensor([[-1.0, 0.0]]).expand(50, 2), torch.tensor([[1.0, 0.0]]).expand(50, 2)
     middle, far = reach(v, real, fake, edge)
     cell = 2 * edge / side
@@ -79,16 +79,16 @@ def test_color_scale_is_centered_between_data_and_samples_and_covers_both() -> N
 
 def test_pictures_of_the_critic_and_of_the_training() -> None:
     torch.manual_seed(0)
-    model = GAN(PLANE.space, hidden=(8,)).eval()
+    model = GAN(DATA_2D.space, hidden=(8,)).eval()
     with torch.no_grad():
-        snapshots = {step: snapshot(model, PLANE) for step in range(6)}
-    evaluation = Evaluation(model, PLANE, RUN, snapshots)
+        snapshots = {step: snapshot(model, DATA_2D) for step in range(6)}
+    evaluation = Evaluation(model, DATA_2D, RUN, snapshots)
     assert landscape.measure(evaluation) == {}
     assert set(evaluation.files) == {"critic.png", "training.png"}
     wide, high = Image.open(io.BytesIO(evaluation.files["training.png"])).size
     assert wide / high == pytest.approx(4 * 1.75 / (2 * 1.95), rel=0.01), "seven panels take two rows of four"
     assert max(map(len, evaluation.files.values())) < 200_000
-    for other, data in ((Linear(PLANE.space), PLANE), (GAN(IMAGES.space, hidden=(4,)), IMAGES)):
+    for other, data in ((Linear(DATA_2D.space), DATA_2D), (GAN(IMAGE_DATA.space, hidden=(4,)), IMAGE_DATA)):
         evaluation = Evaluation(other.eval(), data, RUN)
         assert (landscape.measure(evaluation), evaluation.files) == ({}, {})
 
@@ -124,7 +124,7 @@ def test_points_on_an_arc_are_distributed_as_the_prior() -> None:
 
 @pytest.mark.parametrize("make", [GAN, VAE, Linear])
 def test_rows_interpolate_between_two_samples(make: type[Model]) -> None:
-    model = make(IMAGES.space).eval()
+    model = make(IMAGE_DATA.space).eval()
     torch.manual_seed(3)
     rows = interpolations(model, side=4).view(4, 4, 1, 8, 8)
     torch.manual_seed(3)
@@ -132,13 +132,13 @@ def test_rows_interpolate_between_two_samples(make: type[Model]) -> None:
         start, end = (model.decode(z) for z in model.prior(8).split(4))
     for actual, expected in ((rows[:, 0], start), (rows[:, -1], end)):
         torch.testing.assert_close(actual.float(), expected.float(), atol=1e-4, rtol=0)
-    evaluation = Evaluation(model, IMAGES, RUN)
+    evaluation = Evaluation(model, IMAGE_DATA, RUN)
     samples.measure(evaluation)
     assert set(evaluation.files) == {"samples.png", "sample-interpolations.png"}
 
 
 @pytest.mark.parametrize("make", [VQVAE, PCA])
 def test_models_without_a_gaussian_prior_have_no_interpolations(make: type[Model]) -> None:
-    evaluation = Evaluation(make(IMAGES.space).eval(), IMAGES, RUN)
+    evaluation = Evaluation(make(IMAGE_DATA.space).eval(), IMAGE_DATA, RUN)
     samples.measure(evaluation)
     assert set(evaluation.files) == {"samples.png"}

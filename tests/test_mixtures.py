@@ -16,7 +16,7 @@ from genbench.models.mixtures.gmm import GMM, Mixture, em_step, init_kmeans_plus
 from genbench.registry import find
 from genbench.suite import Run
 
-PLANE = Space((2,))
+SPACE_2D = Space((2,))
 DIGIT = Space((1, 2, 2), levels=17)
 
 
@@ -37,14 +37,14 @@ def run_em(x: Tensor, mixture: Mixture, n: int, floor: float = 0.0) -> tuple[Mix
     return mixture, nats_before
 
 
-def fit(x: Tensor, space: Space = PLANE, seed: int = 0, **options) -> GMM:
+def fit(x: Tensor, space: Space = SPACE_2D, seed: int = 0, **options) -> GMM:
     torch.manual_seed(seed)
     model = GMM(space, **options).eval()
     model.fit_closed_form(x)
     return model
 
 
-def random_gmm(space: Space = PLANE) -> GMM:
+def random_gmm(space: Space = SPACE_2D) -> GMM:
     """Return a mixture of three components with random parameters."""
     torch.manual_seed(1)
     model = GMM(space, components=3).eval()
@@ -146,7 +146,7 @@ def test_em_fits_eight_gaussians():
 def test_gradient_fit_reaches_the_likelihood_of_em():
     x = points().float()
     torch.manual_seed(0)
-    model = GMM(PLANE, components=3, fit="gradient")
+    model = GMM(SPACE_2D, components=3, fit="gradient")
     (stage,) = model.configure_optimizers(lambda parameters: torch.optim.Adam(parameters, lr=0.03))
     for _ in range(400):
         stage.optimizer.zero_grad()
@@ -160,7 +160,7 @@ def test_gradient_fit_reaches_the_likelihood_of_em():
 
 
 def test_em_has_no_gradient_steps():
-    assert GMM(PLANE).configure_optimizers(torch.optim.Adam) == []
+    assert GMM(SPACE_2D).configure_optimizers(torch.optim.Adam) == []
 
 
 def test_gradient_fit_trains_every_parameter():
@@ -211,7 +211,7 @@ def test_responsibilities_are_the_posterior_over_components():
     torch.testing.assert_close(r, expected / expected.sum(1, keepdim=True))
 
 
-@pytest.mark.parametrize("space", [PLANE, DIGIT])
+@pytest.mark.parametrize("space", [SPACE_2D, DIGIT])
 def test_log_prob_of_a_point_ignores_the_rest_of_the_batch(space):
     model = random_gmm(space)
     generator = torch.Generator().manual_seed(0)

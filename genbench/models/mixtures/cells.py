@@ -89,7 +89,7 @@ def panel_edges(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor
 
 
 def find_mode(A: Tensor, B: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the maximum of the integrand in [A, B], and the slope of its logarithm at that point, by bisection."""
+    """Return where the integrand is largest in [A, B], by bisection, and the slope of its logarithm at that point."""
 
     def slope(t: Tensor) -> Tensor:
         low, high = alpha + gamma * t, beta + gamma * t
