@@ -1,4 +1,4 @@
-"""Masked networks: outputs depend only on earlier dimensions; sequential and parallel evaluation agree."""
+"""Masks let through what comes before and nothing else; one step after another agrees with all at once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NETS = {
 }
 
 
-def random_made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> MADE:
-    """Return a MADE in a random order with perturbed weights, in float64."""
+def made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> MADE:
+    """Return a MADE in a random order, in float64, with no weight or bias at zero."""
     net = MADE(D, outputs, hidden, order=torch.randperm(D).tolist(), activation="tanh", residual=residual).double()
     with torch.no_grad():
         for p in net.parameters():
@@ -33,9 +33,9 @@ def random_made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_outputs_depend_on_all_earlier_dimensions_and_no_others(net: tuple[int, tuple[int, ...], bool]) -> None:
+def test_outputs_depend_on_what_comes_before_alone_and_on_all_of_it(net: tuple[int, tuple[int, ...], bool]) -> None:
     D, hidden, _ = net
-    model = random_made(*net)
+    model = made(*net)
     J = torch.autograd.functional.jacobian(model, torch.randn(1, D).double()).view(D, 3, D)
     J = J[model.order][:, :, model.order].abs()
     assert J.amax(1).triu().max() == 0
@@ -44,15 +44,15 @@ def test_outputs_depend_on_all_earlier_dimensions_and_no_others(net: tuple[int, 
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_sequential_outputs_equal_parallel_outputs(net: tuple[int, tuple[int, ...], bool]) -> None:
-    model, x = random_made(*net), torch.randn(4, net[0]).double()
+def test_one_after_another_gives_what_all_at_once_gives(net: tuple[int, tuple[int, ...], bool]) -> None:
+    model, x = made(*net), torch.randn(4, net[0]).double()
     outputs = {}
 
-    def record(i: int, y: Tensor) -> Tensor:
+    def given(i: int, y: Tensor) -> Tensor:
         outputs[i] = y
         return x[:, i : i + 1]
 
-    assert torch.equal(model.unroll(4, record), x)
+    assert torch.equal(model.unroll(4, given), x)
     torch.testing.assert_close(torch.cat([outputs[i] for i in range(net[0])], 1), model(x))
 
 
@@ -66,9 +66,9 @@ def test_zero_start_and_dropout() -> None:
 
 
 @pytest.mark.parametrize("scale", ["exp", "tanh", "sigmoid"])
-def test_inverse_autoregressive_inverts_masked_autoregressive(scale: str) -> None:
-    """Inverse and log-determinant are those of the map, also in the other direction."""
-    net = random_made(5, (12, 12), False, outputs=2)
+def test_inverse_autoregressive_is_the_other_direction(scale: str) -> None:
+    """With the inverse map, the two layers are each other's inverse, and so are their determinants."""
+    net = made(5, (12, 12), False, outputs=2)
     f, g = MaskedAutoregressive(net, affine(scale)), InverseAutoregressive(net, affine(scale))
     y = torch.randn(6, 5).double()
     x = g.inverse(y)
@@ -78,12 +78,12 @@ def test_inverse_autoregressive_inverts_masked_autoregressive(scale: str) -> Non
     torch.testing.assert_close(f.inverse(f(x)[0]), x)
 
 
-def test_layers_alternate_the_order_of_dimensions() -> None:
+def test_layers_take_the_dimensions_in_turn() -> None:
     assert orders(3, 3) == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
 
 
-def test_gradient_of_a_64_dimensional_iaf() -> None:
-    """The gradient through the sequential direction equals finite differences."""
+def test_iaf_of_64_dimensions_is_trained_through_its_sequential_direction() -> None:
+    """The gradient is that of differences."""
     model = IAF(Space((64,)), layers=1, hidden=(70,), activation="tanh").double()
     x = torch.randn(8, 64).double()
     model.loss(x)
@@ -93,16 +93,16 @@ def test_gradient_of_a_64_dimensional_iaf() -> None:
     weight = next(p for name, p in model.named_parameters() if "inner.0.weight" in name)
     (gradient,) = torch.autograd.grad(model.loss(x), weight)
     losses = []
-    for change in (1e-6, -2e-6):
+    for nudge in (1e-6, -2e-6):
         with torch.no_grad():
-            weight[30, 5] += change
+            weight[30, 5] += nudge
             losses.append(model.loss(x))
     slope = (losses[0] - losses[1]) / 2e-6
     assert slope.item() == pytest.approx(gradient[30, 5].item(), rel=1e-4)
 
 
-def test_maf_fits_a_gaussian_of_any_covariance() -> None:
-    """One layer with linear conditionals can represent the Cholesky factor."""
+def test_maf_reaches_a_gaussian_of_any_covariance() -> None:
+    """One layer with linear conditionals holds the Cholesky factor, and more."""
     A = torch.tensor([[2.0, 0.0, 0.0], [1.5, 0.5, 0.0], [-1.0, 0.3, 0.2]])
     x = torch.randn(500, 3) @ A.T + 1
     model = MAF(Space((3,)), layers=1, hidden=(), norm="act")
