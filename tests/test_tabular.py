@@ -173,7 +173,7 @@ def test_runs_with_missing_data_are_skipped_with_one_line_per_data_set(root, cap
     assert [run.data for run in with_data(runs)] == ["tabular:MINIBOONE"] * 3 + ["toys:moons"] * 3
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["tabular:POWER", "tabular:BSDS300"]
-    with pytest.raises(UsageError, match="none of the data are here"):
+    with pytest.raises(UsageError, match="no dataset is available"):
         with_data(runs[:3])
 
 

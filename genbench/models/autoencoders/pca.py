@@ -64,12 +64,11 @@ class PCA(Model):
     @property
     def variances(self) -> tuple[Tensor, Tensor]:
         """Variances along V, (Z,), and orthogonal to it, (): eigenvalues, plus that of the noise for integers."""
-        along, across = self.eigenvalues, self.discarded
         if self.space.levels:
-            along, across = along.clamp(min=MIN_VARIANCE), across.clamp(min=MIN_VARIANCE)
+            along, across = self.eigenvalues.clamp(min=MIN_VARIANCE), self.discarded.clamp(min=MIN_VARIANCE)
             return along + DEQUANTIZATION_VARIANCE, across + DEQUANTIZATION_VARIANCE
-        floor = MIN_VARIANCE * along.max().clamp(min=torch.finfo(torch.float64).tiny)
-        return along.clamp(min=floor), across.clamp(min=floor)
+        floor = MIN_VARIANCE * self.eigenvalues.max().clamp(min=torch.finfo(torch.float64).tiny)
+        return self.eigenvalues.clamp(min=floor), self.discarded.clamp(min=floor)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return V^T (x - mu) in data units, x (B, *shape) -> (B, Z) float."""
