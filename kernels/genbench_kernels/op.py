@@ -286,8 +286,8 @@ def explain(op: Callable[..., Any], *args: Any, bandwidth: float = 4.3e12, **opt
     `op` is a public function of this package; nothing is run. `bandwidth` is in bytes per second (an H200's copy
     bandwidth by default). Backward costs are those of the arguments that require gradients.
     """
-    name = op.__module__.rpartition(".")[2]
-    contract: Op = importlib.import_module(op.__module__).OP
+    package, name, *_ = op.__module__.split(".")
+    contract: Op = importlib.import_module(f"{package}.{name}").OP
     backend: Backend = options.pop("backend", "auto")
     lowered, kept = contract.lower(*args, **options)
     tensors = [t for t in tree_leaves((lowered, kept)) if isinstance(t, Tensor)]

@@ -14,18 +14,11 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from genbench_kernels import explain, remove_spectral_norm_, spectral_norm_
-from genbench_kernels.op import trace
-from genbench_kernels.spectral_norm import (
-    OP,
-    Mode,
-    Order,
-    _registered,
-    _registered_backward,
-    _registered_steps,
-    fused,
-    matrix,
-    reference,
-)
+from genbench_kernels.op import jit, launch, tl, trace
+from genbench_kernels.spectral_norm import OP, Mode, Order, fused, kernels, matrix, reference
+from genbench_kernels.spectral_norm.autograd import backward_op, forward_op
+from genbench_kernels.spectral_norm.plan import LayerRow
+from genbench_kernels.spectral_norm.reference import power_iteration_op
 from genbench_kernels.tolerance import excess
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -560,11 +553,11 @@ def test_inductor_walks_as_eager(backend: Any) -> None:
 def test_registration_is_sound(mode: Mode) -> None:
     weights, us, vs, dims = ([*values] for values in inputs((3, 4, 2), dim=1, layers=2))
     leaves = [w.clone().requires_grad_() for w in weights]
-    kept, sigmas, outs = _registered(weights, us, vs, dims, "torch", 1e-12, 1, mode)
+    kept, sigmas, outs = forward_op(weights, us, vs, dims, "torch", 1e-12, 1, mode)
     alike = ("test_schema", "test_autograd_registration", "test_faketensor")  # flat vectors are not written between
-    torch.library.opcheck(_registered, (leaves, us, vs, dims, "torch", 1e-12, 1, mode), test_utils=alike)
-    torch.library.opcheck(_registered_steps, (weights, us, vs, dims, "torch", 1e-12, 1))
-    torch.library.opcheck(_registered_backward, (outs or [sigmas], weights, kept, sigmas, dims, "torch", mode))
+    torch.library.opcheck(forward_op, (leaves, us, vs, dims, "torch", 1e-12, 1, mode), test_utils=alike)
+    torch.library.opcheck(power_iteration_op, (weights, us, vs, dims, "torch", 1e-12, 1))
+    torch.library.opcheck(backward_op, (outs or [sigmas], weights, kept, sigmas, dims, "torch", mode))
 
 
 def test_a_compiled_pass_is_one_op_and_one_copy() -> None:
@@ -622,7 +615,30 @@ def test_all_layers_share_few_launches(options: Any, launches: tuple[int, int], 
     size = sum(p.numel() * 4 for p in net.parameters())
     assert cost.forward.bytes <= passes[0] * size
     assert cost.backward.bytes <= passes[1] * size
-    assert (cost.backend, cost.reference_forward.launches > 20) == ("reference", True)
+    assert (cost.op, cost.backend) == ("spectral_norm", "reference")
+    assert cost.reference_forward.launches > 20
+
+
+@jit
+def read_row(table, layer, out):  # type: ignore[no-untyped-def]
+    tl.store(out, kernels._height(table, layer))
+    tl.store(out + 1, kernels._width(table, layer))
+    tl.store(out + 2, kernels._inner(table, layer))
+    tl.store(out + 3, kernels._u_start(table, layer))
+    tl.store(out + 4, kernels._v_start(table, layer))
+    tl.store(out + 5, kernels._parts_start(table, layer))
+    tl.store(out + 6, kernels._first_block(table, layer))
+    tl.store(out + 7, kernels._aligned(table, layer))
+    tl.store(out + 8, kernels._first_chunk(table, layer))
+    tl.store(out + 9, kernels._chunks(table, layer))
+
+
+def test_kernels_read_the_columns_that_the_plan_writes() -> None:
+    columns = ("height", "width", "inner", "u_start", "v_start", "parts_start", "first_block", "aligned", "first_chunk")
+    assert LayerRow._fields == (*columns, "chunks")
+    table, row = torch.arange(30, dtype=torch.int32), torch.zeros(10, dtype=torch.int32)
+    launch(read_row, (1,), table, 2, row)
+    assert row.tolist() == list(range(20, 30))
 
 
 @pytest.mark.parametrize("example", list(OP.examples("cpu")), ids=lambda e: e.name)
@@ -639,15 +655,15 @@ def test_examples_run(example: Any) -> None:
     [
         (lambda: spectral_norm_(nn.ReLU()), "ReLU has no parameter `weight`"),
         (lambda: spectral_norm_(nn.BatchNorm2d(3)), r"BatchNorm2d must be.*\(3,\)"),
-        (lambda: spectral_norm_([]), "one layer or more"),
-        (lambda: spectral_norm_(spectral_norm_(nn.Linear(2, 2))), "applied once"),
-        (lambda: spectral_norm_(spectral_norm_(nn.Linear(2, 2), order="legacy")), "applied once"),
+        (lambda: spectral_norm_([]), "one or more distinct layers"),
+        (lambda: spectral_norm_(spectral_norm_(nn.Linear(2, 2))), "only once"),
+        (lambda: spectral_norm_(spectral_norm_(nn.Linear(2, 2), order="legacy")), "only once"),
         (lambda: spectral_norm_(nn.Linear(2, 2), order="other"), "order must be.*'other'"),
         (lambda: spectral_norm_(nn.Linear(2, 2), mode="other"), "mode.*'other'"),
         (lambda: spectral_norm_(nn.Embedding(2, 2), mode="sigma"), "Embedding"),
         (lambda: spectral_norm_(nn.Linear(2, 2), n_iter=0), "n_iter"),
         (lambda: spectral_norm_(nn.Linear(2, 2), backend="other"), "backend"),
-        (lambda: spectral_norm_(nn.LazyLinear(2)), "no shape yet"),
+        (lambda: spectral_norm_(nn.LazyLinear(2)), "shape is not known yet"),
     ],
 )
 def test_what_cannot_be_normalised_is_refused(build: Any, message: str) -> None:
