@@ -1,7 +1,7 @@
 """How tensors lie in memory as a kernel sees them: sizes, strides and tiles.
 
 A kernel sees tensors as rows and columns, whatever their dimensions: (B, O, I) with a stride each, or (..., B, D) where
-only rows may have any strides. `frame` merges dimensions until (B, O, I) is enough, so that chunks, interleaved
+only rows may have any strides. `frame_of` merges dimensions until (B, O, I) is enough, so that chunks, interleaved
 channels, channels_last, slices and broadcasts need no copy.
 
 Sizes and strides are passed in units of 8 or 4 elements where that divides all of them (`vector_unit`). The kernel
@@ -33,7 +33,7 @@ def next_power_of_2(n: int) -> int:
 
 
 def tile_of(columns: int, *, minimum: int = 1) -> dict[str, int]:
-    """Return the tile of a program for rows of so many columns: R rows, K columns (`minimum` or more), and its warps."""
+    """Return the tile of a program for rows of this length: R rows, K columns (at least `minimum`), and warps."""
     K = min(MAX_COLUMNS, max(minimum, next_power_of_2(columns)))
     return {"R": max(1, MIN_ELEMENTS // K), "K": K, "num_warps": 4 if K <= 1024 else 8}
 
@@ -55,7 +55,7 @@ class Frame(NamedTuple):
     strides: tuple[tuple[int, int, int], ...]
 
 
-def frame(shape: Strides, strides: list[Strides], *, in_order_of: int = 0) -> Frame | None:
+def frame_of(shape: Strides, strides: list[Strides], *, in_order_of: int = 0) -> Frame | None:
     """Return tensors of `shape` as (B, O, I), or None if they need more than two dimensions behind the batch.
 
     I is the dimension that is innermost in memory in the tensor numbered `in_order_of`.

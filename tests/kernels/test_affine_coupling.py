@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from genbench_kernels import affine_coupling, explain
-from genbench_kernels.affine_coupling import OP, SCALES, Scale, _registered, _registered_backward, closed, fused
+from genbench_kernels.affine_coupling import OP, SCALES, Scale, _backward_op, _forward_op, analytic, fused
 from genbench_kernels.op import trace
 from genbench_kernels.tolerance import excess
 from hypothesis import given, settings
@@ -179,7 +179,7 @@ def test_log_sigmoid_stays_finite_where_its_sigmoid_is_zero() -> None:
     assert gradient.tolist() == [[1.0, 0.0]]
 
 
-@pytest.mark.parametrize("form", [fused, _registered, closed], ids=["eager", "registered", "closed"])
+@pytest.mark.parametrize("form", [fused, _forward_op, analytic], ids=["eager", "registered", "analytic"])
 @pytest.mark.parametrize(
     ("scale", "inverse"), [("tanh", False), ("sigmoid", True), ("exp", True), ("sigmoid_inv", False)]
 )
@@ -196,10 +196,10 @@ def test_registration_is_sound() -> None:
     args = inputs((3, 4, 2), gain=True)
     x, params, gain = (v.requires_grad_() for v in args.values())
     options = gain, None, "interleave", "tanh", False, torch.float32
-    torch.library.opcheck(_registered, (x, params, *options))
+    torch.library.opcheck(_forward_op, (x, params, *options))
     cotangents = torch.randn(3, 4, 2), torch.randn(3)
     tensors = (t.detach() for t in (*cotangents, x, params, gain))
-    torch.library.opcheck(_registered_backward, (*tensors, *options[1:], [True, False, True]))
+    torch.library.opcheck(_backward_op, (*tensors, *options[1:], [True, False, True]))
 
 
 def test_compiles_whole_and_once_for_all_batches() -> None:

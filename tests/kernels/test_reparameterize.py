@@ -12,10 +12,10 @@ from genbench_kernels import explain, reparameterize
 from genbench_kernels.op import trace
 from genbench_kernels.reparameterize import (
     OP,
-    TURNS,
+    SAMPLES_PER_PROGRAM,
+    _backward_op,
     _box_muller,
-    _registered,
-    _registered_backward,
+    _forward_op,
     fused,
     normals,
     philox,
@@ -80,7 +80,7 @@ def test_half_precision_loses_only_what_rounding_does(dtype: torch.dtype) -> Non
 
 
 def test_samples_shared_among_programs_are_added_up() -> None:
-    agree(2, 20, samples=TURNS + 3)
+    agree(2, 20, samples=SAMPLES_PER_PROGRAM + 3)
 
 
 def test_float64_is_computed_in_float64() -> None:
@@ -169,8 +169,8 @@ def test_retuning_never_changes_a_sample(B: int, D: int, samples: int, K: int, R
     z, _, *gradients = run(*inputs(B, D), samples=samples, backend="fused")
     R = 1 << R - 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "_tile", lambda B, D: ({"R": R, "K": K, "num_warps": 1}, -(-B // R), -(-D // K)))
-        patch.setattr(MODULE, "TURNS", 8)
+        patch.setattr(MODULE, "_tiles", lambda B, D: ({"R": R, "K": K, "num_warps": 1}, -(-B // R), -(-D // K)))
+        patch.setattr(MODULE, "SAMPLES_PER_PROGRAM", 8)
         again, _, *retuned = run(*inputs(B, D), samples=samples, backend="fused")
     assert torch.equal(z, again)
     assert all(torch.equal(a, b) for a, b in zip(gradients, retuned, strict=True))
@@ -271,7 +271,7 @@ def test_kl_is_that_of_the_distributions_and_so_is_its_gradient(backend: Any) ->
     torch.testing.assert_close(glogvar, torch.expm1(logvar) / 2)
 
 
-@pytest.mark.parametrize("form", [fused, _registered], ids=["eager", "registered"])
+@pytest.mark.parametrize("form", [fused, _forward_op], ids=["eager", "registered"])
 @pytest.mark.parametrize(("kl", "samples"), [(True, 1), (False, 2)])
 def test_first_and_second_derivatives(form: Any, kl: bool, samples: int) -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(1, 2, torch.float64))
@@ -280,7 +280,7 @@ def test_first_and_second_derivatives(form: Any, kl: bool, samples: int) -> None
     assert torch.autograd.gradgradcheck(form, args)
 
 
-@pytest.mark.parametrize("form", [fused, _registered], ids=["eager", "registered"])
+@pytest.mark.parametrize("form", [fused, _forward_op], ids=["eager", "registered"])
 @pytest.mark.parametrize("used", [0, 1])
 def test_either_output_may_go_unused(form: Any, used: int) -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(3, 5))
@@ -312,11 +312,11 @@ def test_a_key_changed_before_backward_is_an_error() -> None:
 
 def test_registration_is_sound() -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(3, 4))
-    torch.library.opcheck(_registered, (mu, logvar, KEY, True, 2, torch.float32))
-    torch.library.opcheck(_registered, (mu, logvar, KEY, False, 1, torch.float32))
+    torch.library.opcheck(_forward_op, (mu, logvar, KEY, True, 2, torch.float32))
+    torch.library.opcheck(_forward_op, (mu, logvar, KEY, False, 1, torch.float32))
     tensors = torch.randn(2, 3, 4), torch.randn(3), mu.detach(), logvar.detach(), KEY
-    torch.library.opcheck(_registered_backward, (*tensors, 2))
-    torch.library.opcheck(_registered_backward, (None, *tensors[1:], 2))
+    torch.library.opcheck(_backward_op, (*tensors, 2))
+    torch.library.opcheck(_backward_op, (None, *tensors[1:], 2))
 
 
 @torch._dynamo.config.patch(error_on_recompile=True)
