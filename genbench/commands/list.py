@@ -11,7 +11,7 @@ import click
 
 from genbench.command_line import OK
 from genbench.errors import UsageError
-from genbench.registry import docs_of, names
+from genbench.registry import docs_of, first_line, names
 from genbench.suite import read_suite, suite_paths
 
 KINDS = ("suites", "models", "datasets", "metrics", "ops")
@@ -42,11 +42,14 @@ def suites() -> dict[str, str]:
 
 
 def ops() -> dict[str, str]:
-    """Return the first docstring line of every op of genbench_kernels by name: a module that defines OP is one."""
-    about = {}
+    """Return the first docstring line of every op of genbench_kernels by name: modules and packages that define OP."""
     spec = importlib.util.find_spec("genbench_kernels")
-    for path in sorted(Path(spec.origin or "").parent.glob("*.py")) if spec else []:
+    folder = Path(spec.origin or "").parent if spec else None
+    files = [*folder.glob("*.py"), *folder.glob("*/__init__.py")] if folder else []
+    about = {}
+    for name, path in sorted((path.parent.name if path.stem == "__init__" else path.stem, path) for path in files):
         text = path.read_text(encoding="utf-8")
         if "\nOP = " in text:
-            about[path.stem] = docs_of(ast.parse(text)).get(path.stem, "")
+            tree = ast.parse(text)
+            about[name] = docs_of(tree).get(name) or first_line(tree)
     return about

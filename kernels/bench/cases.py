@@ -1,7 +1,7 @@
-"""What is timed: calls at sizes of real use, what a user would otherwise write, and the forms either can take.
+"""What is timed: ops at realistic sizes, the code a user would otherwise write, and the forms of both.
 
-A baseline is the plain torch a user would write, not the package's reference, whose checks would slow its host time.
-`least` is the ledger's least number of bytes; a copy that moves as many is the floor of every case.
+Baselines are the plain torch a user would write, not the package's reference, whose checks would add host time.
+`min_bytes` is the least that a call has to move; a copy of as many bytes is the lower bound of every case.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ COMPILED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of a function, the tensors whose gradients are wanted, and the cotangents of its results."""
+    """Arguments of a function, the tensors to differentiate with respect to, and the cotangents of its results."""
 
     args: tuple[Any, ...]
-    wanted: tuple[Tensor, ...]
+    leaves: tuple[Tensor, ...]
     cotangents: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A function in one form; `arrange` brings a case's inputs into the arguments it takes."""
+    """A function in one form; `arrange` maps a case's inputs to the arguments of the function."""
 
     function: Function
     form: Form = "plain"
@@ -48,12 +48,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op: fresh random inputs on a device, contenders by name, least bytes of each direction."""
+    """One call of an op: fresh random inputs on a device, contenders by name, and minimum bytes per direction."""
 
     name: str
     inputs: Callable[[torch.device], Inputs]
     contenders: dict[str, Contender]
-    least: dict[str, int]
+    min_bytes: dict[str, int]
 
 
 class Unavailable(RuntimeError):
@@ -62,7 +62,7 @@ class Unavailable(RuntimeError):
 
 # ------------------------------------------------------------------------------------------------- the cases
 
-SIZES: dict[str, dict[str, Any]] = {  # those of "What must be shown" first: time may run out
+SIZES: dict[str, dict[str, Any]] = {  # those with goals first: time may run out
     "coupling-64MB": {"shape": (256, 64, 32, 32)},
     "coupling-256MB": {"shape": (1024, 64, 32, 32)},
     "reparameterize-16M": {"shape": (8192, 2048)},
@@ -75,28 +75,28 @@ TINY: dict[str, tuple[int, ...]] = {"shape": (2, 4, 3, 3), "channels": (3, 4, 8,
 
 
 def cases(package: ModuleType, *, backend: str = "auto", tiny: bool = False) -> list[Case]:
-    """Return the cases of the ops that `package` (a version of genbench_kernels) has; `tiny` ones try the code."""
-    made = []
+    """Return the cases of the ops in `package`, a version of genbench_kernels; `tiny` ones are for testing the code."""
+    selected = []
     for name, sizes in SIZES.items():
         op, make = OPS[name.partition("-")[0]]
         shrunk = {key: TINY[key][: len(value)] for key, value in sizes.items() if key in TINY} if tiny else {}
         if hasattr(package, op):
             label = f"{name}-tiny" if tiny else name
-            made.append(make(label, getattr(package, op), backend, **{**sizes, **shrunk}))
-    return made
+            selected.append(make(label, getattr(package, op), backend, **{**sizes, **shrunk}))
+    return selected
 
 
 def _forms(ours: Function, eager: Function, arrange: Callable[[Inputs], Inputs]) -> dict[str, Contender]:
-    """Return the columns that every case has: the plain torch and the op, each in its forms."""
-    theirs, mine = Contender(eager), Contender(ours, arrange=arrange)
+    """Return the contenders of every case: plain torch and the op, each in all forms."""
+    baseline, op = Contender(eager), Contender(ours, arrange=arrange)
     return {
-        "eager": theirs,
-        "eager, graph": replace(theirs, form="graph"),
-        "compile": replace(theirs, form="compiled"),
-        "max-autotune": replace(theirs, form="max-autotune"),
-        "ours": mine,
-        "ours, compiled": replace(mine, form="compiled"),
-        "ours, graph": replace(mine, form="graph"),
+        "eager": baseline,
+        "eager, graph": replace(baseline, form="graph"),
+        "compile": replace(baseline, form="compiled"),
+        "max-autotune": replace(baseline, form="max-autotune"),
+        "ours": op,
+        "ours, compiled": replace(op, form="compiled"),
+        "ours, graph": replace(op, form="graph"),
     }
 
 
@@ -104,7 +104,7 @@ def _unchanged(inputs: Inputs) -> Inputs:
     return inputs
 
 
-def _least(unit: int, forward: float, backward: float) -> dict[str, int]:
+def _min_bytes(unit: int, forward: float, backward: float) -> dict[str, int]:
     return {
         "forward": int(forward * unit),
         "backward": int(backward * unit),
@@ -137,7 +137,7 @@ def _coupling(
 
     unit = 4 * torch.Size(shape).numel()
     contenders = _forms(ours, realnvp if scale == "tanh" else glow, _unchanged)
-    return Case(name, inputs, contenders, _least(unit, 4, 5))
+    return Case(name, inputs, contenders, _min_bytes(unit, 4, 5))
 
 
 def _reparameterize(name: str, op: Any, backend: str, *, shape: tuple[int, ...]) -> Case:
@@ -148,7 +148,7 @@ def _reparameterize(name: str, op: Any, backend: str, *, shape: tuple[int, ...])
         args = mu.requires_grad_(), logvar.requires_grad_()
         return Inputs(args, args, (gz, torch.randn(shape[0], device=device)))
 
-    def ours(mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:  # a fresh key for each step is part of the price
+    def ours(mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:  # a fresh key per step is part of the cost
         key = torch.randint(2**63 - 1, (1,), device=mu.device)
         z, kl = op(mu, logvar, key, backend=backend)
         return z.squeeze(0), kl
@@ -158,13 +158,13 @@ def _reparameterize(name: str, op: Any, backend: str, *, shape: tuple[int, ...])
         return z, 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
 
     def distributions(mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
-        normal = torch.distributions.Normal  # validation would wait for the device: off, to its favour
+        normal = torch.distributions.Normal  # in its favour: validation would wait for the device
         prior = normal(torch.zeros_like(mu), torch.ones_like(mu), validate_args=False)
         posterior = normal(mu, torch.exp(0.5 * logvar), validate_args=False)
         return posterior.rsample(), torch.distributions.kl_divergence(posterior, prior).sum(1)
 
     contenders = {**_forms(ours, plain, _unchanged), "torch.distributions": Contender(distributions)}
-    return Case(name, inputs, contenders, _least(4 * torch.Size(shape).numel(), 3, 5))
+    return Case(name, inputs, contenders, _min_bytes(4 * torch.Size(shape).numel(), 3, 5))
 
 
 def _spectral(name: str, op: Any, backend: str, *, channels: tuple[int, ...]) -> Case:
@@ -183,10 +183,10 @@ def _spectral(name: str, op: Any, backend: str, *, channels: tuple[int, ...]) ->
         return tuple(m.weight for m in modules)
 
     def wrapped(inputs: Inputs) -> Inputs:
-        return _modules(inputs, lambda modules: op(modules, backend=backend))
+        return _as_modules(inputs, lambda modules: op(modules, backend=backend))
 
     def parametrized(inputs: Inputs) -> Inputs:
-        return _modules(inputs, lambda modules: [parametrizations.spectral_norm(m) for m in modules])
+        return _as_modules(inputs, lambda modules: [parametrizations.spectral_norm(m) for m in modules])
 
     contenders = {
         **_forms(ours, plain, wrapped),
@@ -195,7 +195,7 @@ def _spectral(name: str, op: Any, backend: str, *, channels: tuple[int, ...]) ->
         "torch parametrization": Contender(ours, arrange=parametrized),
     }
     unit = 4 * sum(torch.Size(shape).numel() for shape in shapes)
-    return Case(name, inputs, contenders, _least(unit, 3.25, 4))
+    return Case(name, inputs, contenders, _min_bytes(unit, 3.25, 4))
 
 
 def _thirds(args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
@@ -204,25 +204,25 @@ def _thirds(args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
 
 
 def _normalized(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Return W / (u^T W v) after one power step, which moves u and v in place."""
+    """Return W / (u^T W v) after one power iteration, which updates u and v in place."""
     matrix = weight.flatten(1)
     with torch.no_grad():
         u.copy_(normalize(matrix @ v, dim=0))
         v.copy_(normalize(matrix.T @ u, dim=0))
-        kept_u, kept_v = u.clone(), v.clone()
-    return weight / torch.dot(kept_u, matrix @ kept_v)
+        saved_u, saved_v = u.clone(), v.clone()
+    return weight / torch.dot(saved_u, matrix @ saved_v)
 
 
 def _foreach_normalized(*args: Tensor) -> tuple[Tensor, ...]:
-    """Return all W / (u^T W v) after one power step: what is alike between layers in grouped launches."""
+    """Return all W / (u^T W v) after one power iteration, with foreach ops where all layers do the same."""
     weights, us, vs = _thirds(args)
     matrices = [w.flatten(1) for w in weights]
     with torch.no_grad():
-        kept_u = _unit([m @ v for m, v in zip(matrices, vs, strict=True)])
-        kept_v = _unit([m.T @ u for m, u in zip(matrices, kept_u, strict=True)])
-        torch._foreach_copy_(us, kept_u)
-        torch._foreach_copy_(vs, kept_v)
-    sigmas = [torch.dot(u, m @ v) for m, u, v in zip(matrices, kept_u, kept_v, strict=True)]
+        new_us = _unit([m @ v for m, v in zip(matrices, vs, strict=True)])
+        new_vs = _unit([m.T @ u for m, u in zip(matrices, new_us, strict=True)])
+        torch._foreach_copy_(us, new_us)
+        torch._foreach_copy_(vs, new_vs)
+    sigmas = [torch.dot(u, m @ v) for m, u, v in zip(matrices, new_us, new_vs, strict=True)]
     return tuple(torch._foreach_div(weights, sigmas))
 
 
@@ -232,15 +232,15 @@ def _unit(vectors: list[Tensor]) -> list[Tensor]:
     return list(torch._foreach_div(vectors, norms))
 
 
-def _modules(inputs: Inputs, normalise: Callable[[list[torch.nn.Module]], Any]) -> Inputs:
-    """Return the inputs as convolutions whose weights `normalise` has made spectrally normal, by their accessors."""
+def _as_modules(inputs: Inputs, normalize: Callable[[list[torch.nn.Module]], Any]) -> Inputs:
+    """Return the inputs as convolutions under `normalize`, whose `.weight` is then spectrally normalized."""
     weights = _thirds(inputs.args)[0]
     modules: list[torch.nn.Module] = [
         torch.nn.Conv2d(w.shape[1], w.shape[0], 4, bias=False, device=w.device) for w in weights
     ]
     for module, weight in zip(modules, weights, strict=True):
         module.weight = torch.nn.Parameter(weight.detach().clone())
-    normalise(modules)
+    normalize(modules)
     return Inputs(tuple(modules), tuple(p for m in modules for p in m.parameters()), inputs.cotangents)
 
 
@@ -255,7 +255,7 @@ OPS: dict[str, tuple[str, Callable[..., Case]]] = {
 
 
 class Calls:
-    """Forward and backward of a function on several sets of inputs; backward follows the forward of its set."""
+    """Forward and backward of a function on several sets of inputs; `backward(k)` needs a `forward(k)` before it."""
 
     def __init__(self, function: Function, sets: list[Inputs]) -> None:
         self.function, self.sets = function, sets
@@ -265,7 +265,7 @@ class Calls:
         self.results[k] = self.function(*self.sets[k].args)
 
     def backward(self, k: int) -> None:
-        torch.autograd.grad(self.results.pop(k), self.sets[k].wanted, self.sets[k].cotangents)
+        torch.autograd.grad(self.results.pop(k), self.sets[k].leaves, self.sets[k].cotangents)
 
     def both(self, k: int) -> None:
         self.forward(k)
@@ -273,7 +273,7 @@ class Calls:
 
 
 class Graphs(Calls):
-    """The same from CUDA graphs, two for each set, so that nothing is copied into static inputs."""
+    """The same, replayed from two CUDA graphs per set, so that nothing is copied into static inputs."""
 
     def __init__(self, function: Function, sets: list[Inputs]) -> None:
         if not torch.cuda.is_available():
@@ -294,7 +294,7 @@ class Graphs(Calls):
             with torch.cuda.graph(forward):
                 results = self.function(*inputs.args)
             with torch.cuda.graph(backward, pool=forward.pool()):
-                gradients = torch.autograd.grad(results, inputs.wanted, inputs.cotangents)
+                gradients = torch.autograd.grad(results, inputs.leaves, inputs.cotangents)
         return forward, backward, (results, gradients)
 
     def forward(self, k: int) -> None:
@@ -305,10 +305,10 @@ class Graphs(Calls):
 
 
 class Copies(Calls):
-    """The floor: copies that move (read and write together) the least bytes of each direction."""
+    """The lower bound: copies that move (read and write together) the minimum bytes of each direction."""
 
-    def __init__(self, least: dict[str, int], device: torch.device, sets: int) -> None:
-        size = {direction: max(1, moved // 8) for direction, moved in least.items()}
+    def __init__(self, min_bytes: dict[str, int], device: torch.device, sets: int) -> None:
+        size = {direction: max(1, moved // 8) for direction, moved in min_bytes.items()}
         make = torch.randn
         self.pairs = {
             d: [(make(n, device=device), make(n, device=device)) for _ in range(sets)] for d, n in size.items()
@@ -328,18 +328,14 @@ class Copies(Calls):
         self._copy("both", k)
 
 
-def _pair(elements: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.randn(elements, device=device), torch.randn(elements, device=device)
-
-
 def build(case: Case, name: str, device: torch.device, sets: int = 3) -> Calls:
-    """Return the calls of a contender, compiled or captured as its form says, or of "copy".
+    """Return the calls of a contender, compiled or captured according to its form, or those of "copy".
 
-    Raises Unavailable where the form needs a GPU and there is none.
+    Raises Unavailable if the form needs a GPU and there is none.
     """
     torch.manual_seed(0)
     if name == "copy":
-        return Copies(case.least, device, sets)
+        return Copies(case.min_bytes, device, sets)
     contender = case.contenders[name]
     inputs = [contender.arrange(case.inputs(device)) for _ in range(sets)]
     if contender.form == "graph":
@@ -351,9 +347,9 @@ def build(case: Case, name: str, device: torch.device, sets: int = 3) -> Calls:
 
 
 def phase(calls: Calls, direction: Direction, cache: Cache) -> tuple[Call, Call]:
-    """Return what is timed in a direction, and what prepares each round of it untimed.
+    """Return the call that is timed in a direction, and the untimed call that prepares each round.
 
-    Backward is prepared by its forward, always; else a warm round by the same call, and a cold one by nothing.
+    Backward is prepared by its forward; otherwise a warm round by the same call, a cold one by nothing.
     """
     call: Call = getattr(calls, direction)
     if direction == "backward":

@@ -1,7 +1,7 @@
-"""Fails where this version of the kernels is slower than another: `python -m bench.compare BASE`, a git revision.
+"""Fails if this version of the kernels is slower than another: `python -m bench.compare BASE`, a git revision.
 
-Both versions run in this process, old new new old (`ratio.py`). Exit code 0: not slower; 1: slower; 2: could not run.
-Without a GPU, `--device cpu` compares the reference path at tiny sizes, to try the gate itself.
+Both versions run in this process, in the order old, new, new, old (`ratio.py`). Exit code 0: not slower; 1: slower; 2:
+could not run. Without a GPU, `--device cpu` compares the reference at tiny sizes, to test the gate itself.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from bench.timing import Call, queued, without_collection
 KERNELS = Path(__file__).parents[1]
 NAME = "genbench_kernels"
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "both")
-Clock = Callable[[Call, Call], float]  # call, what prepares it -> seconds
+Clock = Callable[[Call, Call], float]  # (call, untimed call that prepares it) -> seconds
 
 
 def load(source: Path, name: str, folder: Path) -> ModuleType:
-    """Return the package in `source` imported as `name` from a copy in `folder`, apart from any other version of it.
+    """Return the package in `source`, imported as `name` from a copy in `folder`.
 
-    The copy is renamed throughout, ops registered with torch included, so that two versions stand side by side.
+    The copy is renamed throughout, including ops registered with torch, so that two versions can be loaded at once.
     """
     for path in source.rglob("*.py"):
         text = path.read_text().replace(NAME, name).replace('"genbench::', f'"{name}::')
         copy = folder / name / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text)
-    for loaded in [module for module in sys.modules if module.partition(".")[0] == name]:
-        del sys.modules[loaded]
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        del sys.modules[module]
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
@@ -52,8 +52,8 @@ def load(source: Path, name: str, folder: Path) -> ModuleType:
 
 
 def checkout(revision: str, folder: Path) -> Path:
-    """Return the package's folder as of a git revision, unpacked into `folder`; ValueError where git has none."""
-    command = ["git", "-C", str(KERNELS), "archive", "--format=tar", revision, NAME]  # a path from where -C stands
+    """Return the package's folder at a git revision, unpacked into `folder`; ValueError if git does not have it."""
+    command = ["git", "-C", str(KERNELS), "archive", "--format=tar", revision, NAME]  # NAME is relative to -C
     archived = subprocess.run(command, capture_output=True, check=False)
     if archived.returncode:
         raise ValueError(f"no kernels at {revision!r}: {archived.stderr.decode().strip()}")
@@ -65,7 +65,7 @@ def checkout(revision: str, folder: Path) -> Path:
 def compare(
     old: ModuleType, new: ModuleType, device: torch.device, *, only: str = "*", pairs: int = PAIRS, tiny: bool = False
 ) -> Iterator[tuple[str, Verdict]]:
-    """Yield ("case direction clock", verdict) for every case that both versions have, on device and host apart."""
+    """Yield ("case direction clock", verdict) for every case that both versions have, for each clock."""
     before = {case.name: case for case in cases(old, tiny=tiny)}
     for case in cases(new, tiny=tiny):
         if case.name in before and fnmatch(case.name, only):
@@ -85,14 +85,14 @@ def _compared(old: Case, new: Case, device: torch.device, pairs: int) -> Iterato
 
 
 def _timer(calls: Calls, direction: Direction, clock: Clock) -> Callable[[], float]:
-    """Return a function that times one call, after several untimed ones, on the next set of inputs each time."""
+    """Return a function that times one call, each time on the next set of inputs; it is warmed up."""
     call, prepare = phase(calls, direction, "warm")
-    turn = 0
+    k = 0
 
     def timed() -> float:
-        nonlocal turn
-        turn = (turn + 1) % len(calls.sets)
-        return clock(lambda _: call(turn), lambda _: prepare(turn))
+        nonlocal k
+        k = (k + 1) % len(calls.sets)
+        return clock(lambda _: call(k), lambda _: prepare(k))
 
     for _ in range(5):
         timed()
@@ -100,23 +100,23 @@ def _timer(calls: Calls, direction: Direction, clock: Clock) -> Callable[[], flo
 
 
 def _on_cpu(call: Call, prepare: Call) -> float:
-    """Return the seconds of a call, the least of seven: what others' work added is mostly left out."""
-    least = float("inf")
+    """Return the seconds of a call, the minimum of seven, which leaves out most delays by other processes."""
+    fastest = float("inf")
     for _ in range(7):
         prepare(0)
         start = perf_counter()
         call(0)
-        least = min(least, perf_counter() - start)
-    return least
+        fastest = min(fastest, perf_counter() - start)
+    return fastest
 
 
 def _on_device(call: Call, prepare: Call) -> float:
-    """Return the device's seconds of a call whose launches were queued behind a wait."""
+    """Return the seconds of a call on the device, its launches queued behind a wait."""
     return queued(call, prepare, lambda: None, rounds=1, sets=1)[0][0]
 
 
 def _from_end_to_end(call: Call, prepare: Call) -> float:
-    """Return the seconds from a call on an idle device until the device is done: host time where launches bind."""
+    """Return the seconds from a call on an idle device until the device is done; host time if launches dominate."""
     prepare(0)
     torch.cuda.synchronize()
     start = perf_counter()
@@ -132,14 +132,14 @@ _GPU: dict[str, Clock] = {"device": _on_device, "wall": _from_end_to_end}
 def main(arguments: list[str] | None = None) -> int:
     """Compare and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("base", help="git revision to compare with, or a folder that holds another genbench_kernels")
-    parser.add_argument("--new", type=Path, default=KERNELS / NAME, help="the package to judge (default: this one)")
+    parser.add_argument("base", help="git revision to compare with, or a folder that contains another genbench_kernels")
+    parser.add_argument("--new", type=Path, default=KERNELS / NAME, help="the package to compare (default: this one)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="cases, such as 'coupling-*'")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="cases to compare, such as 'coupling-*'")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("kernels-compare: did not run, no GPU (--device cpu tries the gate on the reference path)")
+        print("kernels-compare: did not run: no GPU (--device cpu tests the gate on the reference)")
         return 2
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -153,15 +153,15 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     base = Path(options.base)
     source = base / NAME if (base / NAME).is_dir() else checkout(options.base, folder / "base")
     old, new = load(source, f"{NAME}_old", folder), load(options.new, f"{NAME}_new", folder)
-    device, slower, seen = torch.device(options.device), 0, 0
+    device, slower, total = torch.device(options.device), 0, 0
     compared = compare(old, new, device, only=options.only, pairs=options.pairs, tiny=options.device == "cpu")
-    print(f"new / old, of {options.pairs} interleaved groups; slower where the lower bound passes {LIMIT}, twice")
+    print(f"new / old, from {options.pairs} interleaved groups; slower if the lower bound exceeds {LIMIT} twice")
     for name, verdict in compared:
         rounds = ", then ".join(f"{ratio:.3f} (at least {bound:.3f})" for ratio, bound in verdict.rounds)
         print(f"{name:44} {rounds}{'  SLOWER' * verdict.slower}", flush=True)
-        slower, seen = slower + verdict.slower, seen + 1
-    print(f"kernels-compare: {slower} of {seen} slower than {options.base}")
-    return 1 if slower else 0 if seen else 2
+        slower, total = slower + verdict.slower, total + 1
+    print(f"kernels-compare: {slower} of {total} slower than {options.base}")
+    return 1 if slower else 0 if total else 2
 
 
 if __name__ == "__main__":

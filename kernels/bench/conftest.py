@@ -1,4 +1,4 @@
-"""Options of the speed tests, the machine's description in their JSON, and the end of the time they may take."""
+"""Options of the speed tests, the description of the machine in their JSON, and their time limit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ LAUNCHES = pytest.StashKey[dict[str, dict[str, int | None]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the tests, not the kernels")
-    parser.addoption("--tiny", action="store_true", help="the smallest sizes and few rounds")
-    parser.addoption("--deadline", type=float, default=float("inf"), help="time.time() after which no test begins")
+    parser.addoption(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to test the tests, not the kernels"
+    )
+    parser.addoption("--tiny", action="store_true", help="smallest sizes and few rounds")
+    parser.addoption("--deadline", type=float, default=float("inf"), help="time.time() after which no test starts")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,10 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.config.getoption("--device") == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    grace = 30 if item.name.startswith("test_launches") else 0  # last, quick, and one of the goals
+    grace = 30 if item.name.startswith("test_launches") else 0  # they run last, are quick, and decide a goal
     if time() > item.config.getoption("--deadline") + grace:
-        late = pytest.skip if item.path.name == "test_speed.py" else pytest.fail
-        late("out of time: not done")
+        give_up = pytest.skip if item.path.name == "test_speed.py" else pytest.fail
+        give_up("not run: the time limit is reached")
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +40,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    machine_info.pop("node", None)  # a name says nothing of the hardware
+    machine_info.pop("node", None)  # the host name, not hardware
     machine_info["versions"] = {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": _triton()}
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)

@@ -1,9 +1,9 @@
-"""Whether a new version is slower than an old one: interleaved ABBA pairs, their ratios, and a bootstrap bound.
+"""Whether a new version is slower than an old one: interleaved ABBA groups, their ratios, and a bootstrap bound.
 
-Two runs of the same program in two processes easily differ by more than 5 % (clocks, memory placement, neighbours), so
-the versions take turns in one process, old new new old: a drift that is linear over the four cancels in the ratio
-(new + new) / (old + old). A version fails only when the 95 % lower confidence bound of the median ratio passes 1.05,
-and then again in a second round of fresh pairs.
+Two runs of the same program in two processes easily differ by more than 5 % (clocks, memory placement, other load). So
+the versions alternate in one process, old, new, new, old: a drift that is linear over the four cancels in the ratio
+(new + new) / (old + old). A version fails only if the 95 % lower confidence bound of the median ratio exceeds 1.05, and
+does so again in a second round of fresh groups.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAIRS = 60
 
 @dataclass(frozen=True)
 class Verdict:
-    """The rounds that were run, as (median ratio, lower bound); `slower` where every one of two passed the limit."""
+    """Rounds as (median ratio, lower bound); `slower` if there were two and both bounds exceed the limit."""
 
     rounds: tuple[tuple[float, float], ...]
     slower: bool
@@ -38,14 +38,15 @@ def lower_bound(ratios: list[float], *, level: float = 0.95, resamples: int = 10
     """Return the one-sided lower confidence bound of the median ratio (Efron, Bootstrap methods, 1979: percentile)."""
     values = torch.tensor(ratios, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    return values[drawn].median(dim=1).values.quantile(1 - level).item()
+    indices = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    return values[indices].median(dim=1).values.quantile(1 - level).item()
 
 
 def judge(ratios: Callable[[], list[float]], *, limit: float = LIMIT) -> Verdict:
-    """Return the verdict on `ratios()`, which takes fresh pairs; the second round is run only where the first fails."""
+    """Return the verdict on `ratios()`, which measures fresh groups; a second round is run only if the first fails."""
     rounds: list[tuple[float, float]] = []
     while len(rounds) < 2 and (not rounds or rounds[-1][1] > limit):
-        taken = ratios()
-        rounds.append((torch.tensor(taken, dtype=torch.float64).median().item(), lower_bound(taken, seed=len(rounds))))
+        values = ratios()
+        median = torch.tensor(values, dtype=torch.float64).median().item()
+        rounds.append((median, lower_bound(values, seed=len(rounds))))
     return Verdict(tuple(rounds), len(rounds) == 2 and rounds[-1][1] > limit)

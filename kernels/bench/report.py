@@ -1,6 +1,6 @@
-"""The results of the speed tests as a page: what had to be shown and whether it was, tables, and a roofline plot.
+"""The results of the speed tests as a page: goals and whether they are met, tables, and a roofline plot.
 
-`python -m bench.report FILE.json` writes FILE.md and FILE.png beside it. What was not measured is said to be so.
+`python -m bench.report FILE.json` writes FILE.md and FILE.png next to it. Goals without results are "not measured".
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ COMPILERS = ("compile", "max-autotune")
 
 @dataclass(frozen=True)
 class Goal:
-    """At least `factor` = the fastest rival's median / ours, cold, on a clock, in every one of some cases."""
+    """The fastest rival's median / ours, with a cold cache, is at least `factor` in each of `cases`."""
 
-    what: str
+    name: str
     cases: tuple[str, ...]
     direction: str
     rivals: tuple[str, ...]
@@ -40,15 +40,15 @@ GOALS = (
     Goal("reparameterize, against eager", ("reparameterize-16M",), "both", ("eager",), 5),
     Goal("reparameterize, against Inductor", ("reparameterize-16M",), "both", COMPILERS, 1.2),
 )
-MOST_LAUNCHES = 4
+MAX_LAUNCHES = 4
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A goal, the worst of its cases (None where not every case and rival was measured), and whether it was met."""
+class Outcome:
+    """A goal, what was measured, and whether it is met (None if a case or rival was not measured)."""
 
-    what: str
-    asked: str
+    name: str
+    target: str
     measured: str
     met: bool | None
 
@@ -56,38 +56,38 @@ class Judged:
 def read(path: Path) -> tuple[Results, Entries]:
     """Return the JSON of pytest-benchmark and its entries by case, contender, direction and cache."""
     results = json.loads(path.read_text())
-    found = (bench["extra_info"] for bench in results["benchmarks"])
-    return results, {(e["case"], e["contender"], e["direction"], e["cache"]): e for e in found}
+    entries = (bench["extra_info"] for bench in results["benchmarks"])
+    return results, {(e["case"], e["contender"], e["direction"], e["cache"]): e for e in entries}
 
 
-def judge(results: Results, entries: Entries) -> list[Judged]:
-    """Return every goal with what was measured; on a CPU nothing was."""
+def judge(results: Results, entries: Entries) -> list[Outcome]:
+    """Return the outcome of every goal; times on a CPU do not count."""
     if "gpu" not in results["machine_info"]:
         results, entries = {}, {}
     return [*(_ratio(goal, entries) for goal in GOALS), _few_launches(results)]
 
 
-def _ratio(goal: Goal, entries: Entries) -> Judged:
+def _ratio(goal: Goal, entries: Entries) -> Outcome:
     factors = [_factor(goal, case, entries) for case in goal.cases]
     known = [factor for factor in factors if factor is not None]
-    asked = f">= {goal.factor:g}"
+    target = f">= {goal.factor:g}"
     if len(known) < len(factors):
-        return Judged(goal.what, asked, "not measured", None)
+        return Outcome(goal.name, target, "not measured", None)
     shown = ", ".join(f"{factor:.2f} ({case})" for factor, case in zip(known, goal.cases, strict=True))
-    return Judged(goal.what, asked, shown, min(known) >= goal.factor)
+    return Outcome(goal.name, target, shown, min(known) >= goal.factor)
 
 
 def _factor(goal: Goal, case: str, entries: Entries) -> float | None:
-    wanted = [entries.get((case, name, goal.direction, "cold")) for name in ("ours", *goal.rivals)]
-    medians = [entry[goal.clock]["median"] for entry in wanted if entry is not None]
-    return min(medians[1:]) / medians[0] if len(medians) == len(wanted) else None
+    contenders = [entries.get((case, name, goal.direction, "cold")) for name in ("ours", *goal.rivals)]
+    medians = [entry[goal.clock]["median"] for entry in contenders if entry is not None]
+    return min(medians[1:]) / medians[0] if len(medians) == len(contenders) else None
 
 
-def _few_launches(results: Results) -> Judged:
+def _few_launches(results: Results) -> Outcome:
     counted = results.get("launches", {}).get("spectral-dcgan64/ours", {}).get("forward")
-    met = None if counted is None else counted <= MOST_LAUNCHES
+    met = None if counted is None else counted <= MAX_LAUNCHES
     shown = "not measured" if counted is None else str(counted)
-    return Judged("spectral norm of a DCGAN-64 discriminator, launches forward", f"<= {MOST_LAUNCHES}", shown, met)
+    return Outcome("spectral norm of a DCGAN-64 discriminator, launches forward", f"<= {MAX_LAUNCHES}", shown, met)
 
 
 # ------------------------------------------------------------------------------------------------- the page
@@ -97,16 +97,16 @@ def page(results: Results, entries: Entries, notes: Iterable[str] = ()) -> str:
     """Return the Markdown page."""
     machine = results["machine_info"]
     verdicts = {True: "yes", False: "**no**", None: ""}
-    goals = [(j.what, j.asked, j.measured, verdicts[j.met]) for j in judge(results, entries)]
+    goals = [(g.name, g.target, g.measured, verdicts[g.met]) for g in judge(results, entries)]
     parts = [
         f"# Speed of genbench_kernels on {hardware(results)}",
         f"{versions(results)}, Python {machine['python_version']}, {results['datetime'][:10]}.",
         *notes,
-        _table(("what must be shown", "asked", "measured, cold L2", "met"), goals),
-        "Medians of the rounds in microseconds, with the 20th and 80th percentile. Device: between CUDA events, the "
-        "launches queued beforehand; wall: from the call on an idle device to its end; host: what the call keeps "
-        "Python busy. Cold: L2 flushed; warm: the same call has just run. Copy: a device copy that moves the ledger's "
-        "least bytes. Peak: memory that forward and backward allocate. Launches: forward / backward.",
+        _table(("goal", "target", "measured, cold L2", "met"), goals),
+        "Medians of the rounds in microseconds, with the 20th and 80th percentile. Device: between CUDA events, with "
+        "launches queued beforehand; wall: from the call on an idle device to its end; host: how long the call keeps "
+        "Python busy. Cold: L2 flushed; warm: the same call has just run. Copy: a device copy that moves the minimum "
+        "bytes of the case. Peak: memory that forward and backward allocate. Launches: forward / backward.",
         *(_case(name, results, entries) for name in dict.fromkeys(key[0] for key in entries)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -124,15 +124,17 @@ def _case(case: str, results: Results, entries: Entries) -> str:
     columns["launches"] = lambda name: _launches(results, f"{case}/{name}")
     names = dict.fromkeys(key[1] for key in entries if key[0] == case)
     rows = [(name, *(cell(name) for cell in columns.values())) for name in names]
-    least = [entries.get((case, "copy", d, "cold"), {}).get("least") for d in ("forward", "backward")]
-    moved = " and ".join("?" if n is None else f"{n / 1e6:.1f} MB" for n in least)
-    return f"## {case}\n\nLeast bytes forward and backward: {moved}.\n\n" + _table(("", *columns), rows)
+    min_bytes = [entries.get((case, "copy", d, "cold"), {}).get("least") for d in ("forward", "backward")]
+    moved = " and ".join("?" if n is None else f"{n / 1e6:.1f} MB" for n in min_bytes)
+    return f"## {case}\n\nMinimum bytes forward and backward: {moved}.\n\n" + _table(("", *columns), rows)
 
 
 def _spread(entry: Entry | None, clock: str) -> str:
     if entry is None:
         return ""
-    late = "!" if clock == "device" and entry["late"] else ""  # the device ran dry: host time is in it
+    late = (
+        "!" if clock == "device" and entry["late"] else ""
+    )  # the device had to wait for the host, whose time is included
     median, low, high = (entry[clock][key] * 1e6 for key in ("median", "p20", "p80"))
     return f"{median:.1f}{late} ({low:.1f}-{high:.1f})"
 
@@ -153,13 +155,13 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def hardware(results: Results) -> str:
-    """Return the name of the GPU, or of the CPU where there was none."""
+    """Return the name of the GPU, or of the CPU if there was none."""
     machine = results["machine_info"]
     return str(machine["gpu"]["name"] if "gpu" in machine else machine.get("cpu", {}).get("brand_raw", "a CPU"))
 
 
 def versions(results: Results) -> str:
-    """Return the versions of what the times depend on."""
+    """Return the versions of the software that the times depend on."""
     machine = results["machine_info"]
     known = {**machine["versions"], "driver": machine.get("gpu", {}).get("driver")}
     return ", ".join(f"{name} {version}" for name, version in known.items() if version)
@@ -171,7 +173,7 @@ SHOWN = ("copy", "eager", "compile", "max-autotune", "foreach", "torch parametri
 
 
 def roofline(results: Results, entries: Entries, path: Path) -> bool:
-    """Write the bandwidth reached over the least bytes of each call, under that of a copy; False without matplotlib."""
+    """Plot the bandwidth reached against the minimum bytes of each call, with a copy's; False without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -183,7 +185,7 @@ def roofline(results: Results, entries: Entries, path: Path) -> bool:
         if points:
             style = "k-" if name == "copy" else "o"
             axes.plot([x for x, _ in points], [y / 1e9 for _, y in points], style, label=name, alpha=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="least bytes of a call", ylabel="least bytes / device time (GB/s)")
+    axes.set(xscale="log", yscale="log", xlabel="minimum bytes of a call", ylabel="minimum bytes / device time (GB/s)")
     axes.set_title(f"{hardware(results)}\n{versions(results)}; cold L2; the line is a copy", fontsize=9)
     axes.grid(which="both", alpha=0.2)
     axes.legend(fontsize=8)
@@ -195,8 +197,8 @@ def _cold(entries: Entries, name: str) -> list[Entry]:
     return [e for (_, contender, _, cache), e in entries.items() if contender == name and cache == "cold"]
 
 
-def write(path: Path, notes: Iterable[str] = ()) -> list[Judged]:
-    """Write page and plot beside the JSON, which is made compact, and return the judged goals."""
+def write(path: Path, notes: Iterable[str] = ()) -> list[Outcome]:
+    """Write page and plot next to the JSON, which is made compact, and return the outcomes of the goals."""
     results, entries = read(path)
     for bench in results["benchmarks"]:
         bench["stats"]["data"] = [round(seconds, 9) for seconds in bench["stats"].get("data", [])]
@@ -208,5 +210,5 @@ def write(path: Path, notes: Iterable[str] = ()) -> list[Judged]:
 
 
 if __name__ == "__main__":
-    for judged in write(Path(sys.argv[1])):
-        print(f"{judged.what}: {judged.measured} (asked: {judged.asked})")
+    for outcome in write(Path(sys.argv[1])):
+        print(f"{outcome.name}: {outcome.measured} (goal: {outcome.target})")

@@ -1,6 +1,6 @@
-"""The kernels on a GPU, compiled: values and gradients against float64 there, CUDA graphs, torch.compile, large sizes.
+"""The compiled kernels on a GPU: values and gradients against float64, CUDA graphs, torch.compile, large sizes.
 
-The same claims are checked on any CPU by tests/kernels, interpreted; here it is the machine code that answers.
+tests/kernels checks the same properties in Triton's interpreter on any CPU; these tests check the machine code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.timing import without_collection
 OPS = ops()
 DRAWS = 8
 EXAMPLES = [(name, example.name) for name, op in OPS.items() for example in op.examples("meta")]
-each_example = pytest.mark.parametrize(("op", "name"), EXAMPLES, ids=["-".join(each) for each in EXAMPLES])
+for_each_example = pytest.mark.parametrize(("op", "name"), EXAMPLES, ids=["-".join(each) for each in EXAMPLES])
 CASES = [case for case in cases(genbench_kernels, backend="fused", tiny=True) if "reparameterize" not in case.name]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -34,150 +34,151 @@ def _on_a_gpu_or_interpreted(device: torch.device) -> None:
 
 
 def example(op: str, name: str, device: torch.device, seed: int = 0) -> Arguments:
-    """Return arguments and options of an op's example, drawn with a seed."""
+    """Return arguments and options of an op's example, random with a seed."""
     torch.manual_seed(seed)
-    found: Example = next(e for e in OPS[op].examples(device.type) if e.name == name)
-    return found.args, found.options
+    match: Example = next(e for e in OPS[op].examples(device.type) if e.name == name)
+    return match.args, match.options
 
 
 def fresh(value: Any, dtype: torch.dtype | None = None) -> Any:
-    """Return a copy of arguments as leaves of their own (strides kept), what is floating point in `dtype` if given."""
+    """Return a copy of arguments as new leaves with the same strides, floating point in `dtype` if given."""
 
-    def copied(v: Any) -> Any:
+    def copy(v: Any) -> Any:
         if isinstance(v, torch.dtype) and v.is_floating_point:
             return dtype or v
         if not isinstance(v, Tensor):
             return v
-        to = dtype if dtype and v.is_floating_point() else v.dtype
-        copy = v.detach().to(to, copy=True)
+        target_dtype = dtype if dtype and v.is_floating_point() else v.dtype
+        result = v.detach().to(target_dtype, copy=True)
         if 0 not in v.stride():
-            copy = torch.empty_strided(v.shape, v.stride(), dtype=to, device=v.device).copy_(copy)
-        return copy.requires_grad_(v.requires_grad)
+            result = torch.empty_strided(v.shape, v.stride(), dtype=target_dtype, device=v.device).copy_(result)
+        return result.requires_grad_(v.requires_grad)
 
-    return tree_map(copied, value)
+    return tree_map(copy, value)
 
 
 def outcome(
-    form: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], given: list[Tensor] | None = None
+    form: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any], gs: list[Tensor] | None = None
 ) -> list[Tensor | None]:
-    """Return results and gradients of a call under `given` cotangents, by default those of `cotangents`."""
+    """Return results and gradients of a call for the cotangents `gs`, by default `cotangents(results)`."""
     results = [t for t in tree_leaves(form(*args, **options)) if isinstance(t, Tensor)]
-    wanted = [t for t in tree_leaves((args, options)) if isinstance(t, Tensor) and t.requires_grad]
-    pairs = [(t, g) for t, g in zip(results, given or cotangents(results), strict=True) if t.requires_grad]
+    leaves = [t for t in tree_leaves((args, options)) if isinstance(t, Tensor) and t.requires_grad]
+    pairs = [(t, g) for t, g in zip(results, gs or cotangents(results), strict=True) if t.requires_grad]
     if not pairs:
         return [*results]
-    grown, gs = [t for t, _ in pairs], [g for _, g in pairs]
-    return [*results, *torch.autograd.grad(grown, wanted, gs, allow_unused=True)]
+    outputs, gs = [t for t, _ in pairs], [g for _, g in pairs]
+    return [*results, *torch.autograd.grad(outputs, leaves, gs, allow_unused=True)]
 
 
 def cotangents(results: list[Tensor]) -> list[Tensor]:
-    """Return fixed random tensors like the results: the same numbers in every dtype."""
+    """Return fixed random tensors like the results, with the same values in every dtype."""
     torch.manual_seed(1)
     return [torch.randn(t.shape, device=t.device).bfloat16().to(t.dtype) for t in results]
 
 
-def agree(ours: list[Tensor | None], eager: list[Tensor | None], exact: list[Tensor | None]) -> None:
-    """Assert the tolerance rule for each result and gradient (1e-12 where float64 itself is computed)."""
-    for mine, theirs, truth in zip(ours, eager, exact, strict=True):
-        if mine is None or theirs is None or truth is None:
-            assert mine is theirs is truth is None
-        elif mine.dtype == torch.float64:
-            torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
+def assert_within_tolerance(ours: list[Tensor | None], eager: list[Tensor | None], exact: list[Tensor | None]) -> None:
+    """Assert the tolerance for each result and gradient (1e-12 if our dtype is float64)."""
+    for a, b, c in zip(ours, eager, exact, strict=True):
+        if a is None or b is None or c is None:
+            assert a is b is c is None
+        elif a.dtype == torch.float64:
+            torch.testing.assert_close(a, c, rtol=1e-12, atol=1e-12)
         else:
-            assert excess(mine, theirs, truth) <= 1
+            assert excess(a, b, c) <= 1
 
 
-@each_example
+@for_each_example
 def test_values_and_gradients_agree_with_float64(op: str, name: str, device: torch.device) -> None:
-    drawn = [example(op, name, device, seed) for seed in range(DRAWS)]
+    draws = [example(op, name, device, seed) for seed in range(DRAWS)]
     forms = (OPS[op].fused, OPS[op].reference)
-    ours, eager = (stacked([outcome(form, *fresh(arguments)) for arguments in drawn]) for form in forms)
-    agree(ours, eager, stacked([outcome(forms[1], *fresh(arguments, torch.float64)) for arguments in drawn]))
+    ours, eager = (stack([outcome(form, *fresh(arguments)) for arguments in draws]) for form in forms)
+    exact = stack([outcome(OPS[op].reference, *fresh(arguments, torch.float64)) for arguments in draws])
+    assert_within_tolerance(ours, eager, exact)
 
 
-def stacked(outcomes: list[list[Tensor | None]]) -> list[Tensor | None]:
-    """Return each result over all draws: eager's own error is its largest over them, as of one it may be none by luck.
+def stack(outcomes: list[list[Tensor | None]]) -> list[Tensor | None]:
+    """Return each result for all draws, so that eager's largest error is that of several draws.
 
-    (A layer's sigma is one number: where eager rounds it the right way, hardly anything else would be right.)
+    In a single draw eager may have no error by chance: sigma of a layer is just one number.
     """
     return [None if each[0] is None else torch.stack(each) for each in zip(*outcomes, strict=True)]
 
 
-@each_example
-def test_again_is_the_same_to_the_bit(op: str, name: str, device: torch.device) -> None:
+@for_each_example
+def test_results_are_bitwise_reproducible(op: str, name: str, device: torch.device) -> None:
     first, second = (outcome(OPS[op].fused, *fresh(example(op, name, device))) for _ in range(2))
-    same(first, second)
+    assert_bitwise_equal(first, second)
 
 
-def same(first: list[Tensor | None], second: list[Tensor | None]) -> None:
-    """Assert equality to the bit, NaN being equal to NaN."""
-    for one, other in zip(first, second, strict=True):
-        if one is None or other is None:
-            assert one is other is None
+def assert_bitwise_equal(first: list[Tensor | None], second: list[Tensor | None]) -> None:
+    """Assert that all tensors are equal, with NaN equal to NaN."""
+    for a, b in zip(first, second, strict=True):
+        if a is None or b is None:
+            assert a is b is None
         else:
-            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-@each_example
+@for_each_example
 def test_a_graph_replays_with_new_inputs(op: str, name: str, device: torch.device) -> None:
     if device.type != "cuda":
         pytest.skip("CUDA graphs need a GPU")
-    contract, static, after = OPS[op], fresh(example(op, name, device, 0)), example(op, name, device, 1)
-    expected = outcome(contract.fused, *fresh(after))
-    graph, filled = captured(contract, static)
-    for to, value in zip(tree_leaves(static), tree_leaves(after), strict=True):
-        if isinstance(to, Tensor):
-            to.detach().copy_(value.detach())
+    contract, static, new = OPS[op], fresh(example(op, name, device, 0)), example(op, name, device, 1)
+    expected = outcome(contract.fused, *fresh(new))
+    graph, outputs = capture(contract, static)
+    for target, value in zip(tree_leaves(static), tree_leaves(new), strict=True):
+        if isinstance(target, Tensor):
+            target.detach().copy_(value.detach())
     graph.replay()
     torch.cuda.synchronize()
-    same(filled, expected)
+    assert_bitwise_equal(outputs, expected)
 
 
-def captured(contract: Op, static: Arguments) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None]]:
-    """Return a graph of forward and backward on static arguments, and the tensors that its replay fills.
+def capture(contract: Op, static: Arguments) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None]]:
+    """Return a CUDA graph of forward and backward on static arguments, and the tensors that its replay writes.
 
-    No graph of autograd's from before may live on: it knows another stream, for which a capture would have to wait.
+    No autograd graph may survive from before: it refers to another stream, for which a capture would have to wait.
     """
-    given, stream = cotangents(results_of(contract, static)), torch.cuda.Stream()
+    gs, stream = cotangents(results_of(contract, static)), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
-            outcome(contract.fused, *static, given)
+            outcome(contract.fused, *static, gs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with without_collection(), torch.cuda.graph(graph):
-        filled = outcome(contract.fused, *static, given)
-    return graph, filled
+        outputs = outcome(contract.fused, *static, gs)
+    return graph, outputs
 
 
 def results_of(contract: Op, arguments: Arguments) -> list[Tensor]:
-    """Return the results of a call, which autograd knows nothing of."""
+    """Return the results of a call without gradients."""
     with torch.no_grad():
         return [t for t in tree_leaves(contract.fused(*arguments[0], **arguments[1])) if isinstance(t, Tensor)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_compiled_and_graphed_calls_are_the_eager_one(case: Case, device: torch.device) -> None:
+def test_compiled_and_graphed_calls_equal_eager_ones(case: Case, device: torch.device) -> None:
     if device.type != "cuda":
         pytest.skip("Inductor compiles for the GPU here")
     eager, compiled, graphed = (build(case, name, device, 1) for name in ("ours", "ours, compiled", "ours, graph"))
-    if "spectral" not in case.name:  # each call of it moves u and v on
+    if "spectral" not in case.name:  # whose calls update u and v
         for calls in (eager, compiled):
             calls.forward(0)
-        for one, other in zip(eager.results[0], compiled.results[0], strict=True):
-            torch.testing.assert_close(one, other)
+        for a, b in zip(eager.results[0], compiled.results[0], strict=True):
+            torch.testing.assert_close(a, b)
         replayed: Any = graphed
         replayed.forward(0)
         torch.cuda.synchronize()
-        for one, other in zip(eager.results[0], replayed.captured[0][2][0], strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        for a, b in zip(eager.results[0], replayed.captured[0][2][0], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
     for calls in (eager, compiled, graphed):
         for _ in range(3):
             calls.both(0)
     torch.cuda.synchronize()
 
 
-def test_compiled_spectral_norm_walks_with_the_eager_one(device: torch.device) -> None:
+def test_compiled_spectral_norm_follows_the_eager_one(device: torch.device) -> None:
     if device.type != "cuda" or "spectral_norm" not in OPS:
         pytest.skip("needs a GPU and the op")
     case = next(case for case in CASES if "spectral" in case.name)
@@ -185,11 +186,11 @@ def test_compiled_spectral_norm_walks_with_the_eager_one(device: torch.device) -
     for _ in range(3):
         for calls in (eager, compiled):
             calls.forward(0)
-        for one, other in zip(eager.results[0], compiled.results[0], strict=True):
-            torch.testing.assert_close(one, other)
+        for a, b in zip(eager.results[0], compiled.results[0], strict=True):
+            torch.testing.assert_close(a, b)
 
 
-def test_compiled_samples_are_those_of_their_key(device: torch.device) -> None:
+def test_compiled_samples_depend_on_the_key_only(device: torch.device) -> None:
     if device.type != "cuda" or "reparameterize" not in OPS:
         pytest.skip("needs a GPU and the op")
     from genbench_kernels import reparameterize
@@ -197,12 +198,12 @@ def test_compiled_samples_are_those_of_their_key(device: torch.device) -> None:
     mu, logvar = torch.randn(64, 32, device=device), torch.randn(64, 32, device=device)
     key = torch.tensor([7], device=device)
     compiled = torch.compile(reparameterize, fullgraph=True)
-    for one, other in zip(reparameterize(mu, logvar, key), compiled(mu, logvar, key), strict=True):
-        torch.testing.assert_close(one, other)
+    for a, b in zip(reparameterize(mu, logvar, key), compiled(mu, logvar, key), strict=True):
+        torch.testing.assert_close(a, b)
 
 
-def test_coupling_past_two_thousand_million_elements(device: torch.device) -> None:
-    B, D = 2**18 + 3, 2**13  # offsets beyond 32 bits; a row depends on itself alone
+def test_coupling_of_more_than_two_billion_elements(device: torch.device) -> None:
+    B, D = 2**18 + 3, 2**13  # offsets beyond 32 bits; rows are independent
     if device.type != "cuda" or torch.cuda.mem_get_info()[0] < 10 * B * D:
         pytest.skip("needs a GPU with 24 GB free")
     x = torch.randn(B, D, device=device, dtype=torch.bfloat16)
@@ -226,7 +227,7 @@ def test_large_couplings_agree_with_float64(shape: tuple[int, ...], device: torc
         return lambda x, p, g: genbench_kernels.affine_coupling(x, p, scale="tanh", gain=g, backend=backend)  # type: ignore[arg-type]
 
     eager, ours = (outcome(form(backend), *fresh(arguments)) for backend in ("reference", "fused"))
-    agree(ours, eager, outcome(form("reference"), *fresh(arguments, torch.float64)))
+    assert_within_tolerance(ours, eager, outcome(form("reference"), *fresh(arguments, torch.float64)))
 
 
 @pytest.mark.parametrize("shape", [(2048, 2048), (3, 5001)], ids=str)
@@ -241,4 +242,4 @@ def test_large_samples_agree_with_float64(shape: tuple[int, ...], device: torch.
         return lambda mu, lv, key: genbench_kernels.reparameterize(mu, lv, key, backend=backend)  # type: ignore[arg-type]
 
     eager, ours = (outcome(form(backend), *fresh(arguments)) for backend in ("reference", "fused"))
-    agree(ours, eager, outcome(form("reference"), *fresh(arguments, torch.float64)))
+    assert_within_tolerance(ours, eager, outcome(form("reference"), *fresh(arguments, torch.float64)))

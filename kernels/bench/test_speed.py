@@ -1,7 +1,7 @@
-"""Every contender of every case on three clocks: device times go to pytest-benchmark, the rest into extra_info.
+"""Every contender of every case on three clocks: device times go to pytest-benchmark, the others into extra_info.
 
-The rounds are timed by `timing.measure`, which knows about devices, and then played to pytest-benchmark on a clock that
-shows those times: its JSON, statistics and `compare` work as ever.
+Rounds are timed by `timing.measure`, which handles devices, and then replayed to pytest-benchmark on a clock that shows
+these times, so that its JSON, statistics and `compare` work as usual.
 """
 
 from __future__ import annotations
@@ -24,64 +24,64 @@ DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "both")
 CACHES: tuple[Cache, ...] = ("cold", "warm")
 
 
-class Tape:
-    """A clock that shows recorded times: each `play()` moves it on by the next."""
+class ReplayClock:
+    """A clock that replays recorded times: each `advance()` moves it on by the next one."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self.shown = 0.0
+        self.now = 0.0
 
-    def play(self) -> None:
-        self.shown += self.seconds.pop()
+    def advance(self) -> None:
+        self.now += self.seconds.pop()
 
 
-TAPE = Tape()
+CLOCK = ReplayClock()
 
 
 def device_clock() -> float:
-    """Return the time that the tape shows, in seconds."""
-    return TAPE.shown
+    """Return the time of the replay clock, in seconds."""
+    return CLOCK.now
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     tiny = metafunc.config.getoption("--tiny")
-    made = cases(genbench_kernels, tiny=tiny)
+    selected = cases(genbench_kernels, tiny=tiny)
     if metafunc.function is test_speed:
-        all_of = [(c, n, d, h) for c in made for n in ("copy", *c.contenders) for d in DIRECTIONS for h in CACHES]
-        names = ["/".join((c.name, *rest)) for c, *rest in all_of]
-        metafunc.parametrize(("case", "contender", "direction", "cache"), all_of, ids=names)
+        rows = [(c, n, d, h) for c in selected for n in ("copy", *c.contenders) for d in DIRECTIONS for h in CACHES]
+        names = ["/".join((c.name, *rest)) for c, *rest in rows]
+        metafunc.parametrize(("case", "contender", "direction", "cache"), rows, ids=names)
     else:
-        plain = [(c, name) for c in made for name, contender in c.contenders.items() if contender.form == "plain"]
+        plain = [(c, name) for c in selected for name, contender in c.contenders.items() if contender.form == "plain"]
         metafunc.parametrize(("case", "contender"), plain, ids=[f"{c.name}/{name}" for c, name in plain])
 
 
 @pytest.fixture(scope="module")
 def built(device: torch.device, request: pytest.FixtureRequest) -> Callable[[Case, str], Calls]:
-    """Return a function that builds a contender, or gives what it last built or why it could not."""
+    """Return a function that builds a contender; the last one, or its error, is cached."""
     last: dict[tuple[str, str], Calls | Exception] = {}
 
-    def give(case: Case, contender: str) -> Calls:
+    def get(case: Case, contender: str) -> Calls:
         key = case.name, contender
         if key not in last:
             last.clear()
-            _say(request, f"{case.name}: {contender}")
+            _print(request, f"{case.name}: {contender}")
             try:
                 calls = build(case, contender, device, SETS)
                 calls.both(0)  # compiles
                 last[key] = calls
             except Exception as error:
                 last[key] = error
-        found = last[key]
-        if isinstance(found, Calls):
-            return found
-        if isinstance(found, Unavailable) or not contender.startswith("ours"):
-            pytest.skip(f"{contender}: {type(found).__name__}: {str(found).strip().splitlines()[:1]}")
-        raise found
+        result = last[key]
+        if isinstance(result, Calls):
+            return result
+        if isinstance(result, Unavailable) or not contender.startswith("ours"):
+            pytest.skip(f"{contender}: {type(result).__name__}: {str(result).strip().splitlines()[:1]}")
+        raise result
 
-    return give
+    return get
 
 
-def _say(request: pytest.FixtureRequest, line: str) -> None:
+def _print(request: pytest.FixtureRequest, line: str) -> None:
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled():
         print(f"\n{line} ", end="", flush=True)
@@ -101,22 +101,23 @@ def test_speed(
     calls = built(case, contender)
     rounds = 10 if request.config.getoption("--tiny") else 200
     times = measure(*phase(calls, direction, cache), device, cache=cache, rounds=rounds, sets=SETS)
-    counted = (direction, cache) == ("both", "cold") and not contender.endswith("graph")  # its memory is in its pool
+    # the memory of a CUDA graph is in its own pool
+    has_memory = (direction, cache) == ("both", "cold") and not contender.endswith("graph")
     benchmark.group = f"{case.name}/{direction}/{cache}"
     benchmark.extra_info.update(
         case=case.name,
         contender=contender,
         direction=direction,
         cache=cache,
-        least=case.least[direction],
+        least=case.min_bytes[direction],
         device=asdict(summary(times.device)),
         host=asdict(summary(times.host)),
         wall=asdict(summary(times.wall)),
         late=times.late,
-        memory=peak_memory(partial(calls.both, 0), device) if counted else None,
+        memory=peak_memory(partial(calls.both, 0), device) if has_memory else None,
     )
-    TAPE.seconds = times.device[::-1]
-    benchmark.pedantic(TAPE.play, rounds=len(times.device))
+    CLOCK.seconds = times.device[::-1]
+    benchmark.pedantic(CLOCK.advance, rounds=len(times.device))
 
 
 def test_launches(case: Case, contender: str, device: torch.device, request: pytest.FixtureRequest) -> None:

@@ -1,13 +1,13 @@
-"""How long a call takes, on the device, on the host and from end to end: three clocks that are never mixed.
+"""How long a call takes on the device, on the host, and end to end: three clocks that are never mixed.
 
-Device time lies between two CUDA events. A kernel of ten microseconds is over before Python has started the next, so
-events around a call as it is would time Python. Hence the device is first told to wait (`torch.cuda._sleep`) while the
-host queues the flush, the event, the call and the second event; a round in which the first event had passed before
-the host was done is thrown away, and the wait doubled.
+Device time is the time between two CUDA events. A kernel of ten microseconds ends before Python has launched the next
+one, so events around a plain call would time Python. Therefore the device first waits (`torch.cuda._sleep`) while the
+host queues the flush, the first event, the call and the second event. A round in which the first event had passed
+before the host was done is discarded, and the wait is doubled.
 
 Cold: a buffer of four times the L2 cache is read between a round's preparation and the call. It is read, not written,
-so that the call does not pay for writing back lines that are not its own. Warm: the same call has just run on the same
-tensors. Both go through several sets of inputs by turns.
+so that the call does not pay for writing back the buffer's cache lines. Warm: the same call has just run on the same
+tensors. Both cycle through several sets of inputs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import Any, Literal
 import torch
 
 Cache = Literal["cold", "warm"]
-Call = Callable[[int], Any]  # of the set of inputs to use
+Call = Callable[[int], Any]  # its argument is the set of inputs to use
 FIRST_WAIT, LONGEST_WAIT = 500_000, 32_000_000  # cycles: about 0.3 and 16 ms
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each round on each clock; `late` rounds have host time in their device time."""
+    """Seconds of each round on each clock; in `late` of the rounds, device time includes host time."""
 
-    device: list[float]  # between CUDA events, the launches queued before (on a CPU: as wall)
-    host: list[float]  # that the call kept Python busy
+    device: list[float]  # between CUDA events, with launches queued before (on a CPU: same as wall)
+    host: list[float]  # until the call returns to Python
     wall: list[float]  # from the call on an idle device until the device is done
     late: int = 0
 
@@ -52,18 +52,18 @@ def summary(seconds: list[float]) -> Summary:
 
 
 def quantile(values: list[float], q: float) -> float:
-    """Return the q-quantile, linear between the order statistics; ValueError where there are no values."""
+    """Return the q-quantile, interpolated linearly between order statistics; ValueError if there are no values."""
     if not values:
-        raise ValueError("a quantile of no values")
-    ordered, at = sorted(values), q * (len(values) - 1)
-    low, high = ordered[floor(at)], ordered[ceil(at)]
-    return low + (high - low) * (at - floor(at))
+        raise ValueError("cannot compute a quantile of no values")
+    ordered, position = sorted(values), q * (len(values) - 1)
+    low, high = ordered[floor(position)], ordered[ceil(position)]
+    return low + (high - low) * (position - floor(position))
 
 
 def measure(
     call: Call, prepare: Call, device: torch.device, *, cache: Cache = "cold", rounds: int = 200, sets: int = 1
 ) -> Times:
-    """Return the times of `call(k)`, each round after an untimed `prepare(k)`, with k = 0 ... sets-1 by turns."""
+    """Return the times of `call(k)`, each round after an untimed `prepare(k)`, with k cycling through 0 ... sets-1."""
     for k in range(max(3, sets)):
         prepare(k % sets)
         call(k % sets)
@@ -92,7 +92,7 @@ def _elapsed(
 def queued(
     call: Call, prepare: Call, flush: Callable[[], Any], rounds: int, sets: int
 ) -> tuple[list[float], list[float], int]:
-    """Return device and host seconds of rounds queued behind a wait, and how many no wait was long enough for."""
+    """Return device and host seconds of rounds queued behind a wait, and the number of rounds that were late."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     device: list[float] = []
     host: list[float] = []
@@ -105,17 +105,17 @@ def queued(
         start.record()
         begin = perf_counter()
         call(k)
-        spent = perf_counter() - begin
+        elapsed = perf_counter() - begin
         end.record()
-        passed = start.query()
+        too_late = start.query()  # the device passed the first event before the host was done
         torch.cuda.synchronize()
-        if passed and 0 < cycles < LONGEST_WAIT:
+        if too_late and 0 < cycles < LONGEST_WAIT:
             cycles *= 2
             continue
-        if passed:  # the call itself waits for the device: no wait of ours helps
+        if too_late:  # the call itself waits for the device: no wait is long enough
             late, cycles = late + 1, 0
         device.append(start.elapsed_time(end) / 1e3)
-        host.append(spent)
+        host.append(elapsed)
     return device, host, late
 
 
@@ -127,9 +127,9 @@ def _flush(device: torch.device) -> Callable[[], Any]:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Run with Python's cyclic garbage collector off: in a timed round it is noise, in a graph capture it may fail it.
+    """Run without Python's cyclic garbage collector: it adds noise to times, and can make a graph capture fail.
 
-    (It may unload a kernel's module, which a capture forbids.)
+    (It may unload a kernel's module, which is not allowed during capture.)
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -141,7 +141,7 @@ def without_collection() -> Iterator[None]:
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the bytes that a call allocates beyond what there was, at its highest; None where CUDA does not count."""
+    """Return the peak of the bytes that a call allocates; None without CUDA, whose allocator counts them."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize()
@@ -153,9 +153,9 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int | None:
 
 
 def launches(call: Callable[[], Any], prepare: Callable[[], Any], device: torch.device) -> int | None:
-    """Return how many kernels, copies and fills the device runs in a call, by the profiler; None where it has none.
+    """Return the number of kernels, copies and fills that a call runs on the device, from the profiler, else None.
 
-    The profiler slows what is launched after it, too: count when all times are taken.
+    The profiler also slows later launches: use it after all times are measured.
     """
     if device.type != "cuda":
         return None

@@ -1,4 +1,4 @@
-"""Hot paths of deep generative models as ops: a readable reference and a fused Triton form of each."""
+"""Fused Triton kernels for hot paths of deep generative models, each next to a readable reference in plain torch."""
 
 from genbench_kernels.affine_coupling import affine_coupling
 from genbench_kernels.op import explain

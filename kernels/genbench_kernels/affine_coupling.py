@@ -4,19 +4,18 @@
     y = x e^s + t,   logdet = sum s,      or inverse:   y = (x - t) e^-s,   logdet = -sum s,
     s = raw | gain tanh(raw) | log sigmoid(raw + 2) | -log sigmoid(raw + 2),      (raw, t) = params.
 
-Bytes, in passes over x (float32): forward reads x, raw, t and writes y, 4 passes, the least there are. Backward reads
-gy, x, raw and writes gx, graw, gt, 6: the network gets one gradient for its one output, so gt cannot be gy itself, as
-a count of 5 supposes; where x needs no gradient (the first coupling of a flow) it is 5. The inverse keeps y in place of
-x, and costs the same. Launches: forward 1 where a row fits a block (4096 elements) and mask and gain vary along it as
-memory does, else 2 (partial sums, and their sum in fixed order); backward 1, and 2 with a learned gain. Nothing is
-copied for chunks, interleaved channels, channels_last, slices or broadcasts.
+Bytes, in passes over x (float32): forward reads x, raw, t and writes y, 4 passes, the minimum. Backward reads gy, x and
+raw and writes gx, graw, gt, 6: the network gets one gradient for its one output, so gt must be written even where it
+equals gy; if x needs no gradient (the first coupling of a flow) it is 5. The inverse saves y instead of x and costs the
+same. Launches: forward 1 if a row fits a tile (4096 elements) and mask and gain vary along it as memory does, else 2
+(partial sums, then their sum in a fixed order); backward 1, or 2 with a trained gain. Chunks, interleaved channels,
+channels_last, slices and broadcasts are not copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from math import gcd
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genbench_kernels.elementary import exp, log_sigmoid, sigmoid, tanh
+from genbench_kernels.frame import Strides, cdiv, frame_of, next_power_of_2, tile_of, vector_unit
 from genbench_kernels.op import Backend, Example, Op, choose, eager, jit, launch, tl
 
 Layout = Literal["chunk", "interleave"]
@@ -44,27 +44,27 @@ def affine_coupling(
 ) -> tuple[Tensor, Tensor]:
     """Return y = x e^s + t and logdet = sum s; x (B, C, ...), params (B, 2C, ...) -> y as x, logdet (B,).
 
-    `layout` says where raw and t stand among the channels of params: halves ("chunk", also (B, 2, C, ...)) or by turns
-    ("interleave", also (B, C, 2, ...)). `scale` is the map from raw to s above; `gain` (C,) goes with "tanh", 1 where
-    None; `mask`, broadcast to x, is 1 where x is transformed and takes no gradient. With `inverse`, returns x from y
-    and the log-determinant of that map. y has the wider of the dtypes of x and params, float32 at least under autocast;
-    arithmetic and logdet are float32, or float64 where x or params is.
-    Raises ValueError, with the shapes, devices or dtypes, where they do not fit.
+    `layout` is the order of raw and t among the channels of params: two halves ("chunk", also (B, 2, C, ...)) or
+    alternating ("interleave", also (B, C, 2, ...)). `scale` is the map from raw to s above; `gain` (C,) is for "tanh"
+    and defaults to 1; `mask`, broadcast to x, is 1 where x is transformed and has no gradient. With `inverse`, returns
+    x from y and the log-determinant of that map. y has the wider dtype of x and params, under autocast at least
+    float32; arithmetic and logdet are float32, or float64 if x or params is.
+    Raises ValueError, with shapes, devices or dtypes, if they do not match.
     """
-    params, mask = _checked(x, params, layout, scale, gain, mask)
+    params, mask = _validate(x, params, layout, scale, gain, mask)
     dtype = torch.promote_types(x.dtype, params.dtype)
     if dtype.itemsize < 4 and torch.is_autocast_enabled(x.device.type):
         dtype = torch.float32
     form = fused if choose(backend, x, params, gain, mask)[0] == "fused" else reference
     if form is reference and backend == "auto" and eager():
-        form = closed
+        form = analytic
     return form(x, params, gain, mask, layout, scale, inverse, dtype)
 
 
-def _checked(
+def _validate(
     x: Tensor, params: Tensor, layout: str, scale: str, gain: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return params as (B, 2C, ...) and mask with x's number of dimensions; raise ValueError where they do not fit."""
+    """Return params as (B, 2C, ...) and mask with x's number of dimensions; raise ValueError if they do not match x."""
     if layout not in ("chunk", "interleave") or scale not in SCALES:
         raise ValueError(f"layout must be chunk or interleave, scale one of {SCALES}; got {layout!r}, {scale!r}")
     if x.ndim < 2:
@@ -78,13 +78,13 @@ def _checked(
         raise ValueError(f"x and params must be floating point, got {x.dtype} and {params.dtype}")
     if gain is not None and (scale != "tanh" or not gain.is_floating_point() or gain.numel() not in (1, C)):
         raise ValueError(
-            f"gain must be ({C},), floating point, with scale='tanh': {_shape(gain)}, {gain.dtype}, {scale}"
+            f"gain must be ({C},), floating point, with scale='tanh'; got {_shape(gain)}, {gain.dtype}, {scale!r}"
         )
     if mask is None:
         return params, None
     fits = all(m in (1, n) for m, n in zip(reversed(mask.shape), reversed(x.shape), strict=False))
     if mask.ndim > x.ndim or not fits or mask.requires_grad:
-        raise ValueError(f"mask must broadcast to x, without gradient; got {_shape(mask)} for {_shape(x)}")
+        raise ValueError(f"mask must broadcast to x and be without gradient; got {_shape(mask)} for {_shape(x)}")
     return params, mask.reshape(*[1] * (x.ndim - mask.ndim), *mask.shape)
 
 
@@ -119,11 +119,11 @@ def parts(
     inverse: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return y, logdet and what `gradients` needs: u, of which s is a multiple, and e = e^s (e^-s of the inverse)."""
-    wide = torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
-    if not x.dtype is params.dtype is wide:  # a call that changes nothing takes its time, too
-        x, params = x.to(wide), params.to(wide)
-    raw, t = _halves(params, layout)
+    """Return y, logdet and what `gradients` needs: u, of which s is a multiple, and e = e^s (e^-s for the inverse)."""
+    compute_dtype = _compute_dtype(x, params)
+    if not x.dtype is params.dtype is compute_dtype:  # even a conversion that changes nothing takes time
+        x, params = x.to(compute_dtype), params.to(compute_dtype)
+    raw, t = _split(params, layout)
     u, s = _log_scale(raw, gain, mask, scale)
     t = t if mask is None else t * mask
     s = -s if inverse else s
@@ -132,26 +132,31 @@ def parts(
     return y if y.dtype is dtype else y.to(dtype), s.flatten(1).sum(1), u, e
 
 
-def _halves(params: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    if layout == "interleave":  # a CPU does not vectorise over every other number
+def _compute_dtype(x: Tensor, params: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
+
+
+def _split(params: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Return raw and t."""
+    if layout == "interleave":  # contiguous, as CPUs do not vectorize over every other number
         return params[:, 0::2].contiguous(), params[:, 1::2].contiguous()
     raw, t = params.chunk(2, 1)
     return raw, t
 
 
-def _interleaved(a: Tensor, b: Tensor) -> Tensor:
-    """Return a_1, b_1, a_2, b_2, ... along dimension 1; for vectors in the call that costs a fifth of a stack."""
+def _interleave(a: Tensor, b: Tensor) -> Tensor:
+    """Return a_1, b_1, a_2, b_2, ... along dimension 1; for (B, C) by a call five times as fast as stack."""
     return (torch.view_as_real(torch.complex(a, b)) if a.ndim == 2 else torch.stack((a, b), 2)).flatten(1, 2)
 
 
 def _log_scale(raw: Tensor, gain: Tensor | None, mask: Tensor | None, scale: Scale) -> tuple[Tensor, Tensor]:
-    """Return u = raw | tanh(raw) | log sigmoid(raw + 2), and s, a multiple of it."""
+    """Return u = raw | tanh(raw) | log sigmoid(raw + 2), and s, which is u times -1, 1 or the gain, masked."""
     u = raw if scale == "exp" else torch.tanh(raw) if scale == "tanh" else logsigmoid(raw + 2)
-    s = _multiple(u, gain, scale)
+    s = _times_gain(u, gain, scale)
     return u, s if mask is None else s * mask
 
 
-def _multiple(u: Tensor, gain: Tensor | None, scale: Scale) -> Tensor:
+def _times_gain(u: Tensor, gain: Tensor | None, scale: Scale) -> Tensor:
     if gain is None:
         return -u if scale == "sigmoid_inv" else u
     gain = gain if gain.dtype == u.dtype else gain.to(u.dtype)
@@ -170,10 +175,10 @@ def gradients(
     scale: Scale,
     inverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return (gx, gparams, ggain) in differentiable torch, v being x (y, of the inverse), u and e those of `parts`.
+    """Return (gx, gparams, ggain) in differentiable torch; v is x (y for the inverse), u and e come from `parts`.
 
-    gx = gy e, gt = gy, gs = gx x + glogdet; of the inverse gt = -gx, gs = -(gy y + glogdet). None for a gain that is
-    not trained.
+    gx = gy e, gt = gy, gs = gx x + glogdet; for the inverse gt = -gx, gs = -(gy y + glogdet). ggain is None if the gain
+    is not trained.
     """
     glogdet = glogdet.view(-1, *[1] * (v.ndim - 1))
     gx = gy * e
@@ -184,16 +189,16 @@ def gradients(
         ggain = channel_sums(gs * u)
         if gain.shape != ggain.shape:
             ggain = (ggain.sum() if gain.numel() == 1 else ggain).view(gain.shape)
-    halves = _by_raw(_multiple(gs, gain, scale), u, scale), gt
-    return gx, torch.cat(halves, 1) if layout == "chunk" else _interleaved(*halves), ggain
+    halves = _raw_gradient(_times_gain(gs, gain, scale), u, scale), gt
+    return gx, torch.cat(halves, 1) if layout == "chunk" else _interleave(*halves), ggain
 
 
 def channel_sums(g: Tensor) -> Tensor:
-    """Return the sum over all but the channels of g (B, C, ...) -> (C,); for vectors in the call that costs least."""
+    """Return the sum over all dimensions but the channels, g (B, C, ...) -> (C,), by the call that is fastest."""
     return g.sum(0) if g.ndim == 2 else g.sum([0, *range(2, g.ndim)])
 
 
-def _by_raw(g: Tensor, u: Tensor, scale: Scale) -> Tensor:
+def _raw_gradient(g: Tensor, u: Tensor, scale: Scale) -> Tensor:
     """Return g du / draw."""
     if scale == "exp":
         return g
@@ -202,14 +207,14 @@ def _by_raw(g: Tensor, u: Tensor, scale: Scale) -> Tensor:
 
 # --------------------------------------------------------------------------------------------------- kernels
 #
-# Every tensor is seen as (B, O, I): `_frame` merges the dimensions behind the batch into two (one, mostly) along which
-# all of them have a stride. A program owns a tile of R rows (b, o) by K columns i, once. Strides of b and o, and I,
-# come divided by UNIT, so that the compiler knows what divides them and can load vectors. `net` is params, a name that
-# Triton's launcher has for a variable of its own, which an argument of that name would lose its value to.
+# Every tensor is seen as (B, O, I), see `frame.py`; a row is one (b, o), and a program works on a tile of R rows by K
+# columns. Strides are named for tensor and dimension: xb, xo, xi. `net` is params, a name that Triton's launcher uses
+# for a variable of its own: an argument of that name would be overwritten.
 
 
 @jit
 def _log_scale_kernel(raw, gain, SCALE: tl.constexpr):
+    """Return s."""
     if SCALE == "exp":
         s = raw
     elif SCALE == "tanh":
@@ -223,6 +228,7 @@ def _log_scale_kernel(raw, gain, SCALE: tl.constexpr):
 
 @jit
 def _slope_kernel(raw, gain, SCALE: tl.constexpr):
+    """Return ds / draw."""
     if SCALE == "exp":
         slope = 1.0
     elif SCALE == "tanh":
@@ -239,39 +245,49 @@ def _slope_kernel(raw, gain, SCALE: tl.constexpr):
 def forward_kernel(
     x, net, mask, gain, y, logdet,
     rows, outer, inner, splits,
-    xb, xo, xi, yb, yo, yi, pb, po, pi, pt, mb, mo, mi, g_step,
-    SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIR: tl.constexpr, BY_COLUMN: tl.constexpr,
+    xb, xo, xi, yb, yo, yi, pb, po, pi, pt, mb, mo, mi, gain_stride,
+    SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIRS: tl.constexpr, GAIN_BY_COLUMN: tl.constexpr,
     UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
+    """Store y = x e^s + t (the inverse: (x - t) e^-s) and, per row and split, the part of logdet = sum s."""
+    # Find the tile: its rows, the (b, o) of each, and its columns.
     block, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     row, col, width = block * R + tl.arange(0, R), split * K + tl.arange(0, K), inner * UNIT
-    live = (row < rows)[:, None] & (col < width)[None, :]
+    inside = (row < rows)[:, None] & (col < width)[None, :]
     b, o = (row // outer).to(tl.int64), (row % outer).to(tl.int64)
-    wide = logdet.dtype.element_ty
-    v = tl.load(x + ((b * xb + o * xo) * UNIT)[:, None] + (col * xi)[None, :], mask=live, other=0.0).to(wide)
+    compute_dtype = logdet.dtype.element_ty
+
+    # Load x, raw and t; raw and t in one load where they alternate.
+    v = tl.load(x + ((b * xb + o * xo) * UNIT)[:, None] + (col * xi)[None, :], mask=inside, other=0.0)
+    v = v.to(compute_dtype)
     p = net + ((b * pb + o * po) * UNIT)[:, None]
-    if PAIR:
-        both = split * 2 * K + tl.arange(0, 2 * K)
-        inside = (row < rows)[:, None] & (both < 2 * width)[None, :]
-        raw, t = tl.split(tl.reshape(tl.load(p + both[None, :], mask=inside, other=0.0), (R, K, 2)))
+    if PAIRS:
+        pair_col = split * 2 * K + tl.arange(0, 2 * K)
+        inside_pairs = (row < rows)[:, None] & (pair_col < 2 * width)[None, :]
+        raw, t = tl.split(tl.reshape(tl.load(p + pair_col[None, :], mask=inside_pairs, other=0.0), (R, K, 2)))
     else:
-        raw = tl.load(p + (col * pi)[None, :], mask=live, other=0.0)
-        t = tl.load(p + pt * UNIT + (col * pi)[None, :], mask=live, other=0.0)
-    raw, t, g = raw.to(wide), t.to(wide), 1.0
-    if gain is not None and BY_COLUMN:
-        g = tl.load(gain + col * g_step, mask=col < width, other=0.0)[None, :].to(wide)
+        raw = tl.load(p + (col * pi)[None, :], mask=inside, other=0.0)
+        t = tl.load(p + pt * UNIT + (col * pi)[None, :], mask=inside, other=0.0)
+    raw, t, g = raw.to(compute_dtype), t.to(compute_dtype), 1.0
+
+    # Load the gain of each column or row; compute s. Load the mask; apply it to s and t.
+    if gain is not None and GAIN_BY_COLUMN:
+        g = tl.load(gain + col * gain_stride, mask=col < width, other=0.0)[None, :].to(compute_dtype)
     elif gain is not None:
-        g = tl.load(gain + o * g_step)[:, None].to(wide)
-    s = tl.where(live, _log_scale_kernel(raw, g, SCALE), 0.0)
+        g = tl.load(gain + o * gain_stride)[:, None].to(compute_dtype)
+    s = tl.where(inside, _log_scale_kernel(raw, g, SCALE), 0.0)
     if mask is not None:
-        m = tl.load(mask + ((b * mb + o * mo) * UNIT)[:, None] + (col * mi)[None, :], mask=live, other=0.0).to(wide)
+        m = tl.load(mask + ((b * mb + o * mo) * UNIT)[:, None] + (col * mi)[None, :], mask=inside, other=0.0)
+        m = m.to(compute_dtype)
         s, t = s * m, t * m
+
+    # Compute y = x e^s + t, or (x - t) e^-s; store it, and the sum of s.
     if INVERSE:
         s = -s
         v = (v - t) * exp(s)
     else:
         v = v * exp(s) + t
-    tl.store(y + ((b * yb + o * yo) * UNIT)[:, None] + (col * yi)[None, :], v.to(y.dtype.element_ty), mask=live)
+    tl.store(y + ((b * yb + o * yo) * UNIT)[:, None] + (col * yi)[None, :], v.to(y.dtype.element_ty), mask=inside)
     tl.store(logdet + row * splits + split, tl.sum(s, 1), mask=row < rows)
 
 
@@ -279,37 +295,52 @@ def forward_kernel(
 def backward_kernel(
     gy, glogdet, v, net, mask, gain, gx, gnet, ggain,
     rows, outer, inner, splits,
-    gyb, gyo, gyi, gl, vb, vo, vi, gxb, gxo, gxi, pb, po, pi, pt, qb, qo, qi, qt, mb, mo, mi, g_step,
-    SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIR: tl.constexpr, BY_COLUMN: tl.constexpr,
-    UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr, LOOP: tl.constexpr,
+    gyb, gyo, gyi, gl, vb, vo, vi, gxb, gxo, gxi, pb, po, pi, pt, gpb, gpo, gpi, gpt, mb, mo, mi, gain_stride,
+    SCALE: tl.constexpr, INVERSE: tl.constexpr, PAIRS: tl.constexpr, GAIN_BY_COLUMN: tl.constexpr,
+    UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr, LOOPS: tl.constexpr,
 ):  # fmt: skip
+    """Store gx = gy e^s, graw = gs ds / draw and gt = gy, with gs = (gx x + glogdet) m, and parts of ggain.
+
+    v is x, or y for the inverse, where gx = gy e^-s, gt = -gx and gs = -(gy y + glogdet) m. Gradients of gt are masked,
+    too; each of gx, gnet and ggain may be None.
+    """
+    # Find the columns; the rows are taken R at a time, LOOPS times.
     block, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     col, width = split * K + tl.arange(0, K), inner * UNIT
-    wide = glogdet.dtype.element_ty
-    columns = tl.zeros((K,), wide)
-    for turn in range(LOOP):
-        row = (block * LOOP + turn) * R + tl.arange(0, R)
-        live = (row < rows)[:, None] & (col < width)[None, :]
+    compute_dtype = glogdet.dtype.element_ty
+    gain_sums = tl.zeros((K,), compute_dtype)
+    for loop in range(LOOPS):
+        row = (block * LOOPS + loop) * R + tl.arange(0, R)
+        inside = (row < rows)[:, None] & (col < width)[None, :]
         b, o = (row // outer).to(tl.int64), (row % outer).to(tl.int64)
-        dy = tl.load(gy + ((b * gyb + o * gyo) * UNIT)[:, None] + (col * gyi)[None, :], mask=live, other=0.0).to(wide)
-        x = tl.load(v + ((b * vb + o * vo) * UNIT)[:, None] + (col * vi)[None, :], mask=live, other=0.0).to(wide)
+
+        # Load gy, x (or y), glogdet and raw.
+        dy = tl.load(gy + ((b * gyb + o * gyo) * UNIT)[:, None] + (col * gyi)[None, :], mask=inside, other=0.0)
+        dy = dy.to(compute_dtype)
+        x = tl.load(v + ((b * vb + o * vo) * UNIT)[:, None] + (col * vi)[None, :], mask=inside, other=0.0)
+        x = x.to(compute_dtype)
         dl = tl.load(glogdet + b * gl, mask=row < rows, other=0.0)[:, None]
         p, g = net + ((b * pb + o * po) * UNIT)[:, None], 1.0
-        both = split * 2 * K + tl.arange(0, 2 * K)
-        inside = (row < rows)[:, None] & (both < 2 * width)[None, :]
-        if PAIR:
-            raw, _ = tl.split(tl.reshape(tl.load(p + both[None, :], mask=inside, other=0.0), (R, K, 2)))
+        pair_col = split * 2 * K + tl.arange(0, 2 * K)
+        inside_pairs = (row < rows)[:, None] & (pair_col < 2 * width)[None, :]
+        if PAIRS:
+            raw, _ = tl.split(tl.reshape(tl.load(p + pair_col[None, :], mask=inside_pairs, other=0.0), (R, K, 2)))
         else:
-            raw = tl.load(p + (col * pi)[None, :], mask=live, other=0.0)
-        raw = raw.to(wide)
-        if gain is not None and BY_COLUMN:
-            g = tl.load(gain + col * g_step, mask=col < width, other=0.0)[None, :].to(wide)
+            raw = tl.load(p + (col * pi)[None, :], mask=inside, other=0.0)
+        raw = raw.to(compute_dtype)
+
+        # Load the gain and the mask; compute s.
+        if gain is not None and GAIN_BY_COLUMN:
+            g = tl.load(gain + col * gain_stride, mask=col < width, other=0.0)[None, :].to(compute_dtype)
         elif gain is not None:
-            g = tl.load(gain + o * g_step)[:, None].to(wide)
+            g = tl.load(gain + o * gain_stride)[:, None].to(compute_dtype)
         s = _log_scale_kernel(raw, g, SCALE)
         if mask is not None:
-            m = tl.load(mask + ((b * mb + o * mo) * UNIT)[:, None] + (col * mi)[None, :], mask=live, other=0.0).to(wide)
+            m = tl.load(mask + ((b * mb + o * mo) * UNIT)[:, None] + (col * mi)[None, :], mask=inside, other=0.0)
+            m = m.to(compute_dtype)
             s = s * m
+
+        # Compute gx, gs and gt.
         if INVERSE:
             dx = dy * exp(-s)
             ds, dt = -(dy * x + dl), -dx
@@ -318,93 +349,99 @@ def backward_kernel(
             ds, dt = dx * x + dl, dy
         if mask is not None:
             ds, dt = ds * m, dt * m
+
+        # Store gx, graw = gs ds / draw and gt; the latter two in one store where they alternate.
         if gx is not None:
-            to = gx + ((b * gxb + o * gxo) * UNIT)[:, None] + (col * gxi)[None, :]
-            tl.store(to, dx.to(gx.dtype.element_ty), mask=live)
+            out = gx + ((b * gxb + o * gxo) * UNIT)[:, None] + (col * gxi)[None, :]
+            tl.store(out, dx.to(gx.dtype.element_ty), mask=inside)
         if gnet is not None:
-            q = gnet + ((b * qb + o * qo) * UNIT)[:, None]
-            narrow = gnet.dtype.element_ty
-            draw, dt = (ds * _slope_kernel(raw, g, SCALE)).to(narrow), dt.to(narrow)
-            if PAIR:
-                tl.store(q + both[None, :], tl.reshape(tl.join(draw, dt), (R, 2 * K)), mask=inside)
+            out = gnet + ((b * gpb + o * gpo) * UNIT)[:, None]
+            out_dtype = gnet.dtype.element_ty
+            draw, dt = (ds * _slope_kernel(raw, g, SCALE)).to(out_dtype), dt.to(out_dtype)
+            if PAIRS:
+                tl.store(out + pair_col[None, :], tl.reshape(tl.join(draw, dt), (R, 2 * K)), mask=inside_pairs)
             else:
-                tl.store(q + (col * qi)[None, :], draw, mask=live)
-                tl.store(q + qt * UNIT + (col * qi)[None, :], dt, mask=live)
+                tl.store(out + (col * gpi)[None, :], draw, mask=inside)
+                tl.store(out + gpt * UNIT + (col * gpi)[None, :], dt, mask=inside)
+
+        # Add up the gradient of the gain, gs tanh(raw): over rows here, over columns for each row.
         if ggain is not None:
-            part = tl.where(live, ds * tanh(raw), 0.0)
-            if BY_COLUMN:
-                columns += tl.sum(part, 0)
+            part = tl.where(inside, ds * tanh(raw), 0.0)
+            if GAIN_BY_COLUMN:
+                gain_sums += tl.sum(part, 0)
             else:
                 tl.store(ggain + row * splits + split, tl.sum(part, 1), mask=row < rows)
-    if ggain is not None and BY_COLUMN:
-        tl.store(ggain + block * width + col, columns, mask=col < width)
+
+    # Store the sums over rows.
+    if ggain is not None and GAIN_BY_COLUMN:
+        tl.store(ggain + block * width + col, gain_sums, mask=col < width)
 
 
-Strides = tuple[int, ...]
+# -------------------------------------------------------------------------------------------------- launches
 
 
-class _Frame(NamedTuple):
-    """How tensors lie as (B, O, I), in steps of `unit`; `neighbours` where raw and t alternate along I."""
+class _CouplingFrame(NamedTuple):
+    """How the tensors of one call lie in memory as (B, O, I); I and strides of b and o are in units of `unit`."""
 
     outer: int
     inner: int
     unit: int
-    neighbours: bool
-    strides: tuple[Strides, ...]  # (b, o, i) of each of alike, params, mask
-    steps: Strides  # from raw to t, of each of params
-    by_column: bool  # the gain varies along I, else along O
-    gain_step: int
-    tile: dict[str, int]  # of a program: K columns, the row or 4096 of it, and R rows, to make 1024 elements at least
+    pairs: bool  # raw and t alternate along I
+    strides: tuple[Strides, ...]  # (b, o, i) of each tensor like x, each like params, and the mask
+    t_offsets: Strides  # from raw to t, in each tensor like params
+    gain_by_column: bool  # the gain varies along I, not O
+    gain_stride: int
+    tile: dict[str, int]
     splits: int  # tiles in a row
 
 
+def _coupling_frame(
+    x: Tensor, layout: Layout, like_x: Any, like_params: Any, mask: Tensor | None, gain: Tensor | None
+) -> _CouplingFrame | None:
+    """Return the frame of tensors shaped like x and like params; None if (B, O, I) is not enough for all of them."""
+    strides = tuple(t.stride() for t in like_x), tuple(t.stride() for t in like_params)
+    gain_stride = 0 if gain is None or gain.numel() == 1 else gain.stride(0)
+    mask_layout = None if mask is None else (tuple(mask.shape), mask.stride())
+    return _cached_coupling_frame(tuple(x.shape), layout, *strides, mask_layout, gain_stride)
+
+
 @lru_cache(maxsize=4096)
-def _frame(
-    shape: Strides, layout: Layout, alike: tuple[Strides, ...], params: tuple[Strides, ...], mask: Any, gain: int
-) -> _Frame | None:
-    """Return the frame of tensors of these strides, or None where two dimensions do not do for all of them.
-
-    `alike` are shaped as x, `params` as params, `mask` is (shape, strides) or None, `gain` the stride of the gain.
-    """
-    B, C, turns = shape[0], shape[1], 1 if layout == "chunk" else 2
-    steps = tuple(p[1] * (C if layout == "chunk" else 1) for p in params)
-    seen = [*alike, *((p[0], p[1] * turns, *p[2:]) for p in params)]
-    seen.append(tuple(st if n > 1 else 0 for n, st in zip(*mask, strict=True)) if mask else (0,) * len(shape))
-    seen.append((0, gain, *(0,) * (len(shape) - 2)))
-    (outer, o), (inner, i), *more = _merged(shape, seen, lead=len(alike))
-    if more:
+def _cached_coupling_frame(
+    shape: Strides,
+    layout: Layout,
+    like_x: tuple[Strides, ...],
+    like_params: tuple[Strides, ...],
+    mask: tuple[Strides, Strides] | None,
+    gain: int,
+) -> _CouplingFrame | None:
+    """Return the frame: `like_x` and `like_params` are strides, `mask` (shape, strides), `gain` a stride."""
+    # Strides along the dimensions of x: raw in params, a broadcast mask, the gain along the channels.
+    C, spacing = shape[1], 1 if layout == "chunk" else 2
+    raw = [(p[0], p[1] * spacing, *p[2:]) for p in like_params]
+    masked = tuple(st if n > 1 else 0 for n, st in zip(*mask, strict=True)) if mask else (0,) * len(shape)
+    gained = (0, gain, *(0,) * (len(shape) - 2))
+    frame = frame_of(shape, [*like_x, *raw, masked, gained], in_order_of=len(like_x))
+    if frame is None:
         return None
-    b = [t[0] if B > 1 else 0 for t in seen]
-    pairs = slice(len(alike), len(alike) + len(params))
-    neighbours = set(steps) == {1} and set(i[pairs]) == {2}
-    unit = gcd(inner, 8, *b, *o[:-1], *(() if neighbours else steps))
-    unit = unit if unit >= 4 else 1
-    strides = tuple((bb // unit, oo // unit, ii) for bb, oo, ii in zip(b[:-1], o[:-1], i[:-1], strict=True))
-    steps = tuple(st // unit for st in steps)
-    K = min(4096, 1 << (inner - 1).bit_length())
-    tile = {"R": max(1, 1024 // K), "K": K, "num_warps": 4 if K <= 1024 else 8}
-    by_column, splits = i[-1] != 0, -(-inner // K)
-    return _Frame(outer, inner // unit, unit, neighbours, strides, steps, by_column, i[-1] or o[-1], tile, splits)
-
-
-def _merged(shape: Strides, seen: list[Strides], lead: int) -> list[tuple[int, Strides]]:
-    """Return [(size, strides of each)], two dimensions at least, from those behind the batch, in memory's order."""
-    merged: list[tuple[int, Strides]] = []
-    for d in sorted((d for d in range(1, len(shape)) if shape[d] != 1), key=lambda d: -seen[lead][d]):
-        size, strides = shape[d], tuple(t[d] for t in seen)
-        if merged and all(a == b * size for a, b in zip(merged[-1][1], strides, strict=True)):
-            size *= merged.pop()[0]
-        merged.append((size, strides))
-    single = (1, (0,) * len(seen))
-    return [single] * (2 - len(merged)) + merged
-
-
-def _framed(
-    x: Tensor, layout: Layout, alike: Any, params: Any, mask: Tensor | None, gain: Tensor | None
-) -> _Frame | None:
-    strides = tuple(t.stride() for t in alike), tuple(t.stride() for t in params)
-    step = 0 if gain is None or gain.numel() == 1 else gain.stride(0)
-    return _frame(tuple(x.shape), layout, *strides, None if mask is None else (tuple(mask.shape), mask.stride()), step)
+    *strides, (_, gain_outer, gain_inner) = frame.strides
+    # The unit that divides I and the strides of b and o; the offset of t, too, unless raw and t are loaded together.
+    t_offsets = tuple(p[1] * (C if layout == "chunk" else 1) for p in like_params)
+    pairs = set(t_offsets) == {1} and {i for _, _, i in strides[len(like_x) : -1]} == {2}
+    divisible = [n for b, o, _ in strides for n in (b, o)]
+    unit = vector_unit(frame.inner, *divisible, *(() if pairs else t_offsets))
+    tile = tile_of(frame.inner)
+    return _CouplingFrame(
+        outer=frame.outer,
+        inner=frame.inner // unit,
+        unit=unit,
+        pairs=pairs,
+        strides=tuple((b // unit, o // unit, i) for b, o, i in strides),
+        t_offsets=tuple(offset // unit for offset in t_offsets),
+        gain_by_column=gain_inner != 0,
+        gain_stride=gain_inner or gain_outer,
+        tile=tile,
+        splits=cdiv(frame.inner, tile["K"]),
+    )
 
 
 def _forward(
@@ -417,23 +454,23 @@ def _forward(
     inverse: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return (y, logdet) of one launch, and a sum where a row takes several blocks."""
-    y, B = torch.empty_like(x, dtype=dtype), x.shape[0]
-    wide = torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
+    """Return (y, logdet) from one launch, and a sum if a row takes several tiles."""
+    y, B, compute_dtype = torch.empty_like(x, dtype=dtype), x.shape[0], _compute_dtype(x, params)
     if x.numel() == 0:
-        return y, x.new_zeros(B, dtype=wide)
+        return y, x.new_zeros(B, dtype=compute_dtype)
     gain = None if gain is None else gain.reshape(-1)
-    frame = _framed(x, layout, (x, y), (params,), mask, gain)
+    frame = _coupling_frame(x, layout, (x, y), (params,), mask, gain)
     if frame is None:
         dense = x.contiguous(), params.contiguous(), gain, _dense_mask(mask, x)
         result, logdet = _forward(*dense, layout, scale, inverse, dtype)
         return y.copy_(result), logdet
-    (xs, ys, ps, ms), (pt,), rows = frame.strides, frame.steps, B * frame.outer
-    logdet = torch.empty((B, frame.outer * frame.splits), dtype=wide, device=x.device)
+    (xs, ys, ps, ms), (pt,), rows = frame.strides, frame.t_offsets, B * frame.outer
+    logdet = torch.empty((B, frame.outer * frame.splits), dtype=compute_dtype, device=x.device)
     launch(
-        forward_kernel, (-(-rows // frame.tile["R"]) * frame.splits,), x, params, mask, gain, y, logdet,
-        rows, frame.outer, frame.inner, frame.splits, *xs, *ys, *ps, pt, *ms, frame.gain_step,
-        SCALE=scale, INVERSE=inverse, PAIR=frame.neighbours, BY_COLUMN=frame.by_column, UNIT=frame.unit, **frame.tile,
+        forward_kernel, (cdiv(rows, frame.tile["R"]) * frame.splits,), x, params, mask, gain, y, logdet,
+        rows, frame.outer, frame.inner, frame.splits, *xs, *ys, *ps, pt, *ms, frame.gain_stride,
+        SCALE=scale, INVERSE=inverse, PAIRS=frame.pairs, GAIN_BY_COLUMN=frame.gain_by_column, UNIT=frame.unit,
+        **frame.tile,
     )  # fmt: skip
     return y, logdet.view(B) if logdet.shape[1] == 1 else logdet.sum(1)
 
@@ -449,40 +486,40 @@ def _backward(
     scale: Scale,
     inverse: bool,
     dtype: torch.dtype,
-    wanted: tuple[bool, bool, bool],
+    needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return (gx of `dtype`, gparams, ggain), None where not `wanted`: one launch, and the sum of ggain's parts."""
+    """Return (gx of `dtype`, gparams, ggain), None where not `needed`: one launch, and the sum of ggain's parts."""
     B, C = v.shape[:2]
-    gx = torch.empty_like(v, dtype=dtype) if wanted[0] else None
-    gp = torch.empty_like(params) if wanted[1] else None
+    gx = torch.empty_like(v, dtype=dtype) if needed[0] else None
+    gp = torch.empty_like(params) if needed[1] else None
     if v.numel() == 0:
-        return gx, gp, torch.zeros_like(gain) if wanted[2] and gain is not None else None
-    flat = None if gain is None else gain.reshape(-1)
-    written = v if gx is None else gx, params if gp is None else gp
-    frame = _framed(v, layout, (gy, v, written[0]), (params, written[1]), mask, flat)
+        return gx, gp, torch.zeros_like(gain) if needed[2] and gain is not None else None
+    flat_gain = None if gain is None else gain.reshape(-1)
+    like_x, like_params = (gy, v, v if gx is None else gx), (params, params if gp is None else gp)
+    frame = _coupling_frame(v, layout, like_x, like_params, mask, flat_gain)
     if frame is None:
         dense = gy.contiguous(), glogdet, v.contiguous(), params.contiguous(), gain, _dense_mask(mask, v)
-        dx, dp, dg = _backward(*dense, layout, scale, inverse, dtype, wanted)
+        dx, dp, dg = _backward(*dense, layout, scale, inverse, dtype, needed)
         return gx if gx is None or dx is None else gx.copy_(dx), gp if gp is None or dp is None else gp.copy_(dp), dg
-    (gys, vs, gxs, ps, qs, ms), (pt, qt), rows = frame.strides, frame.steps, B * frame.outer
-    loop = 1  # else as many turns as make parts of 16 rows, so that parts add little to the bytes
-    if wanted[2] and frame.by_column:
-        loop = max(1, min(16 // frame.tile["R"], 1 << (rows - 1).bit_length()))
-    blocks, parts = -(-rows // (frame.tile["R"] * loop)), None
-    if wanted[2]:
-        size = (blocks, C) if frame.by_column else (B, frame.outer, frame.splits)
+    (gys, vs, gxs, ps, gps, ms), (pt, gpt), rows = frame.strides, frame.t_offsets, B * frame.outer
+    loops = 1  # per program; if ggain is summed over rows, 16 rows in all, so that its parts add few bytes
+    if needed[2] and frame.gain_by_column:
+        loops = max(1, min(16 // frame.tile["R"], next_power_of_2(rows)))
+    blocks, parts = cdiv(rows, frame.tile["R"] * loops), None
+    if needed[2]:
+        size = (blocks, C) if frame.gain_by_column else (B, frame.outer, frame.splits)
         parts = torch.empty(size, dtype=glogdet.dtype, device=v.device)
-    unread = 0 if frame.neighbours else v.numel() * params.element_size()  # t
+    unread = 0 if frame.pairs else v.numel() * params.element_size()  # t
     launch(
-        backward_kernel, (blocks * frame.splits,), gy, glogdet, v, params, mask, flat, gx, gp, parts,
+        backward_kernel, (blocks * frame.splits,), gy, glogdet, v, params, mask, flat_gain, gx, gp, parts,
         rows, frame.outer, frame.inner, frame.splits,
-        *gys, glogdet.stride(0), *vs, *gxs, *ps, pt, *qs, qt, *ms, frame.gain_step,
-        SCALE=scale, INVERSE=inverse, PAIR=frame.neighbours, BY_COLUMN=frame.by_column, UNIT=frame.unit, LOOP=loop,
-        **frame.tile, extra=-unread,
+        *gys, glogdet.stride(0), *vs, *gxs, *ps, pt, *gps, gpt, *ms, frame.gain_stride,
+        SCALE=scale, INVERSE=inverse, PAIRS=frame.pairs, GAIN_BY_COLUMN=frame.gain_by_column, UNIT=frame.unit,
+        LOOPS=loops, **frame.tile, extra=-unread,
     )  # fmt: skip
     if parts is None or gain is None:
         return gx, gp, None
-    total = parts.sum() if gain.numel() == 1 else parts.sum(0) if frame.by_column else parts.sum((0, 2))
+    total = parts.sum() if gain.numel() == 1 else parts.sum(0) if frame.gain_by_column else parts.sum((0, 2))
     return gx, gp, total.to(gain.dtype).view(gain.shape)
 
 
@@ -503,59 +540,60 @@ def fused(
     inverse: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return (y, logdet) from the kernels, differentiable twice; arguments as those of `reference`."""
-    if inverse and dtype.itemsize < 4:  # y is kept for backward, and is kept in full
+    """Return (y, logdet) from the kernels, twice differentiable; arguments as for `reference`."""
+    if inverse and dtype.itemsize < 4:  # y is saved for backward, at full precision
         y, logdet = fused(x, params, gain, mask, layout, scale, inverse, torch.float32)
         return y.to(dtype), logdet
-    call = _registered if torch.compiler.is_compiling() else _Fused.apply
+    call = _forward_op if torch.compiler.is_compiling() else AffineCouplingFunction.apply
     y, logdet = call(x, params, gain, mask, layout, scale, inverse, dtype)
     return y, logdet
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, params, gain, mask, *ctx.options, _ = inputs
     ctx.save_for_backward(output[0] if ctx.options[2] else x, params, gain, mask)
     ctx.dtype = x.dtype
 
 
-def _differentiate(ctx: Any, gy: Tensor, glogdet: Tensor, *, kernels: Any = _backward) -> tuple[Tensor | None, ...]:
-    wanted = tuple(ctx.needs_input_grad[:3])
+def _vjp(ctx: Any, gy: Tensor, glogdet: Tensor, *, kernels: Any = _backward) -> tuple[Tensor | None, ...]:
+    """Return the gradients of all arguments from the kernels, or, where they are differentiated again, in torch."""
+    needed = tuple(ctx.needs_input_grad[:3])
     if torch.is_grad_enabled():
-        found: tuple[Tensor | None, ...] = _anew(ctx, gy, glogdet)
+        grads: tuple[Tensor | None, ...] = _differentiable_gradients(ctx, gy, glogdet)
     else:
-        found = kernels(gy, glogdet, *ctx.saved_tensors, *ctx.options, ctx.dtype, wanted)
-    return *(g if w else None for g, w in zip(found, wanted, strict=True)), None, None, None, None, None
+        grads = kernels(gy, glogdet, *ctx.saved_tensors, *ctx.options, ctx.dtype, needed)
+    return *(g if is_needed else None for g, is_needed in zip(grads, needed, strict=True)), None, None, None, None, None
 
 
-def _anew(ctx: Any, gy: Tensor, glogdet: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return `gradients` with u and e computed again, so that they can be differentiated."""
+def _differentiable_gradients(ctx: Any, gy: Tensor, glogdet: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return `gradients`, with u and e recomputed so that they can be differentiated."""
     (v, params, gain, mask, *_), (layout, scale, inverse) = ctx.saved_tensors, ctx.options
-    raw, _ = _halves(params.to(torch.promote_types(glogdet.dtype, params.dtype)), layout)
+    raw, _ = _split(params.to(torch.promote_types(glogdet.dtype, params.dtype)), layout)
     u, s = _log_scale(raw, gain, mask, scale)
     return gradients(gy, glogdet, v, u, torch.exp(-s if inverse else s), gain, mask, layout, scale, inverse)
 
 
-def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    """Return the op over a vmapped dimension, which joins the batch (the reference, for a gain of each)."""
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    """Return the op over a vmapped dimension, which is merged into the batch (the reference if gain is vmapped)."""
     x, params, gain, mask, *options = args
     if in_dims[2] is not None:
         each = torch.vmap(lambda *tensors: reference(*tensors, *options), in_dims[:4])
         return each(x, params, gain, mask), (0, 0)
     size = info.batch_size
-    x, params = _fold(x, in_dims[0], size), _fold(params, in_dims[1], size)
+    x, params = _merge_batch(x, in_dims[0], size), _merge_batch(params, in_dims[1], size)
     if mask is not None and (in_dims[3] is not None or mask.shape[0] != 1):
-        mask = _fold(mask, in_dims[3], size, len(x) // size)
+        mask = _merge_batch(mask, in_dims[3], size, len(x) // size)
     y, logdet = fused(x, params, gain, mask, *options)
     return (y.unflatten(0, (size, -1)), logdet.unflatten(0, (size, -1))), (0, 0)
 
 
-def _fold(x: Tensor, dim: int | None, size: int, batch: int = -1) -> Tensor:
-    """Return x with the vmapped dimension in front of its batch, expanded to `batch` where given, as one."""
+def _merge_batch(x: Tensor, dim: int | None, size: int, batch: int = -1) -> Tensor:
+    """Return x with its vmapped dimension merged into the batch, which is expanded to `batch` if given."""
     x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
     return x.expand(size, batch, *x.shape[2:]).flatten(0, 1)
 
 
-def closed(
+def analytic(
     x: Tensor,
     params: Tensor,
     gain: Tensor | None,
@@ -565,15 +603,17 @@ def closed(
     inverse: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return (y, logdet) of `reference` with `gradients` as its derivative: one step for autograd in place of ten."""
+    """Return (y, logdet) of `reference` with `gradients` as its derivative: one autograd node instead of ten."""
     if inverse and dtype.itemsize < 4:  # as in `fused`
-        y, logdet = closed(x, params, gain, mask, layout, scale, inverse, torch.float32)
+        y, logdet = analytic(x, params, gain, mask, layout, scale, inverse, torch.float32)
         return y.to(dtype), logdet
-    y, logdet = _Closed.apply(x, params, gain, mask, layout, scale, inverse, dtype)
+    y, logdet = AnalyticFunction.apply(x, params, gain, mask, layout, scale, inverse, dtype)
     return y, logdet
 
 
-class _Closed(torch.autograd.Function):
+class AnalyticFunction(torch.autograd.Function):
+    """The reference as one autograd node."""
+
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         y, logdet, u, e = parts(*inputs)
@@ -584,21 +624,23 @@ class _Closed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            return *_anew(ctx, *cotangents), None, None, None, None, None
+            return *_differentiable_gradients(ctx, *cotangents), None, None, None, None, None
         (gy, glogdet), (v, _, gain, mask, u, e), (layout, scale, inverse) = cotangents, ctx.saved_tensors, ctx.options
-        found = gradients(gy, glogdet, v, u, e, gain, mask, layout, scale, inverse)
-        return *found, None, None, None, None, None
+        grads = gradients(gy, glogdet, v, u, e, gain, mask, layout, scale, inverse)
+        return *grads, None, None, None, None, None
 
 
-class _Fused(torch.autograd.Function):
+class AffineCouplingFunction(torch.autograd.Function):
+    """The kernels as one autograd node."""
+
     forward = staticmethod(_forward)
-    setup_context = staticmethod(_save)
-    backward = staticmethod(_differentiate)  # type: ignore[assignment]
-    vmap = staticmethod(_batched)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_vjp)  # type: ignore[assignment]
+    vmap = staticmethod(_vmap)
 
 
 _OPTIONS = "Tensor? gain, Tensor? mask, str layout, str scale, bool inverse, ScalarType dtype"
-_registered = torch.library.custom_op(
+_forward_op = torch.library.custom_op(
     "genbench::affine_coupling",
     _forward,
     mutates_args=(),
@@ -606,36 +648,35 @@ _registered = torch.library.custom_op(
 )
 
 
-def _backward_parts(gy: Tensor, glogdet: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    """Return what `_backward` does, empty where it is None: an op returns tensors."""
+def _backward_tensors(gy: Tensor, glogdet: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    """Return what `_backward` returns, with empty tensors for None: an op returns only tensors."""
     return tuple(v.new_empty(0) if g is None else g for g in _backward(gy, glogdet, v, *args))
 
 
-_registered_backward = torch.library.custom_op(
+_backward_op = torch.library.custom_op(
     "genbench::affine_coupling_backward",
-    _backward_parts,
+    _backward_tensors,
     mutates_args=(),
-    schema=f"(Tensor gy, Tensor glogdet, Tensor v, Tensor params, {_OPTIONS}, bool[] wanted)"
+    schema=f"(Tensor gy, Tensor glogdet, Tensor v, Tensor params, {_OPTIONS}, bool[] needed)"
     " -> (Tensor, Tensor, Tensor)",
 )
 
 
-def _fake(x: Tensor, params: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    wide = torch.float64 if torch.float64 in (x.dtype, params.dtype) else torch.float32
-    return torch.empty_like(x, dtype=options[-1]), x.new_empty(x.shape[0], dtype=wide)
+def _forward_meta(x: Tensor, params: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, dtype=options[-1]), x.new_empty(x.shape[0], dtype=_compute_dtype(x, params))
 
 
-def _fake_backward(gy: Tensor, glogdet: Tensor, v: Tensor, params: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    gain, *_, dtype, wanted = rest
+def _backward_meta(gy: Tensor, glogdet: Tensor, v: Tensor, params: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    gain, *_, dtype, needed = rest
     like = ((v, dtype), (params, params.dtype), (v if gain is None else gain, None))
-    pairs = zip(wanted, like, strict=True)
-    return tuple(torch.empty_like(t, dtype=d) if w else v.new_empty(0) for w, (t, d) in pairs)
+    pairs = zip(needed, like, strict=True)
+    return tuple(torch.empty_like(t, dtype=d) if is_needed else v.new_empty(0) for is_needed, (t, d) in pairs)
 
 
-_registered.register_fake(_fake)
-_registered.register_autograd(partial(_differentiate, kernels=_registered_backward), setup_context=_save)
-_registered.register_vmap(_batched)
-_registered_backward.register_fake(_fake_backward)
+_forward_op.register_fake(_forward_meta)
+_forward_op.register_autograd(partial(_vjp, kernels=_backward_op), setup_context=_setup_context)
+_forward_op.register_vmap(_vmap)
+_backward_op.register_fake(_backward_meta)
 
 
 # -------------------------------------------------------------------------------------------------- examples
@@ -679,15 +720,12 @@ def _example(
     make = partial(torch.randn, device=device)
     x = make(shape, dtype=dtype, requires_grad=needs_x)
     params = make((shape[0], 2 * shape[1], *shape[2:]), dtype=params_dtype, requires_grad=True)
-    weights = make(shape[1], requires_grad=True) if gain else None
-    keep = None if mask is None else torch.ones(mask, device=device, dtype=mask_dtype)
-    return Example(name, (x, params, weights, keep, layout, scale, inverse, torch.promote_types(dtype, params_dtype)))
+    gains = make(shape[1], requires_grad=True) if gain else None
+    ones = None if mask is None else torch.ones(mask, device=device, dtype=mask_dtype)
+    return Example(name, (x, params, gains, ones, layout, scale, inverse, torch.promote_types(dtype, params_dtype)))
 
 
-OP = Op(reference, fused, examples, lower=lambda x, params, **options: _lowered(x, params, **options))
-
-
-def _lowered(
+def _lower(
     x: Tensor,
     params: Tensor,
     *,
@@ -697,5 +735,9 @@ def _lowered(
     mask: Tensor | None = None,
     inverse: bool = False,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    params, mask = _checked(x, params, layout, scale, gain, mask)
+    """Return the arguments that `affine_coupling` passes to `reference` and `fused`."""
+    params, mask = _validate(x, params, layout, scale, gain, mask)
     return (x, params, gain, mask, layout, scale, inverse, torch.promote_types(x.dtype, params.dtype)), {}
+
+
+OP = Op(reference, fused, examples, lower=_lower)

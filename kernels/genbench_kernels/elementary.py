@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-"""Elementary functions inside kernels, to an ulp or two in float32 and float64, on every target and interpreted.
+"""Elementary functions for kernels, accurate to one or two ulps in float32 and float64, compiled or interpreted.
 
-`tl.exp` of float32 is a bare `ex2.approx(x log2 e)`, whose error grows with |x|; there is no `log1p` or `tanh` in the
-language, and the vendors' libraries cannot be interpreted. Float32 is computed here by range reduction and a minimax
-polynomial; float64 by the target's own exp and log, which are exact to an ulp.
+`tl.exp` of float32 is a bare `ex2.approx(x log2 e)`, whose error grows with |x|; Triton's language has no `log1p` or
+`tanh`, and the vendors' libraries cannot be interpreted. Here float32 uses range reduction and a minimax polynomial;
+float64 uses the target's own exp and log, which are accurate to one ulp.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from genbench_kernels.op import jit, tl
 def exp(x):
     """Return e^x = 2^n e^r with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite, 1980).
 
-    2^n is made of its bits, in two factors: neither the largest nor the subnormal results are lost.
+    2^n is assembled from its bits, as two factors, so that neither the largest nor subnormal results are lost.
     """
     if x.dtype == tl.float64:
         value = tl.exp(x)
@@ -28,7 +28,7 @@ def exp(x):
         rest = 0.041668387886 + r * (0.0083687152082 + r * 0.0013814601954)
         rest = 0.49999993449 + r * (0.16666520645 + r * rest)
         near = 1.0 + high
-        near += (1.0 - near + high) + (low + r * r * rest)  # what the first sum lost, and the small terms
+        near += (1.0 - near + high) + (low + r * r * rest)  # the rounding error of the first sum, and the small terms
         whole = n.to(tl.int32)
         half = whole >> 1
         first = ((half + 127) << 23).to(tl.float32, bitcast=True)
@@ -39,15 +39,15 @@ def exp(x):
 
 @jit
 def sqrt(x):
-    """Return the root of x, rounded: on a GPU `tl.sqrt` of float32 is a bare `sqrt.approx`, off by an ulp."""
+    """Return sqrt(x), correctly rounded: on a GPU `tl.sqrt` of float32 is a bare `sqrt.approx`, off by one ulp."""
     return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
 
 
 @jit
 def log1p_of_fraction(x):
-    """Return log(1 + x) for x in [0, 1], of full relative accuracy.
+    """Return log(1 + x) for x in [0, 1], to full relative accuracy.
 
-    It is 2 atanh(z) with z = x / (2 + x), written x - z (x - 2 z^2 (...)): so most of it is x itself, unrounded.
+    This is 2 atanh(z) with z = x / (2 + x), written as x - z (x - 2 z^2 (...)), whose main term x is not rounded.
     """
     if x.dtype == tl.float64:
         u = 1.0 + x  # the rounding of u cancels (Kahan)
@@ -63,20 +63,20 @@ def log1p_of_fraction(x):
 
 @jit
 def log_sigmoid(x):
-    """Return log(1 / (1 + e^-x)) = min(x, 0) - log(1 + e^-|x|): finite for every finite x."""
+    """Return log(1 / (1 + e^-x)) = min(x, 0) - log(1 + e^-|x|), which is finite for every finite x."""
     return tl.minimum(x, 0.0) - log1p_of_fraction(exp(-tl.abs(x)))
 
 
 @jit
 def sigmoid(x):
-    """Return 1 / (1 + e^-x), from e^-|x| so that nothing overflows."""
+    """Return 1 / (1 + e^-x), computed from e^-|x|, which cannot overflow."""
     e = exp(-tl.abs(x))
     return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
 
 
 @jit
 def tanh(x):
-    """Return tanh(x), of full relative accuracy near zero: a polynomial there, 1 - 2 / (e^2|x| + 1) beyond."""
+    """Return tanh(x), to full relative accuracy: a polynomial near zero, else 1 - 2 / (e^2|x| + 1)."""
     a = tl.abs(x)
     if x.dtype == tl.float64:
         e = exp(2.0 * a)

@@ -1,22 +1,23 @@
-"""The contract of an op: a reference and a fused form of one function, examples of it, and what a call costs.
+"""The contract of an op: a reference and a fused form of the same function, examples, and what a call costs.
 
-An op is one file, `genbench_kernels/<op>.py`, read from top to bottom (`affine_coupling.py` is the example to follow):
+An op is one file, `genbench_kernels/<op>.py`, or a package of that name where one file is too long, read from top to
+bottom (`affine_coupling.py` is the example to follow):
 
 1. the public function, with `backend: Backend = "auto"`. It checks its arguments (ValueError with the shapes, devices
-   and dtypes that were given), asks `choose(backend, *tensors)`, and calls `reference` or `fused` with the rest;
+   and dtypes it got), calls `choose(backend, *tensors)`, and passes the rest to `reference` or `fused`;
 2. `reference(...)`, in plain differentiable torch, readable in a minute;
 3. `fused(...)`: an `autograd.Function` in eager and a `torch.library` op under `torch.compiler.is_compiling()`. Kernels
    are decorated with `@jit` (never `triton.jit`) and started with `launch` (never `kernel[grid]`); `tl` is imported
-   from here as well. So the file also imports where there is no triton;
-4. `examples(device)`: calls that, between them, reach every configuration of the kernels, at sizes that the interpreter
-   can run (64 blocks of a program at most) and with `requires_grad` set where there is a gradient;
+   from here as well. So the file can be imported where triton is not installed;
+4. `examples(device)`: calls that together reach every configuration of the kernels, at sizes that the interpreter can
+   run (at most 64 programs) and with `requires_grad` set where there is a gradient;
 5. `OP = Op(reference, fused, examples)`.
 
-Nothing else is written down about the kernels. `trace` runs a call on the meta device and records each launch with
-its arguments, so `explain`, the static gate (`genbench_kernels.static`: signature, alignment, constants) and the counts
-of launches and bytes are always those of the code that runs. The rule that makes the bytes true: **a kernel reads or
-writes each element of each tensor it is given once**; `extra` bytes, given to `launch`, say what it moves beyond that
-(through a table of pointers) or, negative, leaves alone.
+Nothing else describes the kernels. `trace` runs a call on the meta device and records each launch with its arguments,
+so `explain`, the static gate (`genbench_kernels.static`: signature, alignment, constants) and the counts of launches
+and bytes always match the code that runs. For the bytes to be right, **a kernel reads or writes each element of each
+tensor argument once**; `launch` takes `extra` bytes for anything beyond that (through tuples of pointers), negative for
+elements it leaves out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 try:
     import triton
     import triton.language as tl
-except ImportError:  # no wheels for this platform: the reference path is all there is
+except ImportError:  # no wheels for this platform: only the reference form can run
     triton = tl = None
 
 __all__ = [
@@ -61,18 +62,18 @@ INTERPRETED: bool = triton is not None and bool(triton.knobs.runtime.interpret) 
 
 
 def jit(kernel: Callable[..., Any]) -> Any:
-    """Return the kernel compiled by Triton on first launch, or as it is where there is no Triton to launch it."""
+    """Return the kernel, to be compiled by Triton at its first launch; unchanged if triton is not installed."""
     return kernel if triton is None else triton.jit(kernel)
 
 
 def choose(backend: Backend, *tensors: Tensor | None) -> tuple[Literal["fused", "reference"], str]:
     """Return which form a call on `tensors` takes, and why.
 
-    Raises ValueError for an unknown backend, tensors on several devices, and a fused form that cannot run on them.
+    Raises ValueError for an unknown backend, for tensors on several devices, and if the fused form cannot run on them.
     """
     device = _device(tensors)
     if backend == "reference":
-        return "reference", "asked for"
+        return "reference", "requested"
     if backend not in ("auto", "fused"):
         raise ValueError(f"backend must be auto, fused or reference, not {backend!r}")
     if triton is not None and device.type == "cuda":
@@ -81,12 +82,12 @@ def choose(backend: Backend, *tensors: Tensor | None) -> tuple[Literal["fused", 
     if backend == "auto":
         return "reference", obstacle
     if INTERPRETED and device.type == "cpu":
-        return "fused", "asked for, interpreted"
+        return "fused", "requested; interpreted"
     raise ValueError(f"backend='fused' cannot run here: {obstacle} (CPU tensors need TRITON_INTERPRET=1 at import)")
 
 
 def eager() -> bool:
-    """Return whether nothing is made of a call but its value and gradient: no graph, no transform, no tangents."""
+    """Return whether torch runs eagerly: no compiler, no functorch transform, no forward-mode derivatives."""
     return (
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
@@ -108,7 +109,7 @@ def _device(tensors: tuple[Tensor | None, ...]) -> torch.device:
 
 @dataclass(frozen=True)
 class Example:
-    """One call: `op.fused(*args, **options)`; `name` says what is special about it."""
+    """One call, `op.fused(*args, **options)`; `name` is what is special about it."""
 
     name: str
     args: tuple[Any, ...]
@@ -117,7 +118,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Op:
-    """A function with a reference and a fused form of one signature; `lower` maps the public arguments to theirs."""
+    """Two forms of a function with the same signature; `lower` maps arguments of the public function to it."""
 
     reference: Callable[..., Any]
     fused: Callable[..., Any]
@@ -126,7 +127,7 @@ class Op:
 
 
 def ops() -> dict[str, Op]:
-    """Return every op of the package by name: each module beside this one that has an `OP`."""
+    """Return every op by name: each module or package in this folder that defines `OP`."""
     names = (m.name for m in pkgutil.iter_modules(importlib.import_module("genbench_kernels").__path__))
     modules = {name: importlib.import_module(f"genbench_kernels.{name}") for name in names if name != "static"}
     return {name: module.OP for name, module in modules.items() if hasattr(module, "OP")}
@@ -137,7 +138,7 @@ def ops() -> dict[str, Op]:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel started: its name, the bytes it moves, and (of ours) all that its compilation depends on."""
+    """One kernel launch: name, bytes moved, and, for this package's kernels, what compilation depends on."""
 
     name: str
     bytes: int
@@ -148,7 +149,7 @@ class Launch:
     blocks: int = 0
 
 
-_launches: list[Launch] | None = None  # what `trace` listens to
+_launches: list[Launch] | None = None  # where `trace` records
 
 
 def launch(
@@ -159,7 +160,7 @@ def launch(
     extra: int = 0,
     **constants: Any,
 ) -> None:
-    """Start `kernel` on `grid` with run-time `args` and compile-time `constants`; an empty grid starts nothing."""
+    """Launch `kernel` on `grid` with run-time `args` and compile-time `constants`; nothing if the grid is empty."""
     blocks = grid[0] * (grid[1] if len(grid) > 1 else 1) * (grid[2] if len(grid) > 2 else 1)
     if blocks == 0:
         return
@@ -177,36 +178,36 @@ def launch(
 
 
 def trace(call: Callable[..., Any], *args: Any, **options: Any) -> tuple[list[Launch], list[Launch]]:
-    """Return the launches of a call and of its backward: kernels of ours and torch operations that move data.
+    """Return the launches of a call and of its backward: this package's kernels and torch operations that move data.
 
-    Nothing is computed where the tensors are on the meta device, so any size can be traced.
+    On the meta device nothing is computed, so that any size can be traced.
     """
     inputs = [t for t in tree_leaves((args, options)) if isinstance(t, Tensor) and t.requires_grad]
-    with _listening() as forward:
+    with _recording() as forward:
         outputs = [t for t in tree_leaves(call(*args, **options)) if isinstance(t, Tensor)]
     outputs = [t for t in outputs if t.requires_grad]
     gradients = [torch.empty_like(t) for t in outputs]
-    with _listening() as backward:
+    with _recording() as backward:
         if outputs and inputs:
             torch.autograd.grad(outputs, inputs, gradients, allow_unused=True)
     return forward, backward
 
 
 @contextmanager
-def _listening() -> Iterator[list[Launch]]:
+def _recording() -> Iterator[list[Launch]]:
     global _launches
     outer, _launches = _launches, []
     try:
-        with _TorchLaunches(_launches):
+        with _TorchRecorder(_launches):
             yield _launches
     finally:
         _launches = outer
 
 
-class _TorchLaunches(TorchDispatchMode):
-    """Appends a launch for each torch operation that moves data (views and allocations move none)."""
+class _TorchRecorder(TorchDispatchMode):
+    """Appends a launch for each torch operation that moves data (views and allocations do not)."""
 
-    _still = (
+    _moves_no_data = (
         "empty",
         "new_empty",
         "empty_strided",
@@ -224,14 +225,14 @@ class _TorchLaunches(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
-        if not func.is_view and name not in self._still:
+        if not func.is_view and name not in self._moves_no_data:
             moved = _bytes([*tree_leaves(args), *tree_leaves(kwargs), *tree_leaves(result)])
             self.launches.append(Launch(name, moved))
         return result
 
 
 def _bytes(values: Iterable[Any]) -> int:
-    """Return the bytes of the distinct elements under the tensors among `values` (a broadcast counts once)."""
+    """Return the bytes of the distinct elements of all tensors in `values` (a broadcast counts once)."""
     tensors = {(v.untyped_storage()._cdata, v.storage_offset(), v.shape): v for v in values if isinstance(v, Tensor)}
     return sum(_elements(t) * t.element_size() for t in tensors.values())
 
@@ -248,7 +249,7 @@ def _elements(x: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """Launches and bytes of one direction of a call, and the microseconds that its bytes alone would take."""
+    """Launches and bytes of one direction of a call, and the microseconds it takes to move the bytes alone."""
 
     launches: int
     bytes: int
@@ -257,7 +258,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which form a call takes and why, and what each form would cost; `backward` is None without gradients."""
+    """Which form a call takes and why, and what both forms cost; `backward` is None without gradients."""
 
     op: str
     backend: Literal["fused", "reference"]
@@ -283,19 +284,19 @@ class Explanation:
 def explain(op: Callable[..., Any], *args: Any, bandwidth: float = 4.3e12, **options: Any) -> Explanation:
     """Return the backend that `op(*args, **options)` takes and why, and bytes, launches and floor of both forms.
 
-    `op` is a public function of this package; nothing is run. `bandwidth` is in bytes per second (an H200's copy
-    bandwidth by default). Backward costs are those of the arguments that require gradients.
+    `op` is a public function of this package; nothing is computed. `bandwidth` is in bytes per second (by default an
+    H200's copy bandwidth). Backward covers the arguments that require gradients.
     """
-    name = op.__module__.rpartition(".")[2]
-    contract: Op = importlib.import_module(op.__module__).OP
+    package, name, *_ = op.__module__.split(".")
+    contract: Op = importlib.import_module(f"{package}.{name}").OP
     backend: Backend = options.pop("backend", "auto")
-    lowered, kept = contract.lower(*args, **options)
-    tensors = [t for t in tree_leaves((lowered, kept)) if isinstance(t, Tensor)]
-    chosen, why = choose(backend, *tensors)
-    lowered, kept = tree_map(_on_meta, (lowered, kept))
-    fused = _costs(trace(contract.fused, *lowered, **kept), bandwidth)
-    reference = _costs(trace(contract.reference, *lowered, **kept), bandwidth)
-    return Explanation(name, chosen, why, bandwidth, *fused, *reference)
+    args, options = contract.lower(*args, **options)
+    tensors = [t for t in tree_leaves((args, options)) if isinstance(t, Tensor)]
+    form, why = choose(backend, *tensors)
+    args, options = tree_map(_on_meta, (args, options))
+    fused = _costs(trace(contract.fused, *args, **options), bandwidth)
+    reference = _costs(trace(contract.reference, *args, **options), bandwidth)
+    return Explanation(name, form, why, bandwidth, *fused, *reference)
 
 
 def _on_meta(value: Any) -> Any:

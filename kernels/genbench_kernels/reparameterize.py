@@ -1,36 +1,37 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-"""Reparameterised normal samples with their KL divergence (Auto-Encoding Variational Bayes, 2014, eq. 10).
+"""Reparameterized normal samples with their KL divergence (Auto-Encoding Variational Bayes, 2014, eq. 10).
 
     z_s = mu + e^(logvar / 2) eps_s,   eps_s ~ N(0, I),   kl = sum_d 1/2 (mu^2 + e^logvar - 1 - logvar).
 
-eps is a function of the key and of the place of an element, never of how the work is divided: element d of row
-r = s B + b is lane d % 4 of the Philox-4x32-10 block with counter offset + r ceil(D / 4) + d // 4, keyed by seed
-(Parallel random numbers: as easy as 1, 2, 3, 2011), and lanes (0, 1) and (2, 3) make two normals each by
-sqrt(-2 log u) (cos, sin)(2 pi v) (A note on the generation of random normal deviates, 1958). Where D is a multiple of
-four, the bits are those of `torch.func._random.bits(key, S, B, D)` of torch 2.15. No eps is kept: backward draws it
-again. Normals are not those of `torch.randn`.
+eps depends on the key and on an element's position only, never on how work is divided among programs: element d of row
+r = s B + b is lane d % 4 of the Philox-4x32-10 block with counter offset + r ceil(D / 4) + d // 4 and key seed
+(Parallel random numbers: as easy as 1, 2, 3, 2011). Lanes (0, 1) and (2, 3) each give two normals,
+sqrt(-2 log u) (cos, sin)(2 pi v) (A note on the generation of random normal deviates, 1958). If D is a multiple of
+four, the bits are those of `torch.func._random.bits(key, S, B, D)` of torch 2.15. eps is not saved: backward generates
+it again. The normals differ from those of `torch.randn`.
 
 Bytes, in passes over mu (float32, one sample): forward reads mu, logvar and writes z, 3. Backward reads gz, mu, logvar
-and writes both gradients, 5. These 8 are the least there are; further samples add a pass over each of z and gz (mu and
-logvar are read again, from the cache). Launches: 1 forward, and 1 where D > 4096 to sum the parts of kl; 1 backward,
-and where more than 16 samples are shared among programs, 2 to sum both gradients (and 2 to convert them below float32),
-at 1/4 pass per sample. Nothing is copied for halves of a tensor, transposes, slices or broadcasts.
+and writes both gradients, 5. These 8 are the minimum; each further sample adds a pass over z and one over gz (mu and
+logvar are read again, from cache). Launches: 1 forward, and 1 if D > 4096 to sum the parts of kl; 1 backward, and, if
+more than 16 samples are divided among programs, 2 to sum both gradients (and 2 to convert them below float32), at 1/4
+pass per sample. Halves of a tensor, transposes, slices and broadcasts are not copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from math import gcd, pi, prod
+from math import pi, prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from genbench_kernels.elementary import exp, log1p_of_fraction, sqrt
+from genbench_kernels.frame import addressable, cdiv, row_strides, tile_of
 from genbench_kernels.op import Backend, Example, Op, choose, jit, launch, tl
 
-TURNS = 16  # samples, at most, whose gradients one program adds up
+SAMPLES_PER_PROGRAM = 16  # at most: one program adds up the gradients of so many
 
 
 def reparameterize(
@@ -38,15 +39,15 @@ def reparameterize(
 ) -> tuple[Tensor, Tensor | None]:
     """Return (z, kl): samples z (samples, B, D) of N(mu, e^logvar) and KL(N(mu, e^logvar) || N(0, I)) (B,) in nats.
 
-    mu and logvar are (B, D), of one dtype, which z has too (float32 at least under autocast); kl, None if `kl` is
-    False, is float32, or float64 where they are. `key` is an int64 tensor (seed,) or (seed, offset) on their device,
-    read by the kernel itself, so nothing waits for it and a CUDA graph sees what it holds at replay:
-    `torch.randint(2**63 - 1, (1,), device=mu.device)` follows `torch.manual_seed`. The same key draws the same eps
-    again; offset + samples B ceil(D / 4) begins draws that do not overlap. Backward reads the key once more: change it
-    in place only after that.
-    Raises ValueError, with the shapes, devices or dtypes, where they do not fit.
+    mu and logvar are (B, D) and share a dtype, which z has, too (under autocast at least float32); kl, None if `kl` is
+    False, is float32, or float64 if they are. `key` is an int64 tensor (seed,) or (seed, offset) on their device. The
+    kernel reads it itself, so nothing waits for it, and a CUDA graph uses its value at replay:
+    `torch.randint(2**63 - 1, (1,), device=mu.device)` follows `torch.manual_seed`. The same key gives the same eps; the
+    next samples that do not overlap start at offset + samples B ceil(D / 4). Backward reads the key again: change it in
+    place only after that.
+    Raises ValueError, with shapes, devices or dtypes, if they do not match.
     """
-    key = _checked(mu, logvar, key, samples)
+    key = _validate(mu, logvar, key, samples)
     dtype = mu.dtype
     if dtype.itemsize < 4 and torch.is_autocast_enabled(mu.device.type):
         dtype = torch.float32
@@ -55,8 +56,8 @@ def reparameterize(
     return z, divergence if kl else None
 
 
-def _checked(mu: Tensor, logvar: Tensor, key: Tensor, samples: int) -> Tensor:
-    """Return the key as int64; raise ValueError where the arguments do not fit."""
+def _validate(mu: Tensor, logvar: Tensor, key: Tensor, samples: int) -> Tensor:
+    """Return the key as int64; raise ValueError if the arguments do not match."""
     if mu.ndim != 2 or mu.shape != logvar.shape:
         raise ValueError(f"mu and logvar must be (B, D), got {tuple(mu.shape)} and {tuple(logvar.shape)}")
     if mu.dtype != logvar.dtype or not mu.is_floating_point():
@@ -68,20 +69,20 @@ def _checked(mu: Tensor, logvar: Tensor, key: Tensor, samples: int) -> Tensor:
     return key if key.dtype == torch.int64 else key.view(torch.int64)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 # ------------------------------------------------------------------------------------------------- reference
 #
-# Here and in the kernels a vmapped dimension may stand in front: mu (V, B, D), key (V, 2), z (V, S, B, D), kl (V, B).
+# Here and in the kernels a vmapped dimension may come first: mu (V, B, D), key (V, 2), z (V, S, B, D), kl (V, B).
 
 
 def reference(
     mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return (z, kl) in plain torch: the equation above, in float32 or float64; kl is empty, (B, 0), if not asked."""
-    mu, logvar = mu.to(_wide(mu.dtype)), logvar.to(_wide(mu.dtype))
+    """Return (z, kl) in plain torch: the equation above, in float32 or float64; kl is empty, (B, 0), without `kl`."""
+    mu, logvar = mu.to(_compute_dtype(mu.dtype)), logvar.to(_compute_dtype(mu.dtype))
     eps = normals(key, samples, *mu.shape[-2:]).to(mu.dtype)
     z = mu.unsqueeze(-3) + torch.exp(logvar / 2).unsqueeze(-3) * eps
     divergence = 0.5 * (mu**2 + (torch.expm1(logvar) - logvar)) if kl else mu[..., :0]
@@ -89,8 +90,8 @@ def reference(
 
 
 def normals(key: Tensor, samples: int, B: int, D: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return eps (samples, B, D): normal draws addressed by element; in float64, the oracle of the kernels."""
-    quads = -(-D // 4)
+    """Return eps (samples, B, D), each normal from its own counter; in float64 the kernels are tested against it."""
+    quads = cdiv(D, 4)
     counter = torch.arange(samples * B * quads, device=key.device) + (key[..., 1:] if key.shape[-1] == 2 else 0)
     x = philox(counter, counter >> 32, 0, 0, key[..., :1], key[..., :1] >> 32)
     x = tuple(word.to(dtype) for word in x)
@@ -102,10 +103,10 @@ def normals(key: Tensor, samples: int, B: int, D: int, dtype: torch.dtype = torc
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Tensor, ...]:
     """Return Philox-4x32-10 of the counter (c0, c1, c2, c3) under the key (k0, k1): four words of 32 bits, in int64."""
     word = 0xFFFFFFFF
-    for turn in range(10):
+    for i in range(10):
         a, b = 0xD2511F53 * (c0 & word), 0xCD9E8D57 * (c2 & word)
-        c0, c1 = (b >> 32) ^ c1 ^ (k0 + turn * 0x9E3779B9), b
-        c2, c3 = (a >> 32) ^ c3 ^ (k1 + turn * 0xBB67AE85), a
+        c0, c1 = (b >> 32) ^ c1 ^ (k0 + i * 0x9E3779B9), b
+        c2, c3 = (a >> 32) ^ c3 ^ (k1 + i * 0xBB67AE85), a
     return tuple(c & word for c in (c0, c1, c2, c3))
 
 
@@ -118,7 +119,7 @@ def gradients(
     gz: Tensor | None, gkl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor, samples: int
 ) -> tuple[Tensor, Tensor]:
     """Return (gmu, glogvar) in differentiable torch: for double backward."""
-    m, lv = mu.to(_wide(mu.dtype)), logvar.to(_wide(mu.dtype))
+    m, lv = mu.to(_compute_dtype(mu.dtype)), logvar.to(_compute_dtype(mu.dtype))
     gmu = glogvar = torch.zeros_like(m)
     if gz is not None:
         gz, eps = gz.to(m.dtype), normals(key, samples, *m.shape[-2:]).to(m.dtype)
@@ -130,14 +131,14 @@ def gradients(
 
 # --------------------------------------------------------------------------------------------------- kernels
 #
-# A program owns a tile of R rows by K columns, of one sample forward and of up to TURNS backward. A thread's four
-# neighbouring columns are the four lanes of one Philox block. Strides of rows, and D, come divided by UNIT, so that the
-# compiler knows what divides them and can load vectors.
+# A program works on a tile of R rows by K columns, of one sample forward and of up to SAMPLES_PER_PROGRAM backward.
+# Four adjacent columns are the four lanes of one Philox block. Strides of rows, and D, are in units of UNIT elements,
+# see `frame.py`. Strides are named for tensor and dimension: mv, mb, md for V, B and D of mu.
 
 
 @jit
 def _radius(x, DOUBLE: tl.constexpr):
-    """Return sqrt(-2 log u), u = (x + 1/2) / 2^32, of full relative accuracy: from 1 - u where u > 1/2."""
+    """Return sqrt(-2 log u), u = (x + 1/2) / 2^32, to full relative accuracy: log u comes from 1 - u if u > 1/2."""
     if DOUBLE:
         log_u = tl.log((x.to(tl.float64) + 0.5) * 2.3283064365386963e-10)
     else:
@@ -154,7 +155,7 @@ def _radius(x, DOUBLE: tl.constexpr):
 
 @jit
 def _circle(x, DOUBLE: tl.constexpr):
-    """Return (cos, sin) of 2 pi x / 2^32: the quadrant is taken off the integer, the rest is a polynomial."""
+    """Return (cos, sin) of 2 pi x / 2^32: the quadrant from the integer's top bits, the rest by a polynomial."""
     signed = x.to(tl.int32, bitcast=True)
     quadrant = ((signed >> 29) + 1) >> 1
     angle = ((signed << 2) >> 2).to(tl.float64 if DOUBLE else tl.float32) * 1.4629180792671596e-09
@@ -174,7 +175,8 @@ def _circle(x, DOUBLE: tl.constexpr):
 
 @jit
 def _normals(seed, counter, R: tl.constexpr, K: tl.constexpr, DOUBLE: tl.constexpr):
-    """Return eps (R, K) of counters (R, K / 4)."""
+    """Return eps (R, K) for counters (R, K / 4)."""
+    # Four random words per counter; (x0, x1) and (x2, x3) give two normals each; interleave them along columns.
     x0, x1, x2, x3 = tl.randint4x(seed, counter)
     r0, r2 = _radius(x0, DOUBLE), _radius(x2, DOUBLE)
     c1, s1 = _circle(x1, DOUBLE)
@@ -184,7 +186,7 @@ def _normals(seed, counter, R: tl.constexpr, K: tl.constexpr, DOUBLE: tl.constex
 
 @jit
 def _exponentials(x):
-    """Return (e^(x/2), e^x): one as the root of the other, or its square where e^x does not have float32's range."""
+    """Return (e^(x/2), e^x): the first as the root of the second, or, where e^x over- or underflows, by itself."""
     within = tl.abs(x) < 85.0
     v = exp(tl.where(within, x, 0.5 * x))
     return tl.where(within, sqrt(v), v), tl.where(within, v, v * v)
@@ -192,9 +194,9 @@ def _exponentials(x):
 
 @jit
 def _excess(x, e, DOUBLE: tl.constexpr):
-    """Return (e^x - 1 - x, e^x - 1), of full relative accuracy, given e = e^x.
+    """Return (e^x - 1 - x, e^x - 1), to full relative accuracy, given e = e^x.
 
-    With y = x/2, h = e^y - 1 - y, a series, and E = y + h, they are E^2 + 2 h and E (E + 2) where |y| < 1.
+    For |y| < 1 with y = x/2 they are E^2 + 2 h and E (E + 2), where h = e^y - 1 - y is a series and E = y + h.
     """
     y = 0.5 * x
     series = 1.0
@@ -217,102 +219,117 @@ def forward_kernel(
     rows, blocks, inner, splits, samples, quads, mv, mb, md, lv, lb, ld, kv,
     OFFSET: tl.constexpr, DOUBLE: tl.constexpr, UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
+    """Store z = mu + e^(logvar / 2) eps of one sample, and with the first sample each row's part of kl."""
+    # Find the sample and the tile: its rows, columns, and Philox blocks of four columns.
     tile, sample, width = tl.program_id(0) // samples, tl.program_id(0) % samples, inner * UNIT
     split, block, v = tile % splits, tile // splits % blocks, (tile // splits // blocks).to(tl.int64)
     row, col, quad = block * R + tl.arange(0, R), split * K + tl.arange(0, K), split * (K // 4) + tl.arange(0, K // 4)
-    live, b = (row < rows)[:, None] & (col < width)[None, :], row.to(tl.int64)
-    wide = tl.float64 if DOUBLE else tl.float32
-    m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=live, other=0.0).to(wide)
-    g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=live, other=0.0).to(wide)
+    inside, b = (row < rows)[:, None] & (col < width)[None, :], row.to(tl.int64)
+    compute_dtype = tl.float64 if DOUBLE else tl.float32
+
+    # Load mu and logvar.
+    m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=inside, other=0.0)
+    m = m.to(compute_dtype)
+    g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=inside, other=0.0)
+    g = g.to(compute_dtype)
+
+    # Load the key; compute eps.
     seed, counter = tl.load(key + v * kv), ((sample * rows + b) * quads)[:, None] + quad[None, :]
     if OFFSET:
         counter += tl.load(key + v * kv + 1)
     eps = _normals(seed, counter, R, K, DOUBLE)
+
+    # Compute and store z.
     sigma, e = _exponentials(g)
-    to = z + (((v * samples + sample) * rows + b) * inner * UNIT)[:, None] + col[None, :]
-    tl.store(to, (m + sigma * eps).to(z.dtype.element_ty), mask=live)
+    out = z + (((v * samples + sample) * rows + b) * inner * UNIT)[:, None] + col[None, :]
+    tl.store(out, (m + sigma * eps).to(z.dtype.element_ty), mask=inside)
+
+    # Compute and store the part of kl; it is 0 where nothing was loaded.
     if kl is not None and sample == 0:
         excess, _ = _excess(g, e, DOUBLE)
-        part = tl.sum(0.5 * (m * m + excess), 1)  # nothing, where nothing was loaded
+        part = tl.sum(0.5 * (m * m + excess), 1)
         tl.store(kl + (v * rows + b) * splits + split, part, mask=row < rows)
 
 
 @jit
 def backward_kernel(
     gz, gkl, mu, logvar, key, gmu, glogvar,
-    rows, blocks, inner, splits, samples, groups, quads, step,
+    rows, blocks, inner, splits, samples, groups, quads, group_stride,
     zv, zs, zb, zd, gv, gb, mv, mb, md, lv, lb, ld, kv,
-    OFFSET: tl.constexpr, DOUBLE: tl.constexpr, LOOP: tl.constexpr,
+    OFFSET: tl.constexpr, DOUBLE: tl.constexpr, LOOPS: tl.constexpr,
     UNIT: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
+    """Store gmu = sum_s gz_s + gkl mu and glogvar = 1/2 (e^(logvar / 2) sum_s gz_s eps_s + gkl (e^logvar - 1)).
+
+    A program adds up the samples of its group, LOOPS of them; gz or gkl may be None.
+    """
+    # Find the group of samples and the tile, as forward does.
     tile, group, width = tl.program_id(0) // groups, tl.program_id(0) % groups, inner * UNIT
     split, block, v = tile % splits, tile // splits % blocks, (tile // splits // blocks).to(tl.int64)
     row, col, quad = block * R + tl.arange(0, R), split * K + tl.arange(0, K), split * (K // 4) + tl.arange(0, K // 4)
-    live, b = (row < rows)[:, None] & (col < width)[None, :], row.to(tl.int64)
-    wide = tl.float64 if DOUBLE else tl.float32
-    dm, dl = tl.zeros((R, K), wide), tl.zeros((R, K), wide)
-    g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=live, other=0.0).to(wide)
+    inside, b = (row < rows)[:, None] & (col < width)[None, :], row.to(tl.int64)
+    compute_dtype = tl.float64 if DOUBLE else tl.float32
+    dm, dl = tl.zeros((R, K), compute_dtype), tl.zeros((R, K), compute_dtype)
+
+    # Load logvar.
+    g = tl.load(logvar + ((v * lv + b * lb) * UNIT)[:, None] + (col * ld)[None, :], mask=inside, other=0.0)
+    g = g.to(compute_dtype)
+
+    # Load the key and each sample's gz; generate eps again; add up gz and gz eps.
     if gz is not None:
         seed, first = tl.load(key + v * kv), quad[None, :].to(tl.int64)
         if OFFSET:
             first += tl.load(key + v * kv + 1)
-        for turn in range(LOOP):
-            sample = (group * LOOP + turn).to(tl.int64)
-            at = gz + ((v * zv + sample * zs + b * zb) * UNIT)[:, None] + (col * zd)[None, :]
-            there = (row < tl.where(sample < samples, rows, 0))[:, None] & (col < width)[None, :]
-            dz = tl.load(at, mask=there, other=0.0).to(wide)
+        for loop in range(LOOPS):
+            sample = (group * LOOPS + loop).to(tl.int64)
+            address = gz + ((v * zv + sample * zs + b * zb) * UNIT)[:, None] + (col * zd)[None, :]
+            exists = (row < tl.where(sample < samples, rows, 0))[:, None] & (col < width)[None, :]
+            dz = tl.load(address, mask=exists, other=0.0).to(compute_dtype)
             dm += dz
             dl += dz * _normals(seed, first + ((sample * rows + b) * quads)[:, None], R, K, DOUBLE)
     sigma, e = _exponentials(g)
     dl *= 0.5 * sigma
+
+    # Load gkl (for the first group only) and mu; add the gradients of kl.
     if gkl is not None:
         d = tl.load(gkl + v * gv + b * gb, mask=row < tl.where(group == 0, rows, 0), other=0.0)[:, None]
         _, slope = _excess(g, e, DOUBLE)
-        m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=live, other=0.0).to(wide)
+        m = tl.load(mu + ((v * mv + b * mb) * UNIT)[:, None] + (col * md)[None, :], mask=inside, other=0.0)
+        m = m.to(compute_dtype)
         dm += d * m
         dl += d * 0.5 * slope
-    to = ((v * rows + b) * inner * UNIT)[:, None] + col[None, :] + group * step
-    tl.store(gmu + to, dm.to(gmu.dtype.element_ty), mask=live)
-    tl.store(glogvar + to, dl.to(glogvar.dtype.element_ty), mask=live)
+
+    # Store gmu and glogvar of the group.
+    out = ((v * rows + b) * inner * UNIT)[:, None] + col[None, :] + group * group_stride
+    tl.store(gmu + out, dm.to(gmu.dtype.element_ty), mask=inside)
+    tl.store(glogvar + out, dl.to(glogvar.dtype.element_ty), mask=inside)
 
 
-def _tile(B: int, D: int) -> tuple[dict[str, int], int, int]:
-    """Return the tile of a program (the row or 4096 of it, and rows to make 1024 elements), its blocks and splits."""
-    K = min(4096, max(4, 1 << (D - 1).bit_length()))
-    R = max(1, 1024 // K)
-    return {"R": R, "K": K, "num_warps": 4 if K <= 1024 else 8}, -(-B // R), -(-D // K)
+# -------------------------------------------------------------------------------------------------- launches
 
 
-def _reachable(x: Tensor) -> Tensor:
-    """Return x, copied where 32 bits do not address the columns of a row."""
-    return x if (x.shape[-1] - 1) * x.stride(-1) < 2**31 else x.contiguous()
-
-
-def _units(D: int, ndims: tuple[int, ...], *tensors: Tensor) -> tuple[int, list[tuple[int, ...]]]:
-    """Return the unit (8, 4 or 1) of D and of all strides but the last, and these strides in it, `ndims` of each."""
-    strides = [[s if n > 1 else 0 for n, s in zip(t.shape, t.stride(), strict=True)] for t in tensors]
-    unit = gcd(D, 8, *(s for each in strides for s in each[:-1]))
-    unit = unit if unit >= 4 else 1
-    padded = [(0,) * (n - len(each)) for n, each in zip(ndims, strides, strict=True)]
-    return unit, [(*p, *(s // unit for s in each[:-1]), each[-1]) for p, each in zip(padded, strides, strict=True)]
+def _tiles(B: int, D: int) -> tuple[dict[str, int], int, int]:
+    """Return a tile (at least one Philox block of 4 columns), the number of blocks of rows, and of splits of a row."""
+    tile = tile_of(D, minimum=4)
+    return tile, cdiv(B, tile["R"]), cdiv(D, tile["K"])
 
 
 def _forward(
     mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return (z, kl) of one launch, and a sum where a row takes several blocks; kl is (B, 0) if not asked for."""
+    """Return (z, kl) from one launch, and a sum if a row takes several tiles; kl is (B, 0) without `kl`."""
     *V, B, D = mu.shape
-    wide = _wide(mu.dtype)
+    compute_dtype = _compute_dtype(mu.dtype)
     z = torch.empty((*V, samples, B, D), dtype=dtype, device=mu.device)
     if mu.numel() == 0:
-        return z, torch.zeros((*V, B) if kl else (*V, B, 0), dtype=wide, device=mu.device)
-    (tile, blocks, splits), mu, logvar = _tile(B, D), _reachable(mu), _reachable(logvar)
-    unit, (ms, ls) = _units(D, (3, 3), mu, logvar)
-    parts = torch.empty((*V, B, splits if kl else 0), dtype=wide, device=mu.device)
+        return z, torch.zeros((*V, B) if kl else (*V, B, 0), dtype=compute_dtype, device=mu.device)
+    (tile, blocks, splits), mu, logvar = _tiles(B, D), addressable(mu), addressable(logvar)
+    unit, (ms, ls) = row_strides((mu, logvar), (3, 3))
+    parts = torch.empty((*V, B, splits if kl else 0), dtype=compute_dtype, device=mu.device)
     launch(
         forward_kernel, (prod(V) * blocks * splits * samples,), mu, logvar, key, z, parts if kl else None,
-        B, blocks, D // unit, splits, samples, -(-D // 4), *ms, *ls, key.stride(0) if V else 0,
-        OFFSET=key.shape[-1] == 2, DOUBLE=wide == torch.float64, UNIT=unit, **tile,
+        B, blocks, D // unit, splits, samples, cdiv(D, 4), *ms, *ls, key.stride(0) if V else 0,
+        OFFSET=key.shape[-1] == 2, DOUBLE=compute_dtype == torch.float64, UNIT=unit, **tile,
     )  # fmt: skip
     return z, parts if not kl else parts.sum(-1) if splits > 1 else parts.squeeze(-1)
 
@@ -320,22 +337,23 @@ def _forward(
 def _backward(
     gz: Tensor | None, gkl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor, samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (gmu, glogvar) of one launch, and a sum of each where samples are shared among programs."""
+    """Return (gmu, glogvar) from one launch, and a sum of each if samples are divided among programs."""
     *V, B, D = mu.shape
-    groups, dtype = -(-samples // TURNS), mu.dtype
-    shape, narrow = ((groups, *V, B, D), _wide(dtype)) if groups > 1 else (mu.shape, dtype)
-    gmu, glogvar = (torch.empty(shape, dtype=narrow, device=mu.device) for _ in range(2))
+    groups, dtype = cdiv(samples, SAMPLES_PER_PROGRAM), mu.dtype
+    shape, out_dtype = ((groups, *V, B, D), _compute_dtype(dtype)) if groups > 1 else (mu.shape, dtype)
+    gmu, glogvar = (torch.empty(shape, dtype=out_dtype, device=mu.device) for _ in range(2))
     if mu.numel() == 0 or (gz is None and gkl is None):
         return torch.zeros_like(mu), torch.zeros_like(logvar)
-    (tile, blocks, splits), mu, logvar = _tile(B, D), _reachable(mu), _reachable(logvar)
-    gz = None if gz is None else _reachable(gz)
-    unit, (zs, ms, ls) = _units(D, (4, 3, 3), mu.unsqueeze(-3) if gz is None else gz, mu, logvar)
+    (tile, blocks, splits), mu, logvar = _tiles(B, D), addressable(mu), addressable(logvar)
+    gz = None if gz is None else addressable(gz)
+    unit, (zs, ms, ls) = row_strides((mu.unsqueeze(-3) if gz is None else gz, mu, logvar), (4, 3, 3))
     gs = (0, 0) if gkl is None else (gkl.stride(0) if V else 0, gkl.stride(-1))
     launch(
         backward_kernel, (prod(V) * blocks * splits * groups,), gz, gkl, None if gkl is None else mu, logvar, key,
-        gmu, glogvar, B, blocks, D // unit, splits, samples, groups, -(-D // 4), mu.numel(),
+        gmu, glogvar, B, blocks, D // unit, splits, samples, groups, cdiv(D, 4), mu.numel(),
         *zs, *gs, *ms, *ls, key.stride(0) if V else 0,
-        OFFSET=key.shape[-1] == 2, DOUBLE=dtype == torch.float64, LOOP=min(samples, TURNS), UNIT=unit, **tile,
+        OFFSET=key.shape[-1] == 2, DOUBLE=dtype == torch.float64, LOOPS=min(samples, SAMPLES_PER_PROGRAM), UNIT=unit,
+        **tile,
     )  # fmt: skip
     return (gmu.sum(0).to(dtype), glogvar.sum(0).to(dtype)) if groups > 1 else (gmu, glogvar)
 
@@ -344,27 +362,28 @@ def _backward(
 
 
 def fused(mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return (z, kl) from the kernels, differentiable twice; arguments as those of `reference`."""
-    call = _registered if torch.compiler.is_compiling() else _Fused.apply
+    """Return (z, kl) from the kernels, twice differentiable; arguments as for `reference`."""
+    call = _forward_op if torch.compiler.is_compiling() else ReparameterizeFunction.apply
     z, divergence = call(mu, logvar, key, kl, samples, dtype)
     return z, divergence
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     mu, logvar, key, ctx.kl, ctx.samples, _ = inputs
     ctx.save_for_backward(mu, logvar, key)
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, gz: Tensor | None, gkl: Tensor | None, *, kernels: Any = _backward) -> tuple[Any, ...]:
+def _vjp(ctx: Any, gz: Tensor | None, gkl: Tensor | None, *, kernels: Any = _backward) -> tuple[Any, ...]:
+    """Return the gradients of all arguments from the kernels, or, where they are differentiated again, in torch."""
     form: Any = gradients if torch.is_grad_enabled() else kernels
     gmu, glogvar = form(gz, gkl if ctx.kl else None, *ctx.saved_tensors, ctx.samples)
-    wanted = zip((gmu, glogvar), ctx.needs_input_grad[:2], strict=True)
-    return *(g if w else None for g, w in wanted), None, None, None, None
+    grads = zip((gmu, glogvar), ctx.needs_input_grad[:2], strict=True)
+    return *(g if is_needed else None for g, is_needed in grads), None, None, None, None
 
 
-def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    """Return the op over a vmapped dimension, which stands in front of the batch: one launch, as many keys."""
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    """Return the op over a vmapped dimension, which is moved in front of the batch: one launch, a key for each."""
     pairs = zip(args[:3], in_dims[:3], strict=True)
     tensors = [t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0) for t, d in pairs]
     nested = tensors[0].ndim == 4
@@ -374,20 +393,22 @@ def _batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tu
     return (z, divergence), (0, 0)
 
 
-class _Fused(torch.autograd.Function):
+class ReparameterizeFunction(torch.autograd.Function):
+    """The kernels as one autograd node."""
+
     forward = staticmethod(_forward)
-    setup_context = staticmethod(_save)
-    backward = staticmethod(_differentiate)  # type: ignore[assignment]
-    vmap = staticmethod(_batched)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_vjp)  # type: ignore[assignment]
+    vmap = staticmethod(_vmap)
 
 
-_registered = torch.library.custom_op(
+_forward_op = torch.library.custom_op(
     "genbench::reparameterize",
     _forward,
     mutates_args=(),
     schema="(Tensor mu, Tensor logvar, Tensor key, bool kl, SymInt samples, ScalarType dtype) -> (Tensor, Tensor)",
 )
-_registered_backward = torch.library.custom_op(
+_backward_op = torch.library.custom_op(
     "genbench::reparameterize_backward",
     _backward,
     mutates_args=(),
@@ -395,20 +416,22 @@ _registered_backward = torch.library.custom_op(
 )
 
 
-def _fake(mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _forward_meta(
+    mu: Tensor, logvar: Tensor, key: Tensor, kl: bool, samples: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     *V, B, D = mu.shape
     z = mu.new_empty((*V, samples, B, D), dtype=dtype)
-    return z, mu.new_empty((*V, B) if kl else (*V, B, 0), dtype=_wide(mu.dtype))
+    return z, mu.new_empty((*V, B) if kl else (*V, B, 0), dtype=_compute_dtype(mu.dtype))
 
 
-def _fake_backward(gz: Any, gkl: Any, mu: Tensor, logvar: Tensor, key: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+def _backward_meta(gz: Any, gkl: Any, mu: Tensor, logvar: Tensor, key: Tensor, samples: int) -> tuple[Tensor, Tensor]:
     return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
 
 
-_registered.register_fake(_fake)
-_registered.register_autograd(partial(_differentiate, kernels=_registered_backward), setup_context=_save)
-_registered.register_vmap(_batched)
-_registered_backward.register_fake(_fake_backward)
+_forward_op.register_fake(_forward_meta)
+_forward_op.register_autograd(partial(_vjp, kernels=_backward_op), setup_context=_setup_context)
+_forward_op.register_vmap(_vmap)
+_backward_op.register_fake(_backward_meta)
 
 
 # -------------------------------------------------------------------------------------------------- examples
@@ -422,7 +445,7 @@ def examples(device: str) -> Iterator[Example]:
     yield call("offset", 64, 128, offset=True)
     yield call("halves", 64, 100, halves=True)
     yield call("samples", 16, 64, samples=4)
-    yield call("groups", 4, 64, samples=2 * TURNS)
+    yield call("groups", 4, 64, samples=2 * SAMPLES_PER_PROGRAM)
     yield call("float64", 64, 128, dtype=torch.float64)
     yield call("bfloat16", 64, 128, dtype=torch.bfloat16)
     yield call("float16", 64, 128, dtype=torch.float16)
@@ -450,10 +473,11 @@ def _example(
     return Example(name, (mu.requires_grad_(), logvar.requires_grad_(), key, kl, samples, out or dtype))
 
 
-OP = Op(reference, fused, examples, lower=lambda *args, **options: _lowered(*args, **options))
-
-
-def _lowered(
+def _lower(
     mu: Tensor, logvar: Tensor, key: Tensor, *, kl: bool = True, samples: int = 1
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return (mu, logvar, _checked(mu, logvar, key, samples), kl, samples, mu.dtype), {}
+    """Return the arguments that `reparameterize` passes to `reference` and `fused`."""
+    return (mu, logvar, _validate(mu, logvar, key, samples), kl, samples, mu.dtype), {}
+
+
+OP = Op(reference, fused, examples, lower=_lower)

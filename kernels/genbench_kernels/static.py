@@ -1,10 +1,10 @@
-"""Compiles every kernel of every op for GPUs that are not there, and holds what it reads against agreed budgets.
+"""The static gate: compiles every kernel for several GPUs, none of which has to be present, and checks budgets.
 
-`python -m genbench_kernels.static` traces each example of each op on the meta device, compiles each kernel it starts
-just as the launch would (types, alignment, constants, warps) for each of TARGETS, and counts in the machine code. Every
-figure gates: one above `kernels/budgets/triton-<version>.json` fails, as does one without a budget, a budget without a
-figure, and any spill (stack, spilled_loads), budgeted or not. `--write` agrees to the figures of the day by rewriting
-that file, which is committed with the change that costs them.
+`python -m genbench_kernels.static` traces each example of each op on the meta device, compiles each kernel it launches
+as the launch would (types, alignment, constants, warps) for each of TARGETS, and takes figures from the machine code.
+The gate fails for a figure above `kernels/budgets/triton-<version>.json`, a figure without a budget, a budget without a
+figure, and any spill (stack, spilled_loads), budgeted or not. `--write` replaces the budgets by the current figures;
+commit that file together with the change that costs them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TARGETS = {
     "gfx942": ("hip", "gfx942", 64),
 }
 BUDGETS = Path(__file__).parents[1] / "budgets"
-Figures = dict[str, dict[str, int]]  # "op/example/direction" or ".../kernel@target" -> figure -> value; less is better
+Figures = dict[str, dict[str, int]]  # "op/example/direction" or ".../kernel@target" -> {figure: value}; less is better
 
 
 # ---------------------------------------------------------------------------------------------- compiling
@@ -45,26 +45,26 @@ Figures = dict[str, dict[str, int]]  # "op/example/direction" or ".../kernel@tar
 
 @dataclass(frozen=True)
 class Pointer:
-    """What Triton's launcher asks of a tensor, as one on a device would answer (on the meta device all are at 0)."""
+    """The properties that Triton's launcher reads from a tensor, as on a device (on the meta device all start at 0)."""
 
     tensor: Tensor
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of an element."""
+        """The type of the elements."""
         return self.tensor.dtype
 
     def data_ptr(self) -> int:
-        """Return where the tensor begins in its storage, which begins at an address that 16 divides."""
+        """Return the offset of the tensor in its storage, in bytes; storage is aligned to 16 bytes."""
         return self.tensor.storage_offset() * self.tensor.element_size()
 
     def ptr_range(self) -> int:
-        """Return the bytes of the storage."""
+        """Return the size of the storage in bytes."""
         return self.tensor.untyped_storage().size()
 
 
 def build(launch: Launch, target: str) -> Any:
-    """Return the kernel of a launch compiled for one of TARGETS, its arguments read by Triton's own launcher."""
+    """Return the kernel of a launch compiled for one of TARGETS, specialized to its arguments as in a real launch."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
@@ -81,7 +81,7 @@ def build(launch: Launch, target: str) -> Any:
 def measure(launch: Launch, target: str) -> dict[str, int]:
     """Return the figures of one kernel for one target: registers, stack, spills, shared bytes, instructions, loads.
 
-    `narrow_loads` are the loads from global memory of less than 128 bits; `loads` are all of them.
+    `loads` are those from global memory, `narrow_loads` those of them that load less than 128 bits.
     """
     compiled = build(launch, target)
     read = _read_sass if "cubin" in compiled.asm else _read_amdgcn
@@ -128,7 +128,7 @@ def _read_amdgcn(asm: Any) -> dict[str, int]:
 
 
 def example_figures(name: str, op: Op, example: Example) -> Figures:
-    """Return the figures of one example: launches and bytes of each direction, and those of each of its kernels."""
+    """Return the figures of one example: launches and bytes of each direction, and `measure` of each kernel."""
     figures: Figures = {}
     for direction, launches in zip(
         ("forward", "backward"), trace(op.fused, *example.args, **example.options), strict=True
@@ -142,82 +142,84 @@ def example_figures(name: str, op: Op, example: Example) -> Figures:
 
 
 def figures(only: str = "*", jobs: int = 2) -> Figures:
-    """Return the figures of every example "op/example" that matches `only`."""
-    wanted = [(n, e.name) for n, op in ops().items() for e in op.examples("meta") if fnmatch(f"{n}/{e.name}", only)]
+    """Return the figures of every example whose "op/example" matches `only`."""
+    examples = [(n, e.name) for n, op in ops().items() for e in op.examples("meta") if fnmatch(f"{n}/{e.name}", only)]
     if jobs == 1:
-        parts: Iterable[Figures] = map(_part, wanted)
+        parts: Iterable[Figures] = map(_figures_of, examples)
         return {key: value for part in parts for key, value in part.items()}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return {key: value for part in pool.map(_part, wanted, chunksize=4) for key, value in part.items()}
+        return {key: value for part in pool.map(_figures_of, examples, chunksize=4) for key, value in part.items()}
 
 
-def _part(wanted: tuple[str, str]) -> Figures:
-    op = ops()[wanted[0]]
-    example = next(e for e in op.examples("meta") if e.name == wanted[1])
-    return example_figures(wanted[0], op, example)
+def _figures_of(names: tuple[str, str]) -> Figures:
+    op_name, example_name = names
+    op = ops()[op_name]
+    example = next(e for e in op.examples("meta") if e.name == example_name)
+    return example_figures(op_name, op, example)
 
 
-def problems(measured: Figures, budget: Figures) -> Iterator[str]:
-    """Yield what fails the gate: spills, every figure over its budget or without one, and budgets without a figure."""
-    for key, figure in measured.items():
+def problems(measured: Figures, budgets: Figures) -> Iterator[str]:
+    """Yield what fails the gate: spills, figures over budget or without one, and budgets without a figure."""
+    for key, figures in measured.items():
         for spill in ("stack", "spilled_loads"):
-            if figure.get(spill):
-                yield f"{key}: spills, {spill} {figure[spill]}"
-        for what, value in figure.items():
-            agreed = budget.get(key, {}).get(what)
-            if agreed is None:
-                yield f"{key}: {what} {value} has no budget"
-            elif value > agreed:
-                yield f"{key}: {what} {agreed} -> {value}"
-        for what in budget.get(key, {}).keys() - figure.keys():
-            yield f"{key}: {what} is budgeted, and no longer measured"
-    yield from (f"{key}: budgeted, and no longer there" for key in budget.keys() - measured.keys())
+            if figures.get(spill):
+                yield f"{key}: spills, {spill} {figures[spill]}"
+        for name, value in figures.items():
+            budget = budgets.get(key, {}).get(name)
+            if budget is None:
+                yield f"{key}: {name} {value} has no budget"
+            elif value > budget:
+                yield f"{key}: {name} {budget} -> {value}"
+        for name in budgets.get(key, {}).keys() - figures.keys():
+            yield f"{key}: {name} has a budget but was not measured"
+    yield from (f"{key}: has a budget but was not measured" for key in budgets.keys() - measured.keys())
 
 
 def budget_file() -> Path:
-    """Return the file of agreed figures for the triton that is installed."""
+    """Return the file of budgets for the installed triton."""
     return BUDGETS / f"triton-{triton.__version__.partition('+')[0]}.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the gate and return its exit code: 0 within budget, 1 over it, 2 where it cannot run."""
+    """Run the gate and return its exit code: 0 within budget, 1 over it, 2 if it cannot run."""
     parser = argparse.ArgumentParser(prog="python -m genbench_kernels.static", description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="agree to the figures of now: rewrite the budget file")
+    parser.add_argument("--write", action="store_true", help="replace the budgets by the current figures")
     parser.add_argument(
-        "--only", default="*", metavar="GLOB", help="examples as op/example, such as 'affine_coupling/*'"
+        "--only", default="*", metavar="GLOB", help="examples to check, as op/example: 'affine_coupling/*'"
     )
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="processes that compile (default: 2)")
     options = parser.parse_args(arguments)
     if triton is None or INTERPRETED:
-        print("static gate: cannot run,", "triton is not installed" if triton is None else "unset TRITON_INTERPRET")
+        obstacle = "triton is not installed" if triton is None else "TRITON_INTERPRET is set; unset it"
+        print(f"static gate: cannot run: {obstacle}")
         return 2
     start, path = perf_counter(), budget_file()
     measured = figures(options.only, options.jobs)
     if not measured:
-        print(f"static gate: cannot run, no example matches --only {options.only!r}; give it as op/example")
+        print(f"static gate: cannot run: no example matches --only {options.only!r}; write it as op/example")
         return 2
-    kept = {key: value for key, value in _agreed(path).items() if not _selected(key, options.only)}
+    other_budgets = {key: value for key, value in _read(path).items() if not _selected(key, options.only)}
     if options.write:
-        _write(path, {**kept, **measured})
-    found = list(problems(measured, {k: v for k, v in _agreed(path).items() if k not in kept}))
-    print(*found, sep="\n", end="\n" if found else "")
+        _write(path, {**other_budgets, **measured})
+    failures = list(problems(measured, {k: v for k, v in _read(path).items() if k not in other_budgets}))
+    print(*failures, sep="\n", end="\n" if failures else "")
     kernels = sum("@" in key for key in measured)
     seconds = perf_counter() - start
-    print(f"static gate: {kernels} kernels for {', '.join(TARGETS)} in {seconds:.0f} s: {len(found)} problems")
-    return 1 if found else 0
+    print(f"static gate: {kernels} kernels for {', '.join(TARGETS)} in {seconds:.0f} s: {len(failures)} problems")
+    return 1 if failures else 0
 
 
 def _selected(key: str, only: str) -> bool:
     return fnmatch("/".join(key.split("/")[:2]), only)
 
 
-def _agreed(path: Path) -> Figures:
-    agreed: Figures = json.loads(path.read_text()) if path.exists() else {}
-    return agreed
+def _read(path: Path) -> Figures:
+    budgets: Figures = json.loads(path.read_text()) if path.exists() else {}
+    return budgets
 
 
-def _write(path: Path, agreed: Figures) -> None:
-    rows = [f'  "{key}": {json.dumps(agreed[key])}' for key in sorted(agreed)]
+def _write(path: Path, budgets: Figures) -> None:
+    rows = [f'  "{key}": {json.dumps(budgets[key])}' for key in sorted(budgets)]
     path.write_text("{\n" + ",\n".join(rows) + "\n}\n")
 
 

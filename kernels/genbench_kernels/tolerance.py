@@ -1,4 +1,4 @@
-"""The one rule by which a fused form is right: an error against float64 of at most max(2 x eager's own, 1 ulp)."""
+"""The tolerance of all fused forms: an error against float64 of at most max(2 x eager's own error, 1 ulp)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def excess(actual: Tensor, eager: Tensor, exact: Tensor) -> float:
-    """Return the largest error of `actual` in units of what is allowed it: at most 1 is right.
+    """Return the largest error of `actual` as a multiple of the tolerance: 1 or less passes.
 
-    `exact` is float64 from the same inputs, `eager` the reference at `actual`'s precision; an element may be off by
-    twice the largest error of `eager`, or by one ulp of its own in `actual`'s dtype. NaN and inf must stand where they
-    are in `exact`. Raises ValueError where shapes or dtypes differ.
+    `exact` is computed in float64 from the same inputs, `eager` is the reference at `actual`'s precision. An element
+    may be off by twice the largest error of `eager`, or by one ulp in `actual`'s dtype. NaN and inf must be where they
+    are in `exact`. Raises ValueError if shapes or dtypes differ.
     """
     if actual.shape != exact.shape or actual.dtype != eager.dtype or exact.dtype != torch.float64:
-        given = [(tuple(t.shape), t.dtype) for t in (actual, eager, exact)]
-        raise ValueError(f"actual and eager must share a dtype, exact be float64, and all one shape; got {given}")
+        got = [(tuple(t.shape), t.dtype) for t in (actual, eager, exact)]
+        raise ValueError(f"need one shape, actual and eager of one dtype, and exact in float64; got {got}")
     if exact.numel() == 0:
         return 0.0
     value, finite = actual.double(), exact.isfinite()
@@ -24,8 +24,8 @@ def excess(actual: Tensor, eager: Tensor, exact: Tensor) -> float:
     ):
         return float("inf")
     error = torch.where(finite, (value - exact).abs(), 0.0)
-    own = torch.where(finite, (eager.double() - exact).abs(), 0.0).nan_to_num(0.0, posinf=0.0).max()
-    ratio = (error / torch.maximum(2 * own, ulp(exact, actual.dtype))).max().item()
+    eager_error = torch.where(finite, (eager.double() - exact).abs(), 0.0).nan_to_num(0.0, posinf=0.0).max()
+    ratio = (error / torch.maximum(2 * eager_error, ulp(exact, actual.dtype))).max().item()
     return ratio if ratio == ratio else float("inf")
 
 

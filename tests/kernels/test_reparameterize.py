@@ -1,4 +1,4 @@
-"""Reparameterised sampling: the kernels, interpreted, against float64; Philox; what normal draws and the KL obey."""
+"""Reparameterized sampling: the kernels, run by Triton's interpreter, against float64; Philox; normals and the KL."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from genbench_kernels import explain, reparameterize
 from genbench_kernels.op import trace
 from genbench_kernels.reparameterize import (
     OP,
-    TURNS,
+    SAMPLES_PER_PROGRAM,
+    _backward_op,
     _box_muller,
-    _registered,
-    _registered_backward,
+    _forward_op,
     fused,
     normals,
     philox,
@@ -28,8 +28,8 @@ from torch.func import grad, vmap
 from torch.special import ndtr
 
 KEY = torch.tensor([20131220, 1312])
-MODULE = importlib.import_module("genbench_kernels.reparameterize")  # the package has the function by that name
-ROWS = {1: 64, 7: 16, 100: 8, 5000: 2}  # size of a row -> rows; 5000 spans blocks
+MODULE = importlib.import_module("genbench_kernels.reparameterize")  # in the package this name is the function
+ROWS = {1: 64, 7: 16, 100: 8, 5000: 2}  # size of a row -> rows; a row of 5000 takes several tiles
 
 
 def inputs(B: int, D: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -41,46 +41,46 @@ def inputs(B: int, D: int, dtype: torch.dtype = torch.float32, seed: int = 0) ->
 def run(
     mu: Tensor, logvar: Tensor, key: Tensor = KEY, dtype: torch.dtype | None = None, **options: Any
 ) -> tuple[Tensor, ...]:
-    """Return z, kl and the gradients of mu and logvar under a fixed random cotangent, computed in `dtype`."""
+    """Return z, kl and the gradients of mu and logvar for a fixed random cotangent, computed in `dtype`."""
     leaves = [(v if dtype is None else v.to(dtype)).detach().requires_grad_() for v in (mu, logvar)]
     outputs = [v for v in reparameterize(*leaves, key, **options) if v is not None]
     torch.manual_seed(0)
-    cotangents = [torch.randn(v.shape).bfloat16().to(v) for v in outputs]  # the same numbers in every dtype
+    cotangents = [torch.randn(v.shape).bfloat16().to(v) for v in outputs]  # the same values in every dtype
     return *outputs, *torch.autograd.grad(outputs, leaves, cotangents)
 
 
-def agree(B: int, D: int, dtype: torch.dtype = torch.float32, draws: int = 4, **options: Any) -> None:
-    """Assert the tolerance rule of values and gradients over several draws: eager's largest error in one is luck.
+def assert_within_tolerance(B: int, D: int, dtype: torch.dtype = torch.float32, draws: int = 4, **options: Any) -> None:
+    """Assert the tolerance of values and gradients over several draws; eager's error in a single one is luck.
 
-    Eager is torch at its own precision throughout, its normals too (the reference takes them from float64).
+    Eager computes at its own precision throughout, including the normals (which the reference computes in float64).
     """
-    drawn = [inputs(B, D, dtype, seed) for seed in range(draws)]
+    samples = [inputs(B, D, dtype, seed) for seed in range(draws)]
     forms: Any = {"backend": "fused"}, {"backend": "reference"}, {"backend": "reference", "dtype": torch.float64}
-    ours, exact = ([run(*one, **form, **options) for one in drawn] for form in forms[::2])
+    ours, exact = ([run(*sample, **form, **options) for sample in samples] for form in forms[::2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MODULE, "normals", partial(normals, dtype=torch.float32))
-        eager = [run(*one, **forms[1], **options) for one in drawn]
+        eager = [run(*sample, **forms[1], **options) for sample in samples]
     pooled = (map(torch.cat, zip(*form, strict=True)) for form in (ours, eager, exact))
     assert max(excess(*triple) for triple in zip(*pooled, strict=True)) <= 1
 
 
-# ----------------------------------------------------------------------------------------- right to rounding
+# ----------------------------------------------------------------------------------------- accuracy
 
 
 @pytest.mark.parametrize("size", ROWS)
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("kl", [True, False])
 def test_values_and_gradients_agree_with_float64(size: int, samples: int, kl: bool) -> None:
-    agree(ROWS[size], size, samples=samples, kl=kl)
+    assert_within_tolerance(ROWS[size], size, samples=samples, kl=kl)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_loses_only_what_rounding_does(dtype: torch.dtype) -> None:
-    agree(8, 100, dtype, samples=2)
+def test_half_precision_adds_only_rounding_errors(dtype: torch.dtype) -> None:
+    assert_within_tolerance(8, 100, dtype, samples=2)
 
 
-def test_samples_shared_among_programs_are_added_up() -> None:
-    agree(2, 20, samples=TURNS + 3)
+def test_gradients_of_samples_divided_among_programs() -> None:
+    assert_within_tolerance(2, 20, samples=SAMPLES_PER_PROGRAM + 3)
 
 
 def test_float64_is_computed_in_float64() -> None:
@@ -89,7 +89,7 @@ def test_float64_is_computed_in_float64() -> None:
         torch.testing.assert_close(ours, exact, rtol=1e-13, atol=1e-13)
 
 
-def test_normals_of_float32_are_right_to_four_ulps_far_out_and_near_zero() -> None:
+def test_float32_normals_are_accurate_to_four_ulps_in_tails_and_near_zero() -> None:
     zero = torch.zeros(4, 4096)
     z, _ = reparameterize(zero, zero, KEY, kl=False, backend="fused")
     exact = normals(KEY, 1, 4, 4096)
@@ -99,7 +99,7 @@ def test_normals_of_float32_are_right_to_four_ulps_far_out_and_near_zero() -> No
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
-def test_kl_near_zero_is_not_lost(backend: Any) -> None:
+def test_small_kl_does_not_cancel(backend: Any) -> None:
     _, kl = reparameterize(torch.zeros(1, 1), torch.full((1, 1), 1e-4), KEY, backend=backend)
     assert kl is not None
     assert kl.item() == pytest.approx(2.5e-9, rel=1e-2)
@@ -107,7 +107,7 @@ def test_kl_near_zero_is_not_lost(backend: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_kl_of_float32_is_right_everywhere() -> None:
+def test_float32_kl_is_accurate_everywhere() -> None:
     logvar = torch.cat([torch.linspace(-80, 80, 1601), torch.linspace(-2, 2, 1601), torch.logspace(-9, 0, 91)])[:, None]
     _, kl, _, slope = run(torch.zeros_like(logvar), logvar, samples=1, backend="fused")
     wide = logvar.double()[:, 0]
@@ -117,9 +117,9 @@ def test_kl_of_float32_is_right_everywhere() -> None:
     assert torch.isfinite(slope).all()
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's NumPy says what happens
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from the interpreter's NumPy
 @pytest.mark.parametrize("backend", ["fused", "reference"])
-def test_what_is_not_finite_stays_where_it_is(backend: Any) -> None:
+def test_non_finite_inputs_affect_only_their_own_results(backend: Any) -> None:
     logvar = torch.tensor([[0.0, torch.nan], [torch.inf, 0.0], [-torch.inf, 0.0], [200.0, 0.0], [0.0, 0.0]])
     z, kl = reparameterize(torch.zeros(5, 2), logvar, KEY, backend=backend)
     assert kl is not None
@@ -127,7 +127,7 @@ def test_what_is_not_finite_stays_where_it_is(backend: Any) -> None:
     assert kl.isfinite().tolist() == [False, False, False, False, True]
 
 
-# ----------------------------------------------------------------------------------------------- the draws
+# ----------------------------------------------------------------------------------------------- normals
 
 
 VECTORS = [  # Random123, kat_vectors: counter, key, words
@@ -142,11 +142,11 @@ VECTORS = [  # Random123, kat_vectors: counter, key, words
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), VECTORS)
-def test_philox_gives_the_known_answers(counter: list[int], key: list[int], words: list[int]) -> None:
+def test_philox_matches_known_answers(counter: list[int], key: list[int], words: list[int]) -> None:
     assert [int(w) for w in philox(*torch.tensor(counter), *torch.tensor(key))] == words
 
 
-def test_bits_are_those_of_torch() -> None:
+def test_bits_match_torch() -> None:
     _random = pytest.importorskip("torch.func._random", reason="torch 2.15 has it")
     key = torch.tensor([42, 2**32 - 3], dtype=torch.uint64)
     x = _random.bits(key, 2, 3, 8, dtype=torch.uint32).double().view(-1, 4).T
@@ -157,7 +157,7 @@ def test_bits_are_those_of_torch() -> None:
 
 
 @pytest.mark.parametrize("key", [[-1], [0], [2**63 - 1, 2**32 - 5], [-(2**62), 2**40 + 3], [7, -2]])
-def test_every_bit_of_the_key_and_of_the_counter_counts(key: list[int]) -> None:
+def test_large_and_negative_keys(key: list[int]) -> None:
     zero = torch.zeros(4, 32, dtype=torch.float64)
     z, _ = reparameterize(zero, zero, torch.tensor(key), kl=False, backend="fused")
     torch.testing.assert_close(z, normals(torch.tensor(key), 1, 4, 32), rtol=1e-12, atol=1e-14)
@@ -165,18 +165,18 @@ def test_every_bit_of_the_key_and_of_the_counter_counts(key: list[int]) -> None:
 
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 6), st.sampled_from([8, 16, 64]), st.integers(2, 4))
 @settings(max_examples=6, derandomize=True, deadline=None)
-def test_retuning_never_changes_a_sample(B: int, D: int, samples: int, K: int, R: int) -> None:
+def test_samples_do_not_depend_on_the_tile(B: int, D: int, samples: int, K: int, R: int) -> None:
     z, _, *gradients = run(*inputs(B, D), samples=samples, backend="fused")
     R = 1 << R - 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "_tile", lambda B, D: ({"R": R, "K": K, "num_warps": 1}, -(-B // R), -(-D // K)))
-        patch.setattr(MODULE, "TURNS", 8)
-        again, _, *retuned = run(*inputs(B, D), samples=samples, backend="fused")
-    assert torch.equal(z, again)
-    assert all(torch.equal(a, b) for a, b in zip(gradients, retuned, strict=True))
+        patch.setattr(MODULE, "_tiles", lambda B, D: ({"R": R, "K": K, "num_warps": 1}, -(-B // R), -(-D // K)))
+        patch.setattr(MODULE, "SAMPLES_PER_PROGRAM", 8)
+        other_z, _, *other_gradients = run(*inputs(B, D), samples=samples, backend="fused")
+    assert torch.equal(z, other_z)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, other_gradients, strict=True))
 
 
-def test_a_draw_depends_on_its_place_alone() -> None:
+def test_a_normal_depends_on_its_position_only() -> None:
     zero = torch.zeros(6, 10)
     z, _ = reparameterize(zero, zero, KEY, samples=2, backend="fused")
     assert torch.equal(reparameterize(zero[:4], zero[:4], KEY, backend="fused")[0][0], z[0, :4])
@@ -185,13 +185,13 @@ def test_a_draw_depends_on_its_place_alone() -> None:
 
 
 def kolmogorov(draws: Tensor) -> float:
-    """Return Kolmogorov's sqrt(n) sup |F_n - Phi|, for n large."""
+    """Return Kolmogorov's statistic sqrt(n) sup |F_n - Phi|."""
     steps = torch.arange(len(draws) + 1, dtype=torch.float64) / len(draws)
     phi = ndtr(draws.sort().values)
     return (torch.maximum((steps[1:] - phi).abs(), (steps[:-1] - phi).abs()).max() * len(draws) ** 0.5).item()
 
 
-def test_draws_are_normal() -> None:
+def test_normals_have_a_normal_distribution() -> None:
     eps = normals(KEY, 1, 64, 4096).flatten()
     assert all(kolmogorov(draws) < 1.63 for draws in (eps, *(eps[lane::4] for lane in range(4))))  # 1 % level
     moments = torch.stack([(eps**k).mean() for k in (1, 2, 3, 4)])
@@ -201,23 +201,23 @@ def test_draws_are_normal() -> None:
     assert abs((eps.abs() > 4).sum().item() - tail) < 4 * tail**0.5
 
 
-def test_draws_are_independent() -> None:
+def test_normals_are_independent() -> None:
     streams = [normals(torch.tensor(key), 2, 32, 1024) for key in ([0], [1], [2**32], [0, 2**32])]
-    eps = torch.cat([s.reshape(2, -1) for s in streams])  # keys and samples, and beside them, neighbours
+    eps = torch.cat([s.reshape(2, -1) for s in streams])  # keys and samples; below, neighbouring elements
     pairs = torch.cat([eps, *(eps[:1].roll(lag, 1) for lag in (1, 2, 3, 4, 1024))])
-    for power in (1, 2):  # Box-Muller's pairs share a radius: their squares must not be correlated either
+    for power in (1, 2):  # squares, too: pairs of Box-Muller share a radius
         correlation = torch.corrcoef(pairs**power) - torch.eye(len(pairs))
         assert correlation.abs().max() < 4.5 / eps.shape[1] ** 0.5
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 5), st.integers(0, 9), st.integers(1, 3), st.booleans())
 @settings(max_examples=40, derandomize=True, deadline=None)
-def test_any_shape_key_and_order_of_memory(seed: int, B: int, D: int, samples: int, transposed: bool) -> None:
+def test_shapes_keys_and_memory_orders(seed: int, B: int, D: int, samples: int, transposed: bool) -> None:
     mu, logvar = inputs(B, D, torch.float64)
-    moved = [v.T.contiguous().T if transposed else torch.cat((v, v), 1)[:, D:] for v in (mu, logvar)]
+    strided = [v.T.contiguous().T if transposed else torch.cat((v, v), 1)[:, D:] for v in (mu, logvar)]
     key = torch.tensor([seed])
     for ours, exact in zip(
-        run(*moved, key, samples=samples, backend="fused"),
+        run(*strided, key, samples=samples, backend="fused"),
         run(mu, logvar, key, samples=samples, backend="reference"),
         strict=True,
     ):
@@ -242,17 +242,17 @@ def test_broadcast_inputs_and_cotangents() -> None:
     assert torch.equal(leaf.grad, torch.full((5, 12), 3.0))
 
 
-# --------------------------------------------------------------------------------------- what gradients obey
+# --------------------------------------------------------------------------------------- gradients
 
 
 def test_gradients_of_expectations() -> None:
     mu, logvar = (v[:, :2].double().requires_grad_() for v in inputs(2, 4))
     n = 20000
     z, _ = reparameterize(mu, logvar, KEY, samples=n)
-    one, zero = torch.autograd.grad(z.mean(0).sum(), (mu, logvar), retain_graph=True)
-    torch.testing.assert_close(one, torch.ones_like(mu))
+    gmu, glogvar = torch.autograd.grad(z.mean(0).sum(), (mu, logvar), retain_graph=True)
+    torch.testing.assert_close(gmu, torch.ones_like(mu))
     sigma = (logvar / 2).exp().detach()
-    assert (zero.abs() < 4 * sigma / 2 / n**0.5).all()
+    assert (glogvar.abs() < 4 * sigma / 2 / n**0.5).all()
     gmu, glogvar = torch.autograd.grad((z**2).mean(0).sum(), (mu, logvar))
     assert ((gmu - 2 * mu).abs() < 4 * 2 * sigma / n**0.5).all()
     deviation = sigma * (mu**2 + 2 * sigma**2).sqrt()
@@ -260,7 +260,7 @@ def test_gradients_of_expectations() -> None:
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
-def test_kl_is_that_of_the_distributions_and_so_is_its_gradient(backend: Any) -> None:
+def test_kl_and_its_gradient_match_torch_distributions(backend: Any) -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(4, 6, torch.float64))
     _, kl = reparameterize(mu, logvar, KEY, backend=backend)
     q, p = torch.distributions.Normal(mu, (logvar / 2).exp()), torch.distributions.Normal(0.0, 1.0)
@@ -271,7 +271,7 @@ def test_kl_is_that_of_the_distributions_and_so_is_its_gradient(backend: Any) ->
     torch.testing.assert_close(glogvar, torch.expm1(logvar) / 2)
 
 
-@pytest.mark.parametrize("form", [fused, _registered], ids=["eager", "registered"])
+@pytest.mark.parametrize("form", [fused, _forward_op], ids=["eager", "registered"])
 @pytest.mark.parametrize(("kl", "samples"), [(True, 1), (False, 2)])
 def test_first_and_second_derivatives(form: Any, kl: bool, samples: int) -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(1, 2, torch.float64))
@@ -280,17 +280,17 @@ def test_first_and_second_derivatives(form: Any, kl: bool, samples: int) -> None
     assert torch.autograd.gradgradcheck(form, args)
 
 
-@pytest.mark.parametrize("form", [fused, _registered], ids=["eager", "registered"])
+@pytest.mark.parametrize("form", [fused, _forward_op], ids=["eager", "registered"])
 @pytest.mark.parametrize("used", [0, 1])
-def test_either_output_may_go_unused(form: Any, used: int) -> None:
+def test_either_output_may_be_unused(form: Any, used: int) -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(3, 5))
     ours = torch.autograd.grad(form(mu, logvar, KEY, True, 1, torch.float32)[used].sum(), (mu, logvar))
-    theirs = torch.autograd.grad(OP.reference(mu, logvar, KEY, True, 1, torch.float32)[used].sum(), (mu, logvar))
-    for a, b in zip(ours, theirs, strict=True):
+    reference = torch.autograd.grad(OP.reference(mu, logvar, KEY, True, 1, torch.float32)[used].sum(), (mu, logvar))
+    for a, b in zip(ours, reference, strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_one_gradient_alone() -> None:
+def test_only_one_input_requires_gradients() -> None:
     mu, logvar = inputs(3, 5)
     for a, b in ((mu.clone().requires_grad_(), logvar), (mu, logvar.clone().requires_grad_())):
         z, kl = reparameterize(a, b, KEY, backend="fused")
@@ -310,41 +310,41 @@ def test_a_key_changed_before_backward_is_an_error() -> None:
 # ---------------------------------------------------------------------------------------------- composition
 
 
-def test_registration_is_sound() -> None:
+def test_registered_ops_pass_opcheck() -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(3, 4))
-    torch.library.opcheck(_registered, (mu, logvar, KEY, True, 2, torch.float32))
-    torch.library.opcheck(_registered, (mu, logvar, KEY, False, 1, torch.float32))
+    torch.library.opcheck(_forward_op, (mu, logvar, KEY, True, 2, torch.float32))
+    torch.library.opcheck(_forward_op, (mu, logvar, KEY, False, 1, torch.float32))
     tensors = torch.randn(2, 3, 4), torch.randn(3), mu.detach(), logvar.detach(), KEY
-    torch.library.opcheck(_registered_backward, (*tensors, 2))
-    torch.library.opcheck(_registered_backward, (None, *tensors[1:], 2))
+    torch.library.opcheck(_backward_op, (*tensors, 2))
+    torch.library.opcheck(_backward_op, (None, *tensors[1:], 2))
 
 
 @torch._dynamo.config.patch(error_on_recompile=True)
 @pytest.mark.parametrize("backend", ["fused", "reference"])
-def test_compiles_whole_and_once_for_all_batches(backend: Any) -> None:
+def test_compiles_without_breaks_and_once_for_all_batch_sizes(backend: Any) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(reparameterize, fullgraph=True, backend="aot_eager", dynamic=True)
     for batch in (5, 7, 9):
         mu, logvar = (v.requires_grad_() for v in inputs(batch, 6))
         ours = compiled(mu, logvar, KEY, samples=2, backend=backend)
-        theirs = reparameterize(mu, logvar, KEY, samples=2, backend="reference")
-        for a, b in zip(ours, theirs, strict=True):
+        reference = reparameterize(mu, logvar, KEY, samples=2, backend="reference")
+        for a, b in zip(ours, reference, strict=True):
             torch.testing.assert_close(a, b)
-        losses = (z.square().sum() + kl.sum() for z, kl in (ours, theirs))
+        losses = (z.square().sum() + kl.sum() for z, kl in (ours, reference))
         for a, b in zip(*(torch.autograd.grad(loss, (mu, logvar)) for loss in losses), strict=True):
             torch.testing.assert_close(a, b)
 
 
-def test_vmap_is_a_loop() -> None:
+def test_vmap_equals_a_loop() -> None:
     mu, logvar = (v.view(3, 5, 6) for v in inputs(15, 6))
     keys = torch.arange(6).view(3, 2)
     for dims in ((0, 0, None), (0, None, 0), (None, 0, 0), (None, None, 0)):
         args = [v if d == 0 else v[0] for v, d in zip((mu, logvar, keys), dims, strict=True)]
         z, kl = vmap(lambda *a: reparameterize(*a, samples=2, backend="fused"), dims)(*args)
         for i in range(3):
-            one = reparameterize(*(v[i] if d == 0 else v for v, d in zip(args, dims, strict=True)), samples=2)
-            torch.testing.assert_close(z[i], one[0])
-            torch.testing.assert_close(kl[i], one[1])
+            single = reparameterize(*(v[i] if d == 0 else v for v, d in zip(args, dims, strict=True)), samples=2)
+            torch.testing.assert_close(z[i], single[0])
+            torch.testing.assert_close(kl[i], single[1])
 
 
 def test_vmap_nests_and_has_gradients() -> None:
@@ -374,7 +374,7 @@ def test_autocast_samples_in_float32() -> None:
         assert gmu.dtype == torch.bfloat16
 
 
-def test_again_is_the_same() -> None:
+def test_results_are_bitwise_reproducible() -> None:
     first, second = (run(*inputs(6, 100), samples=2, backend="fused") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -408,30 +408,30 @@ X = torch.zeros(2, 3)
         ({"mu": X.to("meta"), "logvar": X.to("meta"), "key": KEY.to("meta"), "backend": "fused"}, "meta"),
     ],
 )
-def test_bad_input_is_refused_with_what_was_given(args: dict[str, Any], message: str) -> None:
+def test_errors_name_the_invalid_arguments(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         reparameterize(**{"mu": X, "logvar": X, "key": KEY, **args})
 
 
-def test_launches_and_passes_are_those_of_the_ledger() -> None:
+def test_launches_and_bytes_match_the_docstring() -> None:
     mu, logvar = (torch.randn(4096, 128, device="meta", requires_grad=True) for _ in range(2))
-    key, one = torch.zeros(1, dtype=torch.int64, device="meta"), mu.numel() * 4
+    key, one_pass = torch.zeros(1, dtype=torch.int64, device="meta"), mu.numel() * 4
     parts = trace(fused, mu, logvar, key, True, 1, torch.float32)
-    assert [(len(p), round(sum(launch.bytes for launch in p) / one, 1)) for p in parts] == [(1, 3.0), (1, 5.0)]
+    assert [(len(p), round(sum(launch.bytes for launch in p) / one_pass, 1)) for p in parts] == [(1, 3.0), (1, 5.0)]
 
 
-def test_explain_says_what_is_chosen_and_what_it_costs() -> None:
+def test_explain_returns_form_and_costs() -> None:
     mu, logvar = (v.requires_grad_() for v in inputs(64, 128))
-    told = explain(reparameterize, mu, logvar, KEY)
-    assert told.backend == "reference"
-    assert told.backward is not None
-    assert told.reference_backward is not None
-    assert told.forward.launches + told.backward.launches == 2
-    assert told.reference_forward.bytes > told.forward.bytes
-    assert told.reference_backward.launches > told.backward.launches
+    explanation = explain(reparameterize, mu, logvar, KEY)
+    assert explanation.backend == "reference"
+    assert explanation.backward is not None
+    assert explanation.reference_backward is not None
+    assert explanation.forward.launches + explanation.backward.launches == 2
+    assert explanation.reference_forward.bytes > explanation.forward.bytes
+    assert explanation.reference_backward.launches > explanation.backward.launches
 
 
 @pytest.mark.parametrize("example", list(OP.examples("cpu")), ids=lambda example: example.name)
-def test_every_example_runs_in_both_forms(example: Any) -> None:
-    for ours, theirs in zip(OP.fused(*example.args), OP.reference(*example.args), strict=True):
-        torch.testing.assert_close(ours, theirs)
+def test_both_forms_agree_on_every_example(example: Any) -> None:
+    for ours, reference in zip(OP.fused(*example.args), OP.reference(*example.args), strict=True):
+        torch.testing.assert_close(ours, reference)
