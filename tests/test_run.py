@@ -216,7 +216,7 @@ def test_an_option_at_its_default_leaves_the_id(tmp_path: Path) -> None:
         ("batch: 16", "options: {couplings: few}", "option 'couplings': input should be a valid integer"),
         ("metrics: [likelihood]", "", "metrics: is missing"),
         ("source:", "sorce:", "published.NICE: unknown key 'sorce'; did you mean 'source'?"),
-        ("{bpd: {digits:", "{bpd: {digit:", "published.NICE.values.bpd: no data 'digit' in this suite; did you mean 'digits'?"),
+        ("{bpd: {digits:", "{bpd: {digit:", "values.bpd: no data 'digit' in this suite; did you mean 'digits'?"),
         ("digits: 436e-2", "digits: low", "published.NICE.values.bpd.digits: input should be a valid number"),
         ("digits: 436e-2", "digits: .inf", "published.NICE.values.bpd.digits: input should be a finite number"),
         ("{bpd: {digits: 436e-2}}", "{}", "published.NICE.values: dictionary should have at least 1"),
