@@ -1,1 +1,1 @@
-"""Speed tests of genbench_kernels beside honest baselines, for machines with a GPU: `make gpu-check`."""
+"""Speed tests of genbench_kernels against realistic baselines, for machines with a GPU: `make gpu-check`."""

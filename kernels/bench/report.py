@@ -132,9 +132,7 @@ def _case(case: str, results: Results, entries: Entries) -> str:
 def _spread(entry: Entry | None, clock: str) -> str:
     if entry is None:
         return ""
-    late = (
-        "!" if clock == "device" and entry["late"] else ""
-    )  # the device had to wait for the host, whose time is included
+    late = "!" if clock == "device" and entry["late"] else ""  # device time includes host time
     median, low, high = (entry[clock][key] * 1e6 for key in ("median", "p20", "p80"))
     return f"{median:.1f}{late} ({low:.1f}-{high:.1f})"
 

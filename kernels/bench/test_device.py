@@ -162,7 +162,7 @@ def test_compiled_and_graphed_calls_equal_eager_ones(case: Case, device: torch.d
     if device.type != "cuda":
         pytest.skip("Inductor compiles for the GPU here")
     eager, compiled, graphed = (build(case, name, device, 1) for name in ("ours", "ours, compiled", "ours, graph"))
-    if "spectral" not in case.name:  # whose calls update u and v
+    if "spectral" not in case.name:  # every call updates u and v
         for calls in (eager, compiled):
             calls.forward(0)
         for a, b in zip(eager.results[0], compiled.results[0], strict=True):

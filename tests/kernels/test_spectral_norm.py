@@ -75,9 +75,7 @@ def inputs(shape: tuple[int, ...], dim: int = 0, layers: int = 12, dtype: torch.
     weights = torch.randn(layers, *shape).to(dtype)
     h, w = matrix(weights[0], dim).shape
     us, vs = (nn.functional.normalize(torch.randn(layers, n), dim=1).to(dtype) for n in (h, w))
-    reference(
-        weights, us, vs, (dim,) * layers, n_iter=3
-    )  # random u and v give a u^T W v near 0, which has no accurate digits
+    reference(weights, us, vs, (dim,) * layers, n_iter=3)  # with random u and v, u^T W v is near 0 and inaccurate
     return weights, us, vs, (dim,) * layers
 
 

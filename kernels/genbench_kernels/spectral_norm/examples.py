@@ -44,5 +44,5 @@ def _example(
     weights = tuple(torch.randn(s, dtype=dtype, device=device, requires_grad=True) for s in shapes)
     pairs = [initial_vectors(matrix(w.detach(), dim), 1e-12) for w, dim in zip(weights, dims, strict=True)]
     us, vs = zip(*pairs, strict=True)
-    reference(weights, us, vs, dims, n_iter=3)  # random u and v give a u^T W v near 0, which has no accurate digits
+    reference(weights, us, vs, dims, n_iter=3)  # with random u and v, u^T W v is near 0 and inaccurate
     return Example(name, (weights, us, vs, dims, order, 1e-12, n_iter, mode))

@@ -350,7 +350,7 @@ def _gradient(
     v = tl.load(uv + v_start + j, mask=j < width, other=0.0)
     offset, inside = _element(i[:, None], j[None, :], h, width, inner, ROW_MAJOR)
     dw = dot * (u[:, None] * v[None, :])
-    # Load G; store dW = (G - <G, W / sigma> u v^T) / sigma, or dsigma u v^T where there is no G.
+    # Load G; store dW = (G - <G, W / sigma> u v^T) / sigma, or gsigma u v^T if there is no G.
     if g is not None:
         dw = (tl.load(g + offset, mask=inside, other=0.0).to(compute_dtype) - dw) / sigma
     tl.store(out + offset, dw.to(out.dtype.element_ty), mask=inside)
