@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive, affine, orders
+from genbench.models.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive, alternating_orders
+from genbench.models.flows.elementwise import Affine
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.maf import MAF
-from genbench.nets.masked import MADE
+from genbench.nets.masked import MaskedMLP
 
 NETS = {
     "one dimension": (1, (8,), False),
@@ -23,9 +24,9 @@ NETS = {
 }
 
 
-def made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> MADE:
-    """Return a MADE in a random order, in float64, with no weight or bias at zero."""
-    net = MADE(D, outputs, hidden, order=torch.randperm(D).tolist(), activation="tanh", residual=residual).double()
+def made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> MaskedMLP:
+    """Return a masked MLP in a random order, in float64, with no weight or bias at zero."""
+    net = MaskedMLP(D, outputs, hidden, order=torch.randperm(D).tolist(), activation="tanh", residual=residual).double()
     with torch.no_grad():
         for p in net.parameters():
             p += 0.2 * torch.randn_like(p)
@@ -58,8 +59,8 @@ def test_one_after_another_gives_what_all_at_once_gives(net: tuple[int, tuple[in
 
 def test_zero_start_and_dropout() -> None:
     x = torch.randn(5, 4)
-    assert torch.equal(MADE(4, 2, (8,), zero=True)(x), torch.zeros(5, 8))
-    net = MADE(4, 2, (64,), dropout=0.5)
+    assert torch.equal(MaskedMLP(4, 2, (8,), zero=True)(x), torch.zeros(5, 8))
+    net = MaskedMLP(4, 2, (64,), dropout=0.5)
     assert not torch.equal(net(x), net(x))
     net.eval()
     assert torch.equal(net(x), net(x))
@@ -69,7 +70,7 @@ def test_zero_start_and_dropout() -> None:
 def test_inverse_autoregressive_is_the_other_direction(scale: str) -> None:
     """With the inverse map, the two layers are each other's inverse, and so are their determinants."""
     net = made(5, (12, 12), False, outputs=2)
-    f, g = MaskedAutoregressive(net, affine(scale)), InverseAutoregressive(net, affine(scale))
+    f, g = MaskedAutoregressive(net, Affine(scale)), InverseAutoregressive(net, Affine(scale))
     y = torch.randn(6, 5).double()
     x = g.inverse(y)
     torch.testing.assert_close(g(x)[0], y)
@@ -79,7 +80,7 @@ def test_inverse_autoregressive_is_the_other_direction(scale: str) -> None:
 
 
 def test_layers_take_the_dimensions_in_turn() -> None:
-    assert orders(3, 3) == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
+    assert alternating_orders(3, 3) == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
 
 
 def test_iaf_of_64_dimensions_is_trained_through_its_sequential_direction() -> None:

@@ -14,12 +14,18 @@ from torch.nn.functional import batch_norm
 
 from genbench.dataset import Space
 from genbench.models.dequantization import noise_of
-from genbench.models.flows.affine import ADDITIVE, closed_affine
-from genbench.models.flows.autoregressive import Autoregressed, MaskedAutoregressive, affine
+from genbench.models.flows.autoregressive import MaskedAutoregressive
 from genbench.models.flows.bijection import Bijection, Chain
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import AffineCoupling, Coupled, affine_by, couplings_of
+from genbench.models.flows.coupling import AffineCoupling, Coupling, affine_couplings, alternating_couplings
 from genbench.models.flows.densities import BASES
+from genbench.models.flows.elementwise import Affine, Shift
+from genbench.models.flows.fastpath.autoregressive import MaskedAutoregressiveFunction
+from genbench.models.flows.fastpath.bijection import step_of
+from genbench.models.flows.fastpath.coupling import CouplingFunction
+from genbench.models.flows.fastpath.elementwise import affine_coupling_vjp, vjp_of
+from genbench.models.flows.fastpath.lu import LULinearFunction, LUMatrixFunction
+from genbench.models.flows.fastpath.normalization import ActNormFunction
 from genbench.models.flows.ffjord import FFJORD
 from genbench.models.flows.flow import DEQUANTIZATIONS, Flow
 from genbench.models.flows.flowpp import FlowPP
@@ -27,11 +33,11 @@ from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.linear import Linear
-from genbench.models.flows.lu import Factored, LULinear, Turned, factors, lu
+from genbench.models.flows.lu import LULinear, lu_product, unpack_lu
 from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
-from genbench.models.flows.nice import NICE, AdditiveCoupling
-from genbench.models.flows.normalization import ActNorm, Affine, BatchNorm
+from genbench.models.flows.nice import NICE
+from genbench.models.flows.normalization import ActNorm, BatchNorm
 from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.one_dimensional import OneDimensional
 from genbench.models.flows.realnvp import RealNVP
@@ -39,7 +45,7 @@ from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alter
 from genbench.models.flows.residual import ResidualFlow
 from genbench.models.flows.tarflow import TarFlow
 from genbench.models.flows.variational import Variational
-from genbench.nets.masked import MADE
+from genbench.nets.masked import MaskedMLP
 from genbench.nets.mlp import mlp
 
 Make = Callable[..., Flow]
@@ -312,20 +318,20 @@ def test_actnorm_that_was_loaded_does_not_start_again() -> None:
 def test_closed_gradients_of_actnorm_are_those_of_its_value(shape: tuple[int, ...]) -> None:
     x, s, t = (torch.randn(n, dtype=torch.float64, requires_grad=True) for n in (shape, 4, 4))
     args = x, (math.prod(shape[2:]),), s, t
-    assert torch.autograd.gradcheck(Affine.apply, args)
-    assert torch.autograd.gradgradcheck(Affine.apply, args)
+    assert torch.autograd.gradcheck(ActNormFunction.apply, args)
+    assert torch.autograd.gradgradcheck(ActNormFunction.apply, args)
 
 
 @pytest.mark.parametrize("scale", ["tanh", "sigmoid", None])
 def test_closed_gradients_of_a_coupling_are_those_of_its_value(scale: str | None) -> None:
     net = mlp(2, 6 if scale else 3, (4, 5))
-    coupling = (AffineCoupling(net, 5, 2, scale=scale) if scale else AdditiveCoupling(net, 5, 2)).double()
-    map, gain = (closed_affine("chunk", scale), coupling.gain) if scale else (ADDITIVE, None)
+    coupling = (AffineCoupling(net, 5, 2, scale=scale) if scale else Coupling(net, 5, 2, Shift())).double()
+    vjp, gain = (affine_coupling_vjp("chunk", scale), coupling.gain) if scale else (vjp_of(Shift()), None)
     weights = [p for layer in net for p in layer.parameters()]
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
 
     def closed(*args: Tensor) -> tuple[Tensor, Tensor]:
-        y, logdet = Coupled.apply(args[0], (coupling.sizes, map, 0.0), *args[1:])
+        y, logdet = CouplingFunction.apply(args[0], (coupling.sizes, vjp, 0.0), *args[1:])
         return y, logdet.expand(3)
 
     args = x, gain, *weights
@@ -337,13 +343,13 @@ def test_closed_gradients_of_a_coupling_are_those_of_its_value(scale: str | None
 
 @pytest.mark.parametrize("scale", ["tanh", "exp", "sigmoid"])
 def test_closed_gradients_of_an_autoregressive_layer_are_those_of_its_value(scale: str) -> None:
-    layer = MaskedAutoregressive(MADE(4, 2, (5, 6), order=(2, 0, 3, 1)), affine(scale)).double()
-    masked = [*layer.net.inner, layer.net.last]
+    layer = MaskedAutoregressive(MaskedMLP(4, 2, (5, 6), order=(2, 0, 3, 1)), Affine(scale)).double()
+    masked = layer.net.layers
     tensors = *(f.mask for f in masked), *(f.weight for f in masked), *(f.bias for f in masked)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
 
     def closed(x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return Autoregressed.apply(x, (layer.map, 0.0), *tensors)
+        return MaskedAutoregressiveFunction.apply(x, (layer.map, vjp_of(layer.map), 0.0), *tensors)
 
     torch.testing.assert_close(closed(x, *tensors), layer(x))  # float64 goes layer by layer
     assert torch.autograd.gradcheck(closed, (x, *tensors))
@@ -355,11 +361,11 @@ def in_a_row() -> Chain:
     twice = ActNorm((5,))
     chain = Chain(
         [
-            AdditiveCoupling(mlp(2, 3, (4,)), 5, 2),
+            Coupling(mlp(2, 3, (4,)), 5, 2, Shift()),
             twice,
             LULinear((5,)),
             AffineCoupling(mlp(3, 4, (7, 6)), 5, 3),
-            MaskedAutoregressive(MADE(5, 2, (8,)), affine()),
+            MaskedAutoregressive(MaskedMLP(5, 2, (8,)), Affine()),
             twice,
             AffineCoupling(mlp(2, 6, (7,)), 5, 2, scale="sigmoid"),
         ]
@@ -380,7 +386,7 @@ def one_by_one(chain: Chain, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_bijections_in_a_row_are_one_step_for_autograd_and_the_same() -> None:
     chain, x = in_a_row(), torch.randn(9, 5, requires_grad=True)
     mine, theirs = chain(x), one_by_one(chain, x)
-    assert "Joined" in type(mine[0].grad_fn).__name__
+    assert "ChainFunction" in type(mine[0].grad_fn).__name__
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     cotangents, inputs = (torch.randn(9, 5), torch.randn(9)), (x, *chain.parameters())
     found, expected = (torch.autograd.grad(out, inputs, cotangents) for out in (mine, theirs))
@@ -406,7 +412,7 @@ def test_what_is_kept_for_the_gradient_is_let_go_with_it_and_a_second_gradient_i
     y, logdet = chain(x)
     outputs, inputs, cotangents = (y, logdet), (x, *chain.parameters()), (torch.randn(9, 5), torch.randn(9))
     found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True)
-    assert not y.grad_fn.kept
+    assert not y.grad_fn.contexts
     second = torch.autograd.grad(outputs, inputs, cotangents)
     assert not any(g.requires_grad for g in second)
     torch.testing.assert_close(second, found, rtol=1e-5, atol=1e-5)
@@ -419,8 +425,8 @@ def test_bijections_that_draw_numbers_are_not_joined() -> None:
     chain = Chain([AffineCoupling(net, 5, 2), ActNorm((5,))])
     x = torch.randn(9, 5)
     chain(x)
-    assert "Joined" not in type(chain(x)[0].grad_fn).__name__
-    assert "Joined" in type(chain.eval()(x)[0].grad_fn).__name__
+    assert "ChainFunction" not in type(chain(x)[0].grad_fn).__name__
+    assert "ChainFunction" in type(chain.eval()(x)[0].grad_fn).__name__
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 6, 6)], ids=["vector", "image"])
@@ -428,7 +434,7 @@ def test_the_first_batch_of_act_norm_is_taken_as_every_other(shape: tuple[int, .
     """The batch from which it starts has no closed form; it has the same value and log-determinant."""
     layer, x = ActNorm(shape), 1 + 3 * torch.randn(32, *shape)
     first, second = layer(x), layer(x)
-    assert layer.step(x) is not None
+    assert step_of(layer, x) is not None
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(
         first[1], -math.prod(shape[1:]) * x.var((0, *range(2, x.ndim)), correction=0).log().sum() / 2
@@ -484,17 +490,17 @@ def test_lu_log_determinant_is_that_of_the_matrix(shape: tuple[int, ...], start:
 
 def test_closed_gradients_of_the_lu_factors_are_those_of_the_matrix() -> None:
     args = torch.randn(4, 4).double().requires_grad_(), torch.tensor([1.0, -1, 1, -1]).double()
-    assert torch.autograd.gradcheck(Factored.apply, args)
-    assert torch.autograd.gradgradcheck(Factored.apply, args)
+    assert torch.autograd.gradcheck(LUMatrixFunction.apply, args)
+    assert torch.autograd.gradgradcheck(LUMatrixFunction.apply, args)
 
 
 def test_the_lu_factors_are_one_matrix_none_of_which_is_idle() -> None:
     L, U = torch.randn(4, 4).tril(-1), torch.randn(4, 4).triu()
     packed = (L + U.diagonal_scatter(U.diagonal().abs().log())).requires_grad_()
-    found = factors(packed, U.diagonal().sign())
-    torch.testing.assert_close(found, (L, U))
-    torch.testing.assert_close(lu(*found), (L + torch.eye(4)) @ U)
-    assert (torch.autograd.grad(lu(*found).square().sum(), packed)[0] != 0).all()
+    unpacked = unpack_lu(packed, U.diagonal().sign())
+    torch.testing.assert_close(unpacked, (L, U))
+    torch.testing.assert_close(lu_product(*unpacked), (L + torch.eye(4)) @ U)
+    assert (torch.autograd.grad(lu_product(*unpacked).square().sum(), packed)[0] != 0).all()
 
 
 @pytest.mark.parametrize("start", ["rotation", "identity"])
@@ -504,10 +510,10 @@ def test_closed_gradients_of_the_lu_layer_are_those_of_its_value(start: str) -> 
         for p in layer.parameters():
             p += 0.3 * torch.randn_like(p)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    step = layer.step(x)
+    step = step_of(layer, x)
     torch.testing.assert_close(step(x)[0], x @ layer.weight().T)
-    assert torch.autograd.gradcheck(Turned.apply, (x, step.options, *step.tensors))
-    assert torch.autograd.gradgradcheck(Turned.apply, (x, step.options, *step.tensors))
+    assert torch.autograd.gradcheck(LULinearFunction.apply, (x, step.options, *step.tensors))
+    assert torch.autograd.gradgradcheck(LULinearFunction.apply, (x, step.options, *step.tensors))
 
 
 def colours(order: tuple[int, ...], half: int) -> Tensor:
@@ -530,7 +536,7 @@ def test_rows_follow_the_checkerboard_couplings(n: int) -> None:
     """Couplings that do nothing yet only exchange halves; the permutation then puts upper pixels first."""
     x = torch.arange(2 * 36.0).view(1, 2, 6, 6)
     y, _ = Squeeze(DIAGONAL_FIRST)(x)
-    for step in couplings_of((8, 3, 3), n, affine_by(lambda i, o: torch.nn.Conv2d(i, o, 1))):
+    for step in alternating_couplings((8, 3, 3), n, affine_couplings(lambda i, o: torch.nn.Conv2d(i, o, 1))):
         torch.nn.init.zeros_(step.net.weight), torch.nn.init.zeros_(step.net.bias)
         y, _ = step(y)
     y, _ = Permutation(rows_from_checkerboard(2, bool(n % 2)))(y)
@@ -608,7 +614,7 @@ def test_nice_does_not_start_on_the_saddle_of_symmetric_data() -> None:
     x = torch.randn(64, 2)
     x = torch.cat((x, -x, x * torch.tensor([1.0, -1.0]), x * torch.tensor([-1.0, 1.0])))
     model = NICE(Space((2,)), couplings=2, hidden=(16,), base="normal")
-    networks = [p for name, p in model.named_parameters() if ".m." in name]
+    networks = [p for name, p in model.named_parameters() if ".net." in name]
     gradients = torch.autograd.grad(model.loss(x), networks)
     assert all(g.abs().max() > 1e-4 for g in gradients)
 

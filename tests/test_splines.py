@@ -10,7 +10,7 @@ from genbench.dataset import Space
 from genbench.models.flows.bijection import Chain
 from genbench.models.flows.coupling import Coupling
 from genbench.models.flows.nsf import LINEARS, NSF, AutoregressiveNSF
-from genbench.models.flows.spline import LEAST, plain, spline
+from genbench.models.flows.spline import MINIMUM, Spline
 from genbench.nets.mlp import mlp
 
 SHAPES = {"vector": (40, 10), "image": (6, 2, 4, 5)}
@@ -25,9 +25,9 @@ def drawn(shape: tuple[int, ...], K: int, spread: float = 1.0) -> tuple[Tensor, 
 
 @every_shape
 @pytest.mark.parametrize("K", [2, 3, 8, 32])
-def test_the_fast_form_is_the_equation(shape: tuple[int, ...], K: int) -> None:
+def test_fast_implementation_agrees_with_the_equation(shape: tuple[int, ...], K: int) -> None:
     x, params = drawn(shape, K)
-    fast, equation = spline(K, 3.0).forward(x, params), plain(x, params, K=K, bound=3.0)
+    fast, equation = Spline(K, 3.0)(x, params), Spline(K, 3.0).forward(x, params)
     torch.testing.assert_close(fast, equation)
     g = [torch.randn_like(v) for v in fast]
     torch.testing.assert_close(
@@ -37,21 +37,21 @@ def test_the_fast_form_is_the_equation(shape: tuple[int, ...], K: int) -> None:
 
 def test_gradients_of_first_and_second_order() -> None:
     x, params = drawn((3, 2), 4)
-    assert torch.autograd.gradcheck(spline(4, 3.0).forward, (x, params))
-    assert torch.autograd.gradgradcheck(spline(4, 3.0).forward, (x, params))
+    assert torch.autograd.gradcheck(Spline(4, 3.0), (x, params))
+    assert torch.autograd.gradgradcheck(Spline(4, 3.0), (x, params))
 
 
 @pytest.mark.parametrize("fixed", [0, 1])
 def test_what_needs_no_gradient_gets_none(fixed: int) -> None:
     inputs = drawn((3, 2), 4)
     inputs[fixed].requires_grad_(False)
-    assert torch.autograd.gradgradcheck(spline(4, 3.0).forward, inputs)
+    assert torch.autograd.gradgradcheck(Spline(4, 3.0), inputs)
 
 
 @every_shape
 def test_the_log_determinant_is_that_of_the_slopes(shape: tuple[int, ...]) -> None:
     x, params = drawn(shape, 5, spread=3)
-    y, logdet = spline(5, 3.0).forward(x, params)
+    y, logdet = Spline(5, 3.0)(x, params)
     (slope,) = torch.autograd.grad(y.sum(), x)
     assert slope.min() > 0
     torch.testing.assert_close(logdet, slope.log().flatten(1).sum(1))
@@ -61,26 +61,26 @@ def test_the_log_determinant_is_that_of_the_slopes(shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize("spread", [1.0, 10.0])
 def test_the_inverse_undoes_the_map(shape: tuple[int, ...], spread: float) -> None:
     x, params = drawn(shape, 8, spread)
-    map = spline(8, 3.0)
-    torch.testing.assert_close(map.inverse(map.forward(x, params)[0], params), x, rtol=1e-6, atol=1e-6)
+    map = Spline(8, 3.0)
+    torch.testing.assert_close(map.inverse(map(x, params)[0], params), x, rtol=1e-6, atol=1e-6)
     small, p = x.float(), params.float()
-    y, logdet = map.forward(small, p)
-    torch.testing.assert_close(logdet.double(), map.forward(x, params)[1], rtol=1e-2, atol=1e-2)
-    assert ((map.forward(map.inverse(y, p), p)[0] - y).abs() < 1e-4).all()
+    y, logdet = map(small, p)
+    torch.testing.assert_close(logdet.double(), map(x, params)[1], rtol=1e-2, atol=1e-2)
+    assert ((map(map.inverse(y, p), p)[0] - y).abs() < 1e-4).all()
 
 
 def test_ends_meet_the_identity_outside() -> None:
     K, bound = 6, 2.5
     params = torch.randn(1, 3 * K - 1, dtype=torch.float64)
     x = torch.tensor([-100.0, -bound, bound, 100.0], dtype=torch.float64).unsqueeze(1).requires_grad_()
-    y, _ = spline(K, bound).forward(x, params.expand(4, -1))
+    y, _ = Spline(K, bound)(x, params.expand(4, -1))
     torch.testing.assert_close(y, x)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], torch.ones_like(x))
 
 
 def test_zero_parameters_are_the_identity() -> None:
     x = 2 * torch.randn(500, 4)
-    y, logdet = spline(8).forward(x, torch.zeros(500, 4 * 23))
+    y, logdet = Spline(8)(x, torch.zeros(500, 4 * 23))
     torch.testing.assert_close(y, x, rtol=1e-6, atol=2e-6)
     torch.testing.assert_close(logdet, torch.zeros(500), rtol=0, atol=2e-5)
 
@@ -90,8 +90,8 @@ def test_extreme_parameters_stay_finite_in_float32() -> None:
     K, bound = 8, 3.0
     params = (100 * torch.randn(2000, 3 * K - 1)).requires_grad_()
     x = torch.linspace(-bound, bound, 2000).unsqueeze(1).requires_grad_()
-    map = spline(K, bound)
-    y, logdet = map.forward(x, params)
+    map = Spline(K, bound)
+    y, logdet = map(x, params)
     assert all(g.isfinite().all() for g in torch.autograd.grad((y.sum(), logdet.sum()), (x, params)))
     assert logdet.isfinite().all()
     assert map.inverse(y, params).isfinite().all()
@@ -102,25 +102,25 @@ def test_widths_heights_and_slopes_have_their_least() -> None:
     K, bound = 4, 1.0
     params = torch.zeros(1, 3 * K - 1, dtype=torch.float64)
     params[0, 0] = params[0, K] = 1000.0
-    knot = torch.tensor([[1 - 2 * 3 * LEAST]], dtype=torch.float64)
-    torch.testing.assert_close(spline(K, bound).forward(knot, params)[0], knot)
+    knot = torch.tensor([[1 - 2 * 3 * MINIMUM]], dtype=torch.float64)
+    torch.testing.assert_close(Spline(K, bound)(knot, params)[0], knot)
 
 
 def test_a_point_that_is_no_number_stays_none() -> None:
-    y, _ = spline(8).forward(torch.tensor([[float("nan")]]), torch.zeros(1, 23))
+    y, _ = Spline(8)(torch.tensor([[float("nan")]]), torch.zeros(1, 23))
     assert y.isnan().all()
 
 
 def test_one_bin_is_refused() -> None:
     with pytest.raises(ValueError, match="two bins or more, got 1"):
-        spline(1)
+        Spline(1)
 
 
 def test_half_precision_is_widened() -> None:
     x, params = torch.randn(5, 4, dtype=torch.bfloat16), torch.randn(5, 92, dtype=torch.bfloat16)
-    y, logdet = spline(8).forward(x, params)
+    y, logdet = Spline(8)(x, params)
     assert y.dtype == logdet.dtype == torch.float32
-    torch.testing.assert_close(y, spline(8).forward(x.float(), params.float())[0])
+    torch.testing.assert_close(y, Spline(8)(x.float(), params.float())[0])
 
 
 @pytest.mark.parametrize("make", [NSF, AutoregressiveNSF])
@@ -134,7 +134,7 @@ def test_a_flow_of_splines_starts_as_a_linear_map(make: type[NSF] | type[Autoreg
 
 
 def test_a_spline_coupling_moves_one_half() -> None:
-    map = spline(8)
+    map = Spline(8)
     layer, x = Coupling(mlp(3, 4 * map.parameters, (8,)), 7, 3, map), torch.randn(6, 7)
     y, _ = layer(x)
     assert torch.equal(y[:, 4:], x[:, :3])

@@ -8,7 +8,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from genbench.nets.activations import zeroed
 from genbench.nets.dropout import Dropout
-from genbench.nets.linear import Linear
+from genbench.nets.linear import Dense
 
 Past = dict[
     nn.Module, tuple[Tensor, Tensor]
@@ -29,7 +29,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
+        self.qkv, self.out = Dense(width, 3 * width), Dense(width, width)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         """Return what the tokens up to each say to it; keys and values of x are added to `past`."""
@@ -50,7 +50,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, expansion: int, dropout: float) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(Linear(width, expansion * width), nn.GELU(), Linear(expansion * width, width))
+        self.mlp = nn.Sequential(Dense(width, expansion * width), nn.GELU(), Dense(expansion * width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.dropout = Dropout(dropout)
 
@@ -96,10 +96,10 @@ class Transformer(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads must divide the width, got {heads} and {width}")
-        self.embed = Linear(inputs, width)
+        self.embed = Dense(inputs, width)
         self.positions = nn.Parameter(positions * torch.randn(length, width))
         self.layers = nn.ModuleList(Layer(width, heads, expansion, dropout) for _ in range(depth))
-        last = Linear(width, outputs)
+        last = Dense(width, outputs)
         self.head = nn.Sequential(nn.LayerNorm(width), zeroed(last) if zero else last)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from torch import nn
 
 from genbench.dataset import Space
 from genbench.models.dequantization import Dequantization
-from genbench.models.flows.bijection import Bijection, Elementwise, Shape
+from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import couplings_of, moved_by
+from genbench.models.flows.coupling import alternating_couplings, elementwise_couplings
+from genbench.models.flows.elementwise import Elementwise
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.mixture_cdf import mixture_cdf
+from genbench.models.flows.mixture_cdf import MixtureLogit
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.nets.activations import Activation
@@ -36,14 +37,14 @@ def image_stages(
     """
     C, H, W = shape
     first, second = (4 * C, H // 2, W // 2), (16 * C, H // 4, W // 4)
-    couple1, couple2 = (moved_by(map, partial(net, size=size)) for size in (first[1:], second[1:]))
+    couple1, couple2 = (elementwise_couplings(map, partial(net, size=size)) for size in (first[1:], second[1:]))
     return [
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(first, stages[0], couple1, NORMS[norm]),
+        *alternating_couplings(first, stages[0], couple1, NORMS[norm]),
         Permutation(rows_from_checkerboard(C, bool(stages[0] % 2))),
-        *couplings_of(first, stages[1], couple1, NORMS[norm]),
+        *alternating_couplings(first, stages[1], couple1, NORMS[norm]),
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(second, stages[2], couple2, NORMS[norm]),
+        *alternating_couplings(second, stages[2], couple2, NORMS[norm]),
         Flatten(second),
     ]
 
@@ -83,7 +84,7 @@ class FlowPP(Flow):
         dequantization: Dequantization = "variational",
         **options: Any,
     ) -> None:
-        map = mixture_cdf(components)
+        map = MixtureLogit(components)
         if space.is_image and network == "auto":
             if any(side % 4 for side in space.shape[1:]):
                 height, width = space.shape[1:]
@@ -93,5 +94,5 @@ class FlowPP(Flow):
         else:
             flat = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
-            bijections += couplings_of((space.dims,), couplings, moved_by(map, flat), NORMS[norm])
+            bijections += alternating_couplings((space.dims,), couplings, elementwise_couplings(map, flat), NORMS[norm])
         super().__init__(space, bijections, dequantization=dequantization, **options)

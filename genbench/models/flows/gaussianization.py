@@ -24,17 +24,14 @@ __all__ = ["Gaussianization"]
 class Marginals(MixtureCDF):
     """The map that makes each dimension normal; on the first batch it smooths, by Silverman's rule, 1.06 std K^-1/5.
 
-    Narrower components would put noise into the tails, which the layers that follow would make worse.
+    Narrower components would put noise into the tails, which later layers would amplify.
     """
 
-    @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Put the components at quantiles of x (B, D), each a logistic of that standard deviation."""
-        first, K = not self.ready, len(self.mu)
+        """Place the components at quantiles of x (B, D), each a logistic with that standard deviation."""
         super().start(x)
-        if first:
-            sigma = 1.06 * math.sqrt(3) / math.pi * K**-0.2 * x.std(0, correction=0)
-            self.log_sigma.copy_((sigma + 1e-6).log().expand_as(self.mu))
+        sigma = 1.06 * math.sqrt(3) / math.pi * len(self.mu) ** -0.2 * x.std(0, correction=0)
+        self.log_sigma.copy_((sigma + 1e-6).log().expand_as(self.mu))
 
 
 class Rotation(Bijection):

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 
 from genbench.dataset import Space
-from genbench.models.flows.autoregressive import MaskedAutoregressive, orders
+from genbench.models.flows.autoregressive import MaskedAutoregressive, alternating_orders
 from genbench.models.flows.bijection import Bijection, Shape
-from genbench.models.flows.coupling import Net, couplings_of, moved_by
+from genbench.models.flows.coupling import Net, alternating_couplings, elementwise_couplings
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, Permutation, divisible, multi_scale
-from genbench.models.flows.spline import spline
+from genbench.models.flows.spline import Spline
 from genbench.nets.activations import Activation
-from genbench.nets.masked import MADE
+from genbench.nets.masked import MaskedMLP
 from genbench.nets.mlp import mlp
 from genbench.nets.resnet import resnet
 
@@ -70,19 +70,19 @@ class NSF(Flow):
         dropout: float = 0.0,
         **options: Any,
     ) -> None:
-        map, before = spline(bins, bound), (NORMS[norm], LINEARS[linear])
+        map, before = Spline(bins, bound), (NORMS[norm], LINEARS[linear])
         net: Net
         if space.is_image and network == "auto":
             net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
             bijections = multi_scale(
                 divisible(space.shape, levels=levels),
                 levels,
-                lambda shape: couplings_of(shape, couplings, moved_by(map, net), *before),
+                lambda shape: alternating_couplings(shape, couplings, elementwise_couplings(map, net), *before),
             )
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape)]
-            bijections += couplings_of((space.dims,), couplings, moved_by(map, net), *before)
+            bijections += alternating_couplings((space.dims,), couplings, elementwise_couplings(map, net), *before)
         super().__init__(space, bijections, **options)
 
 
@@ -94,7 +94,7 @@ class AutoregressiveNSF(Flow):
         bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
         linear: before each layer, as `NSF` takes it.
         norm: before each: ActNorm, or batch norm on running averages.
-        hidden: widths of each layer's MADE.
+        hidden: widths of each layer's masked MLP.
         residual: skip connections between hidden layers.
         **options: as `Flow` takes them.
 
@@ -117,10 +117,10 @@ class AutoregressiveNSF(Flow):
         dropout: float = 0.0,
         **options: Any,
     ) -> None:
-        D, map = space.dims, spline(bins, bound)
-        made = partial(MADE, D, map.parameters, hidden, activation=activation, dropout=dropout, residual=residual)
+        D, map = space.dims, Spline(bins, bound)
+        made = partial(MaskedMLP, D, map.parameters, hidden, activation=activation, dropout=dropout, residual=residual)
         bijections: list[Bijection] = [Flatten(space.shape)]
-        for order in orders(D, layers):
+        for order in alternating_orders(D, layers):
             layer = MaskedAutoregressive(made(order=order, zero=True), map)
             bijections += [*NORMS[norm]((D,)), *LINEARS[linear]((D,)), layer]
         super().__init__(space, bijections, **options)

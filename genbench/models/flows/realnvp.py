@@ -8,7 +8,7 @@ from typing import Any, Literal
 from genbench.dataset import Space
 from genbench.models.flows.bijection import Bijection, Chain, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import Couple, Net, affine_by, couplings_of
+from genbench.models.flows.coupling import MakeCoupling, Net, affine_couplings, alternating_couplings
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, MultiScale, Permutation, Squeeze, alternating, divisible
@@ -19,7 +19,7 @@ from genbench.nets.resnet import resnet
 __all__ = ["RealNVP"]
 
 
-def multi_scale(shape: Shape, scales: int, n: int, couple: Couple, norm: Norm) -> list[Bijection]:
+def multi_scale(shape: Shape, scales: int, n: int, couple: MakeCoupling, norm: Norm) -> list[Bijection]:
     """Return checkerboard couplings, channel couplings and the split of half the channels, scale by scale.
 
     Section 3.6. The checkerboard is taken as channels of the squeezed image, so that nothing is computed under a mask.
@@ -29,9 +29,9 @@ def multi_scale(shape: Shape, scales: int, n: int, couple: Couple, norm: Norm) -
     board, turned = (n + 1) // 2, bool((n + 1) // 2 % 2)
     steps = [
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(squeezed, board, couple, NORMS[norm]),
+        *alternating_couplings(squeezed, board, couple, NORMS[norm]),
         Permutation(rows_from_checkerboard(C, turned)),
-        *couplings_of(squeezed, n - board, couple, NORMS[norm]),
+        *alternating_couplings(squeezed, n - board, couple, NORMS[norm]),
     ]
     if scales == 1:
         return [*steps, Flatten(squeezed)]
@@ -71,9 +71,10 @@ class RealNVP(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, scales=scales), scales, couplings, affine_by(net), norm)
+            shape = divisible(space.shape, scales=scales)
+            bijections = multi_scale(shape, scales, couplings, affine_couplings(net), norm)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
-            bijections += couplings_of((space.dims,), couplings, affine_by(net), NORMS[norm])
+            bijections += alternating_couplings((space.dims,), couplings, affine_couplings(net), NORMS[norm])
         super().__init__(space, bijections, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,9 +11,10 @@ from genbench_kernels.affine_coupling import affine_coupling
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.flows.bijection import Bijection, Elementwise, Shape
+from genbench.models.flows.bijection import Bijection, Shape
+from genbench.models.flows.elementwise import Elementwise
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.mixture_cdf import mixture_cdf
+from genbench.models.flows.mixture_cdf import MixtureLogit
 from genbench.models.flows.reshaping import Flatten, Permutation
 from genbench.nets.transformer import Past, Transformer
 
@@ -23,11 +24,18 @@ __all__ = ["TarFlow"]
 # a place for hundreds of steps: each patch follows the one before it alone, and rows of an image do not fit together.
 POSITIONS = 1.0
 
-AFFINE = Elementwise(  # the paper's: z = (x - mu) e^-alpha, params (alpha, mu)
-    2,
-    partial(affine_coupling, layout="interleave", inverse=True),
-    lambda z, params: affine_coupling(z, params, layout="interleave")[0],
-)
+
+@dataclass(frozen=True)
+class MeanScale(Elementwise):
+    """z = (x - mu) e^-alpha, params (alpha, mu): the paper's map."""
+
+    parameters = 2
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return affine_coupling(x, params, layout="interleave", inverse=True)
+
+    def inverse(self, y: Tensor, params: Tensor) -> Tensor:
+        return affine_coupling(y, params, layout="interleave")[0]
 
 
 def patches(shape: Shape, side: int) -> Tensor:
@@ -70,7 +78,7 @@ class Autoregressive(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         params = self.net(x.unflatten(1, (self.tokens, -1)))
-        return self.map.forward(x, params.flatten(1))
+        return self.map(x, params.flatten(1))
 
     def inverse(self, y: Tensor) -> Tensor:
         past: Past = {}
@@ -123,7 +131,7 @@ class TarFlow(Flow):
         dropout: float = 0.0,
         **options: Any,
     ) -> None:
-        map = mixture_cdf(components) if components else AFFINE
+        map = MixtureLogit(components) if components else MeanScale()
         bijections: list[Bijection] = [Flatten(space.shape)]
         for i in range(blocks):
             order = GRIDS[grids[i % len(grids)]](space.shape, patch)

@@ -15,9 +15,10 @@ from torch.nn.functional import logsigmoid
 
 from genbench.dataset import Space
 from genbench.models.dequantization import EDGE, Noise
-from genbench.models.flows.bijection import Chain, Elementwise
+from genbench.models.flows.bijection import Chain
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST
-from genbench.models.flows.mixture_cdf import mixture_cdf
+from genbench.models.flows.elementwise import Elementwise
+from genbench.models.flows.mixture_cdf import MixtureLogit
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.nets.mlp import mlp
 from genbench.nets.resnet import resnet
@@ -35,7 +36,7 @@ class ConditionalCoupling(nn.Module):
     def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return the moved v and log|det| in nats, (B,); v (B, channels, ...), h (B, features, ...)."""
         v1, v2 = v.split(self.sizes, 1)
-        moved, logdet = self.map.forward(v2, self.net(torch.cat((v1, h), 1)))
+        moved, logdet = self.map(v2, self.net(torch.cat((v1, h), 1)))
         return torch.cat((moved, v1), 1), logdet
 
 
@@ -53,7 +54,7 @@ class Variational(Noise):
 
     def __init__(self, space: Space, *, couplings: int = 2, components: int = 1, dropout: float = 0.3) -> None:
         super().__init__(space)
-        map = mixture_cdf(components)
+        map = MixtureLogit(components)
         if space.is_image and space.dims > SMALL and not any(side % 2 for side in space.shape[1:]):
             self.order, C = Chain([Squeeze(DIAGONAL_FIRST)]), 4 * space.shape[0]
             net = partial(resnet, channels=32, blocks=2, dropout=dropout, zero=True)
