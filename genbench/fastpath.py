@@ -18,7 +18,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from genbench_kernels.op import eager
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _ENABLED: ContextVar[bool] = ContextVar("fastpath", default=True)
 

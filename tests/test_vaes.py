@@ -229,7 +229,7 @@ def test_decoders_are_initialized_to_the_marginals(levels: int | None, name: Obs
     space = Space((3,), levels)
     x = points(space, 2000).float()
     p_x = OBSERVATIONS[name](space)
-    theta = p_x.start(x)
+    theta = p_x.initial_theta(x)
     assert theta.shape == (p_x.parameters, 3)
     torch.testing.assert_close(p_x.mean(theta), x.mean(0), rtol=0.05, atol=0.05)
 

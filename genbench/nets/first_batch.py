@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class FirstBatchInit(nn.Module):
     """A module that sets some of its parameters or buffers from its first training batch.
 
-    A subclass calls `initialize_once` with each input, and sets the tensors in `start`. The buffer `ready` tells, also
-    after loading, that they are set.
+    A subclass calls `initialize_once` with each input, and sets the tensors in `initialize`. The buffer `ready` records
+    that they are set, also in saved weights.
     """
 
     ready: Tensor
@@ -24,7 +24,7 @@ class FirstBatchInit(nn.Module):
         self.needs_init = True  # until `ready` was read: reading it from a GPU each time would wait for the device
 
     @abstractmethod
-    def start(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Set the tensors from the first batch x (B, ...)."""
 
     def initialize_once(self, x: Tensor) -> None:
@@ -33,5 +33,5 @@ class FirstBatchInit(nn.Module):
             self.needs_init = False
             if not self.ready:
                 with torch.no_grad():
-                    self.start(x)
+                    self.initialize(x)
                 self.ready.fill_(True)

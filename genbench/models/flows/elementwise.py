@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from genbench_kernels.affine_coupling import Scale, affine_coupling
 from torch import Tensor
 
@@ -71,12 +70,6 @@ class Affine(Elementwise):
 
     def inverse(self, y: Tensor, params: Tensor) -> Tensor:
         return affine_coupling(y, params, layout="interleave", scale=self.scale, gain=self.gain(y), inverse=True)[0]
-
-
-def at_least_float32(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in the dtype of x, or float32 if it is narrower: tails and narrow bins need it."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return x.to(dtype), params.to(dtype)
 
 
 def parameters_first(params: Tensor, P: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
+from genbench.models.dequantization import DequantizationName
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
 from genbench.models.flows.coupling import alternating_couplings, elementwise_couplings
@@ -30,37 +30,37 @@ Stages = tuple[int, int, int]
 def image_stages(
     shape: Shape, stages: Stages, net: Callable[..., nn.Module], map: Elementwise, norm: Norm
 ) -> list[Bijection]:
-    """Return couplings of the checkerboard, of the channels of the squeezed image, and of the checkerboard there.
+    """Return couplings on the checkerboard, on channels of the squeezed image, and on the checkerboard at that size.
 
-    The paper's for CIFAR-10 (its released code: 4, 2 and 3). A checkerboard is taken as channels of the squeezed image,
-    so that its networks see half the height as well as half the width. Nothing is split off.
+    The architecture for CIFAR-10 (in the paper's code 4, 2 and 3 couplings). A checkerboard is a half of the channels
+    of the squeezed image, so its networks have half the height as well as half the width. Nothing is factored out.
     """
     C, H, W = shape
     first, second = (4 * C, H // 2, W // 2), (16 * C, H // 4, W // 4)
-    couple1, couple2 = (elementwise_couplings(map, partial(net, size=size)) for size in (first[1:], second[1:]))
+    at_half, at_quarter = (elementwise_couplings(map, partial(net, size=size)) for size in (first[1:], second[1:]))
     return [
         Squeeze(DIAGONAL_FIRST),
-        *alternating_couplings(first, stages[0], couple1, NORMS[norm]),
+        *alternating_couplings(first, stages[0], at_half, NORMS[norm]),
         Permutation(rows_from_checkerboard(C, bool(stages[0] % 2))),
-        *alternating_couplings(first, stages[1], couple1, NORMS[norm]),
+        *alternating_couplings(first, stages[1], at_half, NORMS[norm]),
         Squeeze(DIAGONAL_FIRST),
-        *alternating_couplings(second, stages[2], couple2, NORMS[norm]),
+        *alternating_couplings(second, stages[2], at_quarter, NORMS[norm]),
         Flatten(second),
     ]
 
 
 class FlowPP(Flow):
-    """Couplings by distribution functions of mixtures of logistics, gated attention nets, variational dequantisation.
+    """Couplings by distribution functions of mixtures of logistics, gated attention nets, variational dequantization.
 
     Args:
-        couplings: how many (vectors).
-        components: K, logistics in each entry's mixture.
+        couplings: number of couplings (vectors).
+        components: K, the number of logistics in the mixture of each entry.
         norm: before each coupling.
-        hidden: widths of a coupling's perceptron (vectors).
-        stages: how many couplings of the checkerboard, of the channels, and of the checkerboard at half size (images).
+        hidden: widths of a coupling's MLP (vectors).
+        stages: numbers of couplings on the checkerboard, on channels, and on the checkerboard at half size (images).
         channels, blocks, heads: of the networks of gated convolutions and self-attention (images).
-        network: "mlp" takes an image as a vector.
-        **options: as `Flow` takes them.
+        network: "mlp" treats an image as a vector.
+        **options: see `Flow`.
 
     Raises:
         ValueError: the sides of an image cannot be halved twice, or the heads do not divide the channels.
@@ -81,7 +81,7 @@ class FlowPP(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        dequantization: Dequantization = "variational",
+        dequantization: DequantizationName = "variational",
         **options: Any,
     ) -> None:
         map = MixtureLogit(components)

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genbench.fastpath import accelerated
-from genbench.models.flows.elementwise import Elementwise, at_least_float32, parameters_first
+from genbench.models.flows.elementwise import Elementwise, parameters_first
+from genbench.nets.precision import at_least_float32
 
 LOG_SIGMA_LIMIT, LOG_SCALE_LIMIT = 6.0, 3.0  # bounds on how far a network can move log sigma, and s
 
@@ -100,14 +101,14 @@ class MixtureLogit(Elementwise):
         return mixture, soft_clamp(affine[0], LOG_SCALE_LIMIT), affine[1]
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        x, params = at_least_float32(x, params)
+        x, params = at_least_float32(x), at_least_float32(params)
         mixture, s, t = self.unpack(parameters_first(params, self.parameters))
         lower, upper, density = mixture.log_cdf(x.reshape(-1))
         y, log_slope = s.exp() * (lower - upper) + t, s + density - lower - upper
         return y.view_as(x), log_slope.view_as(x).flatten(1).sum(1)
 
     def inverse(self, y: Tensor, params: Tensor) -> Tensor:
-        y, params = at_least_float32(y, params)
+        y, params = at_least_float32(y), at_least_float32(params)
         mixture, s, t = self.unpack(parameters_first(params, self.parameters))
         return mixture.quantile((y.reshape(-1) - t) * (-s).exp()).view_as(y)
 

@@ -96,7 +96,7 @@ class MixtureCDF(FirstBatchInit, Bijection):
         log_w, mu, log_sigma = self.logits.log_softmax(0), self.mu, self.log_sigma
         return LogisticMixture(log_w.unsqueeze(2), mu.unsqueeze(2), log_sigma.unsqueeze(2))
 
-    def start(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Place the components at evenly spaced quantiles of x (B, *shape)."""
         x, K = x.flatten(1), len(self.mu)
         levels = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K

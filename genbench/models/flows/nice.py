@@ -21,7 +21,7 @@ __all__ = ["NICE"]
 
 
 class Scaling(Bijection):
-    """y = e^s x, the diagonal scaling that ends the flow; log-determinant sum s (section 3.3)."""
+    """y = e^s x, the diagonal scaling at the end of the flow; log-determinant sum s (section 3.3)."""
 
     def __init__(self, D: int) -> None:
         super().__init__()
@@ -35,13 +35,13 @@ class Scaling(Bijection):
 
 
 class NICE(Flow):
-    """Additive couplings of the even and the odd dimensions in turn, then a diagonal scaling.
+    """Additive couplings (eq. 9-10) of the even and the odd dimensions alternately, then a diagonal scaling.
 
     Args:
-        couplings: how many.
-        hidden: widths of each coupling's network.
+        couplings: number of couplings.
+        hidden: widths of each coupling's MLP.
         base: the density of each dimension of z (section 3.4).
-        **options: as `Flow` takes them.
+        **options: see `Flow`.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class NICE(Flow):
         ]
         for i in range(couplings):
             split = (D - i % 2 + 1) // 2
-            # not from zero: on data symmetric about the axes, E[x2 | x1] = 0, that is a saddle it never leaves
+            # not zero at the start: on data symmetric about the axes, E[x2 | x1] = 0, that is a saddle point
             m = mlp(split, D - split, hidden, activation=activation, dropout=dropout)
             bijections.append(Coupling(m, D, split, Shift()))
         super().__init__(space, [*bijections, Scaling(D)], base, **options)

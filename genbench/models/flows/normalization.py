@@ -56,7 +56,7 @@ class ActNorm(FirstBatchInit, Bijection):
             zeros = torch.zeros(shape[0])
             self.register_parameter(name, nn.Parameter(zeros)) if learned else self.register_buffer(name, zeros)
 
-    def start(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         mean, var = channel_moments(x)
         self.s.copy_(-0.5 * (var + 1e-6).log())
         self.t.copy_(-mean * self.s.exp())

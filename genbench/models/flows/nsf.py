@@ -24,9 +24,9 @@ from genbench.nets.resnet import resnet
 
 __all__ = ["NSF", "AutoregressiveNSF"]
 
-Linear = Literal["lu", "permutation", "none"]
+LinearName = Literal["lu", "permutation", "none"]
 
-LINEARS: dict[Linear, Callable[[Shape], list[Bijection]]] = {
+LINEARS: dict[LinearName, Callable[[Shape], list[Bijection]]] = {
     "lu": lambda shape: [Permutation(torch.randperm(shape[0])), LULinear(shape, start="identity")],
     "permutation": lambda shape: [Permutation(torch.randperm(shape[0]))],
     "none": lambda shape: [],
@@ -37,19 +37,19 @@ class NSF(Flow):
     """Couplings by rational-quadratic splines, with a linear map of the channels before each; multi-scale on images.
 
     Args:
-        couplings: how many; on images at each level.
-        bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
-        linear: a full matrix by its LU factors (a 1x1 convolution on images), at first a random permutation, so that
-            splines begin with the data's own dimensions; that permutation alone; or none: a coupling then moves the
-            half that the one before did not.
-        norm: before each: ActNorm, or batch norm on running averages.
-        hidden: widths of a coupling's perceptron (vectors).
+        couplings: number of couplings; on images at each level.
+        bins, bound: K bins on [-bound, bound]; outside, the spline is the identity.
+        linear: "lu": a full matrix by its LU factors (a 1x1 convolution on images), which starts as a random
+            permutation, so that splines first act on single dimensions of the data; "permutation": only that
+            permutation; "none": each coupling transforms the half that the one before did not.
+        norm: before each coupling: ActNorm, or batch norm on running averages.
+        hidden: widths of a coupling's MLP (vectors).
         levels, channels, blocks: of the multi-scale architecture and its residual networks (images).
-        network: "mlp" takes an image as a vector.
-        **options: as `Flow` takes them.
+        network: "mlp" treats an image as a vector.
+        **options: see `Flow`.
 
     Raises:
-        ValueError: the sides of an image cannot be halved `levels` times; or less than two bins.
+        ValueError: the sides of an image cannot be halved `levels` times, or there are less than two bins.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class NSF(Flow):
         couplings: int = 4,
         bins: int = 8,
         bound: float = 4.0,
-        linear: Linear = "lu",
+        linear: LinearName = "lu",
         norm: Norm = "act",
         hidden: tuple[int, ...] = (256, 256),
         levels: int = 2,
@@ -87,19 +87,19 @@ class NSF(Flow):
 
 
 class AutoregressiveNSF(Flow):
-    """Rational-quadratic splines of each dimension as those before it say, in an order that turns with each layer.
+    """Splines of each dimension, conditioned on those before it, in an order that is reversed with each layer.
 
     Args:
-        layers: how many.
-        bins, bound: K, of the spline on [-bound, bound]; outside, it is the identity.
-        linear: before each layer, as `NSF` takes it.
-        norm: before each: ActNorm, or batch norm on running averages.
+        layers: number of layers.
+        bins, bound: K bins on [-bound, bound]; outside, the spline is the identity.
+        linear: before each layer, see `NSF`.
+        norm: before each layer: ActNorm, or batch norm on running averages.
         hidden: widths of each layer's masked MLP.
         residual: skip connections between hidden layers.
-        **options: as `Flow` takes them.
+        **options: see `Flow`.
 
     Raises:
-        ValueError: less than two bins.
+        ValueError: there are less than two bins.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class AutoregressiveNSF(Flow):
         layers: int = 3,
         bins: int = 8,
         bound: float = 4.0,
-        linear: Linear = "none",
+        linear: LinearName = "none",
         norm: Norm = "act",
         hidden: tuple[int, ...] = (256, 256),
         residual: bool = False,

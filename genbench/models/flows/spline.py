@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from genbench.models.flows.elementwise import Elementwise, at_least_float32, parameters_first
+from genbench.models.flows.elementwise import Elementwise, parameters_first
+from genbench.nets.precision import at_least_float32
 
 MINIMUM = 1e-3  # of a bin's width and height, relative to 2 bound, and of a slope
 UNIT_SLOPE = math.log(math.expm1(1 - MINIMUM))  # softplus(0 + UNIT_SLOPE) + MINIMUM = 1
@@ -47,7 +48,7 @@ class Spline(Elementwise):
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log|det dy/dx|: eq. 4 and 5."""
-        (x, params), bound = at_least_float32(x, params), self.bound
+        x, params, bound = at_least_float32(x), at_least_float32(params), self.bound
         u = ((x.reshape(-1) + bound) / (2 * bound)).clamp(0, 1)
         b = find_bin(u, parameters_first(params, self.parameters), self.K, axis=0)
         rise, log_slope = rational((u - b.x) / b.w, b.h / b.w, b.d0, b.d1)
@@ -57,7 +58,7 @@ class Spline(Elementwise):
 
     def inverse(self, y: Tensor, params: Tensor) -> Tensor:
         """Return x: eq. 6-8, in the form of the root without cancellation."""
-        (y, params), bound = at_least_float32(y, params), self.bound
+        y, params, bound = at_least_float32(y), at_least_float32(params), self.bound
         v = ((y.reshape(-1) + bound) / (2 * bound)).clamp(0, 1)
         b = find_bin(v, parameters_first(params, self.parameters), self.K, axis=1)
         rise, s = v - b.y, b.h / b.w

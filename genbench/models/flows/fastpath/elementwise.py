@@ -11,8 +11,9 @@ from genbench_kernels.affine_coupling import Layout, Scale, gradients, parts
 from torch import Tensor
 
 from genbench.fastpath import fastpath, implementation
-from genbench.models.flows.elementwise import Affine, Elementwise, Shift, at_least_float32
+from genbench.models.flows.elementwise import Affine, Elementwise, Shift
 from genbench.nets.fastpath.gradients import differentiable_grad
+from genbench.nets.precision import at_least_float32
 
 Value = tuple[Tensor, Tensor, tuple[Tensor, ...]]  # y, log|det dy/dx|, and what the gradients need
 Gradients = tuple[Tensor, Tensor, Tensor | None]  # by x, by params, and by the gain
@@ -50,7 +51,7 @@ def elementwise(map: Elementwise, x: Tensor, params: Tensor) -> tuple[Tensor, Te
     vjp = vjp_of(map)
     if vjp is None or not vjp.standalone:
         return None
-    y, logdet = ElementwiseFunction.apply(*at_least_float32(x, params), vjp)
+    y, logdet = ElementwiseFunction.apply(at_least_float32(x), at_least_float32(params), vjp)
     return y, logdet
 
 
