@@ -46,16 +46,16 @@ def accelerated(equation: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.cache
-    def fast() -> Callable[P, R | None] | None:
+    def entry() -> tuple[dict[Any, Callable[P, R | None]], Any]:
         owner, _, name = equation.__qualname__.rpartition(".")
-        registered: Callable[P, R | None] | None
-        registered = entries(equation.__module__).get(getattr(sys.modules[equation.__module__], owner or name))
-        return registered
+        return entries(equation.__module__), getattr(sys.modules[equation.__module__], owner or name)
 
     @functools.wraps(equation)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
-        if is_enabled() and (implementation := fast()) is not None:
-            result = implementation(*args, **kwargs)
+        table, key = entry()
+        fast = table.get(key)
+        if fast is not None and is_enabled():
+            result = fast(*args, **kwargs)
             if result is not None:
                 return result
         return equation(*args, **kwargs)

@@ -76,9 +76,3 @@ def parameters_first(params: Tensor, P: int) -> Tensor:
     """Return params (B, C * P, ...) as (P, B * C ...), so that each parameter of all entries is one row."""
     pairs = params.reshape(-1, P, *params.shape[2:])  # of vectors: transposing two dimensions is fastest
     return pairs.transpose(0, 1).reshape(P, -1)
-
-
-def parameters_adjacent(p: Tensor, x: Tensor) -> Tensor:
-    """Return p (P, B * C ...) as params (B, C * P, ...) of the entries of x (B, C, ...)."""
-    B, C, *rest = x.shape
-    return p.view(len(p), B * C, *rest).transpose(0, 1).reshape(B, C * len(p), *rest)

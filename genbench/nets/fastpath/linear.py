@@ -123,4 +123,4 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return y.unflatten(0, x.shape[:-1]) if x.ndim > 2 else y
 
 
-FAST = {linear: fast_linear}
+FAST = {linear: fast_linear} if onednn_is_faster() else {}

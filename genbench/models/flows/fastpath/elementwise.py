@@ -76,6 +76,12 @@ class ElementwiseFunction(torch.autograd.Function):
         return gx, gparams, None
 
 
+def parameters_adjacent(p: Tensor, x: Tensor) -> Tensor:
+    """Return p (P, B * C ...) as params (B, C * P, ...) of the entries of x (B, C, ...), undoing `parameters_first`."""
+    B, C, *rest = x.shape
+    return p.view(len(p), B * C, *rest).transpose(0, 1).reshape(B, C * len(p), *rest)
+
+
 # ------------------------------------------------------------------------------------------- affine and additive
 
 

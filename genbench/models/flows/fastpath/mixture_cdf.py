@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from genbench.fastpath import fastpath
-from genbench.models.flows.elementwise import parameters_adjacent, parameters_first
-from genbench.models.flows.fastpath.elementwise import AnalyticVJP, Gradients, Value, equation_of
+from genbench.models.flows.elementwise import parameters_first
+from genbench.models.flows.fastpath.elementwise import AnalyticVJP, Gradients, Value, equation_of, parameters_adjacent
 from genbench.models.flows.mixture_cdf import LOG_SCALE_LIMIT, LOG_SIGMA_LIMIT, LogisticMixture, MixtureLogit
 from genbench.nets.fastpath.gradients import differentiable_grad
 
@@ -65,7 +65,8 @@ def log_cdf_gradients(
 
 def log_cdf(mixture: LogisticMixture, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log F(x), log(1 - F(x)) and log F'(x)."""
-    lower, upper, density = LogCDFFunction.apply(x, *mixture)
+    value = LogCDFFunction.apply(x, *mixture) if torch.is_grad_enabled() else log_cdf_value(mixture, x).sums.unbind()
+    lower, upper, density = value
     return lower, upper, density
 
 

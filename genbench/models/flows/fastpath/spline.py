@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from genbench.models.flows.elementwise import parameters_adjacent, parameters_first
-from genbench.models.flows.fastpath.elementwise import AnalyticVJP, Gradients, Value, equation_of
+from genbench.models.flows.elementwise import parameters_first
+from genbench.models.flows.fastpath.elementwise import AnalyticVJP, Gradients, Value, equation_of, parameters_adjacent
 from genbench.models.flows.spline import MINIMUM, UNIT_SLOPE, Spline, rational
 
 
