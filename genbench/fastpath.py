@@ -2,8 +2,8 @@
 
 Model files hold equations, which autograd differentiates. Where that is too slow there is a second implementation with
 a hand-written gradient, registered by type: the one for a class (or function) of ``<folder>/<file>.py`` is an entry of
-the table ``FAST`` in ``<folder>/fastpath/<file>.py``. Tables are found by file name, so no model refers to them, and
-without them all numbers stay the same up to rounding.
+the table ``FAST`` in ``<folder>/fastpath/<file>.py``; other tables there hold parts that fast implementations combine.
+Tables are found by file name, so no model refers to them, and without them all numbers stay the same up to rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENABLED: ContextVar[bool] = ContextVar("fastpath", default=True)
 
 @contextmanager
 def fastpath(enabled: bool) -> Iterator[None]:
-    """Use fast implementations (the default) or equations alone inside."""
+    """Use fast implementations (the default), or only equations, inside."""
     token = _ENABLED.set(enabled)
     try:
         yield

@@ -222,9 +222,9 @@ def test_noise_in_evaluation_is_a_function_of_the_point() -> None:
     u = noise_from_point(k)
     torch.testing.assert_close(noise_from_point(k.flip(0)[:7]), u.flip(0)[:7], rtol=0, atol=0)
     assert u.unique(dim=0).shape == k.unique(dim=0).shape
-    neighbour = k.clone()
-    neighbour[:, 5] ^= 1
-    assert torch.corrcoef(torch.stack((u.flatten(), noise_from_point(neighbour).flatten())))[0, 1].abs() < 0.03
+    neighbor = k.clone()
+    neighbor[:, 5] ^= 1
+    assert torch.corrcoef(torch.stack((u.flatten(), noise_from_point(neighbor).flatten())))[0, 1].abs() < 0.03
     assert torch.corrcoef(u.T).triu(1).abs().max() < 0.3
 
 
@@ -516,7 +516,7 @@ def test_analytic_gradients_of_the_lu_layer(start: str) -> None:
     assert torch.autograd.gradgradcheck(LULinearFunction.apply, (x, step.options, *step.tensors))
 
 
-def colour_of_pixels(order: tuple[int, ...], half: int) -> Tensor:
+def color_of_pixels(order: tuple[int, ...], half: int) -> Tensor:
     """Return an image (6, 6) with 1 for the pixels in one half of the squeezed channels, else 0."""
     y = torch.zeros(1, 4, 3, 3)
     y[:, 2 * half : 2 * half + 2] = 1
@@ -525,10 +525,10 @@ def colour_of_pixels(order: tuple[int, ...], half: int) -> Tensor:
 
 def test_squeezing_the_diagonal_first_gives_a_checkerboard() -> None:
     board = (torch.arange(6)[:, None] + torch.arange(6)) % 2
-    assert torch.equal(colour_of_pixels(DIAGONAL_FIRST, 1), board.float())
-    assert torch.equal(colour_of_pixels(DIAGONAL_FIRST, 0), 1 - board.float())
+    assert torch.equal(color_of_pixels(DIAGONAL_FIRST, 1), board.float())
+    assert torch.equal(color_of_pixels(DIAGONAL_FIRST, 0), 1 - board.float())
     rows = (torch.arange(6) % 2).view(6, 1).expand(6, 6)
-    assert torch.equal(colour_of_pixels((0, 1, 2, 3), 1), rows.float())
+    assert torch.equal(color_of_pixels((0, 1, 2, 3), 1), rows.float())
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -543,7 +543,7 @@ def test_permutation_after_checkerboard_couplings_restores_rows(n: int) -> None:
     assert torch.equal(y, Squeeze()(x)[0])
 
 
-def test_checkerboard_coupling_transforms_one_colour() -> None:
+def test_checkerboard_coupling_transforms_one_color() -> None:
     x = torch.randn(2, 1, 6, 6)
     squeeze = Squeeze(DIAGONAL_FIRST)
     coupling = AffineCoupling(torch.nn.Conv2d(2, 4, 3, padding=1), 4, 2)

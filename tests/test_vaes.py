@@ -144,7 +144,7 @@ def test_a_loaded_model_is_not_initialized_again(row) -> None:
     second = make(space, **options)
     second.load_state_dict(first.state_dict())
     second.train().loss(points(space))
-    assert torch.equal(second.centre, first.centre)
+    assert torch.equal(second.center, first.center)
     assert torch.equal(second.last_bias, first.last_bias)
 
 

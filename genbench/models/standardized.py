@@ -11,7 +11,7 @@ from genbench.standardization import Standardization
 
 
 class Standardized(FirstBatchInit, Model):
-    """A model whose networks see centred and scaled data.
+    """A model whose networks see centered and scaled data.
 
     Reals are standardized in each dimension (`Standardization`); integers by the mean of each dimension and the
     standard deviation of all numbers in the first batch that the model is trained on.
@@ -22,7 +22,7 @@ class Standardized(FirstBatchInit, Model):
         self.standardization = standardization or Standardization(space)
 
     @property
-    def centre(self) -> Tensor:
+    def center(self) -> Tensor:
         """The mean of each dimension, (*shape)."""
         return self.standardization.shift
 
@@ -32,13 +32,13 @@ class Standardized(FirstBatchInit, Model):
         return self.standardization.scale
 
     def initialize(self, x: Tensor) -> None:
-        """Set centre and scale of integers from the first batch x (B, *shape); a subclass may set more."""
+        """Set center and scale of integers from the first batch x (B, *shape); a subclass may set more."""
         if self.space.levels is not None:
-            self.centre.copy_(x.mean(0)), self.scale.copy_(x.std(correction=0).clamp(min=1e-6))
+            self.center.copy_(x.mean(0)), self.scale.copy_(x.std(correction=0).clamp(min=1e-6))
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Return x (B, *shape) centred and scaled; the first x in training initializes the model."""
+        """Return x (B, *shape) centered and scaled; the first x in training initializes the model."""
         if self.needs_init:
-            self.initialize_once(x.to(self.centre.dtype))
+            self.initialize_once(x.to(self.center.dtype))
         y: Tensor = self.standardization(x)
         return y

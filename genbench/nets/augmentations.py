@@ -43,7 +43,7 @@ def uniform(x: Tensor, columns: int) -> Tensor:
 
 
 def affine_warp(x: Tensor, angle: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return x (B, C, H, W) scaled and rotated about its centre, then shifted; bilinear, 0 outside.
+    """Return x (B, C, H, W) scaled and rotated about its center, then shifted; bilinear, 0 outside.
 
     Args:
         angle: (B,), in radians, counterclockwise.
@@ -66,12 +66,12 @@ def erase(x: Tensor, size: Tensor, place: Tensor) -> Tensor:
         place: (B, 2), from -1, touching the upper or left edge, to 1, touching the lower or right edge.
     """
     inside = [
-        (pixel_centres(length, x) - place[:, axis, None] * (1 - size[:, axis, None])).abs() < size[:, axis, None]
+        (pixel_centers(length, x) - place[:, axis, None] * (1 - size[:, axis, None])).abs() < size[:, axis, None]
         for axis, length in enumerate(x.shape[2:])
     ]
     return x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1), 0)
 
 
-def pixel_centres(length: int, x: Tensor) -> Tensor:
-    """Return the centres of `length` pixels that fill [-1, 1], (1, length), as x."""
+def pixel_centers(length: int, x: Tensor) -> Tensor:
+    """Return the centers of `length` pixels that fill [-1, 1], (1, length), as x."""
     return ((2 * torch.arange(length, device=x.device, dtype=x.dtype) + 1) / length - 1).unsqueeze(0)

@@ -22,7 +22,7 @@ class Target(NamedTuple):
     Attributes:
         quantile: log p -> y with mass p below it, for p <= 1/2.
         log_cdf: y -> log p.
-        mirror: y -> its reflection at the centre.
+        mirror: y -> its reflection at the center.
     """
 
     quantile: Callable[[Tensor], Tensor]

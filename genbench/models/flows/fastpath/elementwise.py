@@ -1,4 +1,4 @@
-"""Elementwise maps with hand-written gradients, as one autograd step: y = e^s x + t, y = x + t, and what has a VJP."""
+"""Elementwise maps as one autograd step with a hand-written gradient; those of y = e^s x + t and y = x + t."""
 
 from __future__ import annotations
 
