@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
+from genbench.models.dequantization import DequantizationName
 from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.reshaping import Flatten
@@ -34,7 +34,7 @@ class Normflows(Flow):
     """A flow of normflows layers on vectors; the first layer is next to the data."""
 
     def __init__(
-        self, space: Space, layers: Iterable[nf.flows.Flow], dequantization: Dequantization, alpha: float
+        self, space: Space, layers: Iterable[nf.flows.Flow], dequantization: DequantizationName, alpha: float
     ) -> None:
         bijections = [Flatten(space.shape), *map(InverseLayer, layers)]
         super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
@@ -54,7 +54,7 @@ class RealNVP(Normflows):
         *,
         couplings: int = 8,
         hidden: tuple[int, ...] = (256, 256),
-        dequantization: Dequantization = "uniform",
+        dequantization: DequantizationName = "uniform",
         alpha: float = 0.05,
     ) -> None:
         D, layers = space.dims, list[nf.flows.Flow]()
@@ -73,7 +73,7 @@ class Glow(Normflows):
         *,
         depth: int = 8,
         hidden: tuple[int, ...] = (256, 256),
-        dequantization: Dequantization = "uniform",
+        dequantization: DequantizationName = "uniform",
         alpha: float = 0.05,
     ) -> None:
         D, layers = space.dims, list[nf.flows.Flow]()
@@ -125,7 +125,7 @@ class NSF(Normflows):
         hidden: tuple[int, ...] = (256, 256),
         bins: int = 8,
         bound: float = 5.0,
-        dequantization: Dequantization = "uniform",
+        dequantization: DequantizationName = "uniform",
         alpha: float = 0.05,
     ) -> None:
         D, layers = space.dims, list[nf.flows.Flow]()

@@ -12,7 +12,7 @@ import zuko
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
+from genbench.models.dequantization import DequantizationName
 from genbench.models.flows.bijection import Bijection
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.reshaping import Flatten
@@ -35,7 +35,7 @@ class TransformBijection(Bijection):
 class Zuko(Flow):
     """A zuko flow on vectors; the base of both zuko and `Flow` is the standard normal."""
 
-    def __init__(self, space: Space, flow: zuko.lazy.Flow, dequantization: Dequantization, alpha: float) -> None:
+    def __init__(self, space: Space, flow: zuko.lazy.Flow, dequantization: DequantizationName, alpha: float) -> None:
         bijections = [Flatten(space.shape), TransformBijection(flow.transform)]
         super().__init__(space, bijections, dequantization=dequantization, alpha=alpha)
 
@@ -50,7 +50,7 @@ class NICE(Zuko):
         transforms: int = 8,
         hidden: tuple[int, ...] = (256, 256),
         additive: bool = False,
-        dequantization: Dequantization = "uniform",
+        dequantization: DequantizationName = "uniform",
         alpha: float = 0.05,
     ) -> None:
         map = {"univariate": zuko.transforms.AdditiveTransform, "shapes": [()]} if additive else {}
@@ -67,7 +67,7 @@ class MAF(Zuko):
         *,
         transforms: int = 5,
         hidden: tuple[int, ...] = (256, 256),
-        dequantization: Dequantization = "uniform",
+        dequantization: DequantizationName = "uniform",
         alpha: float = 0.05,
     ) -> None:
         flow = zuko.flows.MAF(space.dims, transforms=transforms, hidden_features=hidden)
@@ -85,7 +85,7 @@ class NSF(Zuko):
         hidden: tuple[int, ...] = (256, 256),
         bins: int = 8,
         passes: int | None = None,
-        dequantization: Dequantization = "uniform",
+        dequantization: DequantizationName = "uniform",
         alpha: float = 0.05,
     ) -> None:
         flow = zuko.flows.NSF(space.dims, transforms=transforms, hidden_features=hidden, bins=bins, passes=passes)

@@ -1,4 +1,4 @@
-"""Masks let through what comes before and nothing else; one step after another agrees with all at once."""
+"""Outputs depend only on earlier dimensions; the sequential direction agrees with the parallel one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive, affine, orders
+from genbench.models.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive, alternating_orders
+from genbench.models.flows.elementwise import Affine
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.maf import MAF
-from genbench.nets.masked import MADE
+from genbench.nets.masked import MaskedMLP
 
 NETS = {
     "one dimension": (1, (8,), False),
@@ -23,9 +24,9 @@ NETS = {
 }
 
 
-def made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> MADE:
-    """Return a MADE in a random order, in float64, with no weight or bias at zero."""
-    net = MADE(D, outputs, hidden, order=torch.randperm(D).tolist(), activation="tanh", residual=residual).double()
+def masked_mlp(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> MaskedMLP:
+    """Return a masked MLP in a random order, in float64, with perturbed parameters."""
+    net = MaskedMLP(D, outputs, hidden, order=torch.randperm(D).tolist(), activation="tanh", residual=residual).double()
     with torch.no_grad():
         for p in net.parameters():
             p += 0.2 * torch.randn_like(p)
@@ -33,9 +34,9 @@ def made(D: int, hidden: tuple[int, ...], residual: bool, outputs: int = 3) -> M
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_outputs_depend_on_what_comes_before_alone_and_on_all_of_it(net: tuple[int, tuple[int, ...], bool]) -> None:
+def test_outputs_depend_on_exactly_the_dimensions_before(net: tuple[int, tuple[int, ...], bool]) -> None:
     D, hidden, _ = net
-    model = made(*net)
+    model = masked_mlp(*net)
     J = torch.autograd.functional.jacobian(model, torch.randn(1, D).double()).view(D, 3, D)
     J = J[model.order][:, :, model.order].abs()
     assert J.amax(1).triu().max() == 0
@@ -44,22 +45,22 @@ def test_outputs_depend_on_what_comes_before_alone_and_on_all_of_it(net: tuple[i
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-def test_one_after_another_gives_what_all_at_once_gives(net: tuple[int, tuple[int, ...], bool]) -> None:
-    model, x = made(*net), torch.randn(4, net[0]).double()
+def test_unrolling_agrees_with_the_parallel_pass(net: tuple[int, tuple[int, ...], bool]) -> None:
+    model, x = masked_mlp(*net), torch.randn(4, net[0]).double()
     outputs = {}
 
-    def given(i: int, y: Tensor) -> Tensor:
+    def choose(i: int, y: Tensor) -> Tensor:
         outputs[i] = y
         return x[:, i : i + 1]
 
-    assert torch.equal(model.unroll(4, given), x)
+    assert torch.equal(model.unroll(4, choose), x)
     torch.testing.assert_close(torch.cat([outputs[i] for i in range(net[0])], 1), model(x))
 
 
-def test_zero_start_and_dropout() -> None:
+def test_zero_initialization_and_dropout() -> None:
     x = torch.randn(5, 4)
-    assert torch.equal(MADE(4, 2, (8,), zero=True)(x), torch.zeros(5, 8))
-    net = MADE(4, 2, (64,), dropout=0.5)
+    assert torch.equal(MaskedMLP(4, 2, (8,), zero=True)(x), torch.zeros(5, 8))
+    net = MaskedMLP(4, 2, (64,), dropout=0.5)
     assert not torch.equal(net(x), net(x))
     net.eval()
     assert torch.equal(net(x), net(x))
@@ -67,9 +68,9 @@ def test_zero_start_and_dropout() -> None:
 
 @pytest.mark.parametrize("scale", ["exp", "tanh", "sigmoid"])
 def test_inverse_autoregressive_is_the_other_direction(scale: str) -> None:
-    """With the inverse map, the two layers are each other's inverse, and so are their determinants."""
-    net = made(5, (12, 12), False, outputs=2)
-    f, g = MaskedAutoregressive(net, affine(scale)), InverseAutoregressive(net, affine(scale))
+    """The layer inverts itself, and its determinant agrees with its Jacobian."""
+    net = masked_mlp(5, (12, 12), False, outputs=2)
+    f, g = MaskedAutoregressive(net, Affine(scale)), InverseAutoregressive(net, Affine(scale))
     y = torch.randn(6, 5).double()
     x = g.inverse(y)
     torch.testing.assert_close(g(x)[0], y)
@@ -78,12 +79,12 @@ def test_inverse_autoregressive_is_the_other_direction(scale: str) -> None:
     torch.testing.assert_close(f.inverse(f(x)[0]), x)
 
 
-def test_layers_take_the_dimensions_in_turn() -> None:
-    assert orders(3, 3) == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
+def test_orders_alternate() -> None:
+    assert alternating_orders(3, 3) == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
 
 
-def test_iaf_of_64_dimensions_is_trained_through_its_sequential_direction() -> None:
-    """The gradient is that of differences."""
+def test_gradient_through_the_sequential_direction_of_iaf() -> None:
+    """With 64 dimensions it agrees with finite differences."""
     model = IAF(Space((64,)), layers=1, hidden=(70,), activation="tanh").double()
     x = torch.randn(8, 64).double()
     model.loss(x)
@@ -101,8 +102,8 @@ def test_iaf_of_64_dimensions_is_trained_through_its_sequential_direction() -> N
     assert slope.item() == pytest.approx(gradient[30, 5].item(), rel=1e-4)
 
 
-def test_maf_reaches_a_gaussian_of_any_covariance() -> None:
-    """One layer with linear conditionals holds the Cholesky factor, and more."""
+def test_maf_fits_a_gaussian_with_full_covariance() -> None:
+    """One layer with linear conditionals contains the Cholesky factor."""
     A = torch.tensor([[2.0, 0.0, 0.0], [1.5, 0.5, 0.0], [-1.0, 0.3, 0.2]])
     x = torch.randn(500, 3) @ A.T + 1
     model = MAF(Space((3,)), layers=1, hidden=(), norm="act")

@@ -22,7 +22,7 @@ from genbench.model import Model
 from genbench.models.contrastive.clip import CLIP
 from genbench.models.contrastive.losses import nt_xent, symmetric_cross_entropy
 from genbench.models.contrastive.simclr import SimCLR
-from genbench.nets.augmentations import Augmentation, affine, erased
+from genbench.nets.augmentations import Augmentation, affine_warp, erase
 from genbench.suite import Run
 from genbench.train import TrainStep, batches, reseed
 
@@ -114,7 +114,7 @@ def test_gradient_of_the_temperature_for_orthogonal_pairs() -> None:
 def transform(x: Tensor, angle: float = 0.0, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
     """Return x (B, C, H, W), all transformed by the same affine map."""
     B = len(x)
-    return affine(x, torch.full((B,), angle), torch.full((B,), scale), torch.tensor([shift]).expand(B, 2))
+    return affine_warp(x, torch.full((B,), angle), torch.full((B,), scale), torch.tensor([shift]).expand(B, 2))
 
 
 def test_augmentation_of_zero_strength_is_the_identity() -> None:
@@ -148,7 +148,7 @@ def test_erased_region_is_a_rectangle_of_the_given_size_and_position() -> None:
     x = torch.ones(3, 2, 10, 20)
     size = torch.tensor([[0.5, 0.25], [1.0, 1.0], [0.0, 0.5]])
     position = torch.tensor([[-1.0, 1.0], [0.3, -0.2], [0.0, 0.0]])
-    y = erased(x, size, position)
+    y = erase(x, size, position)
     truth = torch.ones(2, 10, 20)
     truth[:, :5, 15:] = 0
     assert torch.equal(y[0], truth)
@@ -165,9 +165,9 @@ def test_every_image_gets_its_own_augmentation(which: str) -> None:
     two = torch.rand(2, 1, 8, 8)
     angle, scale, shift = torch.tensor([0.3, -1.0]), torch.tensor([0.8, 1.2]), torch.tensor([[0.1, 0], [0, 0.2]])
     one_by_one = torch.cat(
-        [affine(two[i : i + 1], angle[i : i + 1], scale[i : i + 1], shift[i : i + 1]) for i in (0, 1)]
+        [affine_warp(two[i : i + 1], angle[i : i + 1], scale[i : i + 1], shift[i : i + 1]) for i in (0, 1)]
     )
-    torch.testing.assert_close(affine(two, angle, scale, shift), one_by_one)
+    torch.testing.assert_close(affine_warp(two, angle, scale, shift), one_by_one)
 
 
 # --------------------------------------------------------------------------------------------------- names

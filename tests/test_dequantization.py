@@ -1,4 +1,4 @@
-"""Truths about the noise that makes integers real: its density, and the bound on the likelihood of the integers."""
+"""Properties of dequantization noise: its density, and the bound on the likelihood of the integers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics.likelihood import bound
-from genbench.models.dequantization import EDGE, noise_of
+from genbench.models.dequantization import EDGE, noise_from_point
 from genbench.models.flows.flow import DEQUANTIZATIONS, Flow
 from genbench.models.flows.linear import Linear
 from genbench.models.flows.realnvp import RealNVP
 from genbench.models.flows.reshaping import Flatten
-from genbench.models.flows.variational import Variational
+from genbench.models.flows.variational import VariationalDequantization
 from tests.test_flows import FLOWS, IMAGE
 
 SQUARE = Space((2,), 3)
@@ -26,14 +26,14 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 
 
 def points(space: Space, n: int = 6) -> Tensor:
-    """Return n points of `space`, the first at the lowest level everywhere, the second at the highest."""
+    """Return n points of `space`; all entries of the first have the lowest level, of the second the highest."""
     k = torch.randint(0, space.levels, (n, *space.shape))
     k[0], k[1] = 0, space.levels - 1
     return k.to(torch.uint8)
 
 
 def perturbed(model: torch.nn.Module, by: float = 0.5) -> torch.nn.Module:
-    """Return `model` far from its start, in evaluation mode."""
+    """Return `model` with perturbed parameters, in evaluation mode."""
     with torch.no_grad():
         for p in model.parameters():
             p += by * torch.randn_like(p) / p.shape[-1] ** 0.5
@@ -42,8 +42,8 @@ def perturbed(model: torch.nn.Module, by: float = 0.5) -> torch.nn.Module:
 
 @every_space
 @pytest.mark.parametrize("training", [True, False])
-def test_variational_noise_starts_as_the_uniform(space: Space, training: bool) -> None:
-    k, noise = points(space), Variational(space, dropout=0.0)
+def test_variational_noise_starts_as_uniform_noise(space: Space, training: bool) -> None:
+    k, noise = points(space), VariationalDequantization(space, dropout=0.0)
     seed = torch.random.get_rng_state()
     x, log_q = noise.train(training)(k)
     torch.random.set_rng_state(seed)
@@ -52,7 +52,7 @@ def test_variational_noise_starts_as_the_uniform(space: Space, training: bool) -
     torch.testing.assert_close(log_q, torch.full((6,), level), rtol=1e-5, atol=space.dims * 3 * EDGE)
 
 
-def test_uniform_over_256_levels_is_8_bits_under_variational_noise_at_its_start() -> None:
+def test_uniform_density_over_256_levels_is_8_bits_with_initial_variational_noise() -> None:
     space = Space((3, 8, 8), 256)
     model = Flow(space, [Flatten(space.shape)], "logistic", alpha=0.0, dequantization="variational").eval()
     bits = -model.log_prob(points(space)) / math.log(2) / space.dims
@@ -61,8 +61,8 @@ def test_uniform_over_256_levels_is_8_bits_under_variational_noise_at_its_start(
 
 @every_space
 @pytest.mark.parametrize("training", [True, False])
-def test_variational_noise_stays_in_its_cell(space: Space, training: bool) -> None:
-    k, noise = points(space, 64), perturbed(Variational(space, components=2)).train(training)
+def test_variational_noise_does_not_change_the_integers(space: Space, training: bool) -> None:
+    k, noise = points(space, 64), perturbed(VariationalDequantization(space, components=2)).train(training)
     x, log_q = noise(k)
     assert torch.equal(noise.inverse(x), k)
     assert log_q.shape == (64,)
@@ -70,26 +70,26 @@ def test_variational_noise_stays_in_its_cell(space: Space, training: bool) -> No
 
 
 @pytest.mark.parametrize("components", [1, 3])
-def test_variational_density_is_that_of_the_map(components: int) -> None:
+def test_variational_density_agrees_with_the_jacobian(components: int) -> None:
     torch.manual_seed(0)
-    noise = perturbed(Variational(SQUARE, components=components)).double()
+    noise = perturbed(VariationalDequantization(SQUARE, components=components)).double()
     k = torch.tensor([[2, 0]])
 
-    def moved(u: Tensor) -> tuple[Tensor, Tensor]:
+    def dequantize(u: Tensor) -> tuple[Tensor, Tensor]:
         noise.uniform = lambda k, draw: u[None]
         x, log_q = noise(k)
         return x[0], log_q[0]
 
     for u in torch.rand(4, 2, dtype=torch.float64):
-        J = torch.autograd.functional.jacobian(lambda v: moved(v)[0], u)
-        torch.testing.assert_close(moved(u)[1], -torch.linalg.slogdet(J).logabsdet)
+        J = torch.autograd.functional.jacobian(lambda v: dequantize(v)[0], u)
+        torch.testing.assert_close(dequantize(u)[1], -torch.linalg.slogdet(J).logabsdet)
 
 
 @pytest.mark.parametrize("components", [1, 3])
-def test_variational_density_has_mass_one(components: int) -> None:
-    """The sum of density times area over a mesh of the square, bent by the flow; the area of a cell by its corners."""
+def test_variational_density_integrates_to_one(components: int) -> None:
+    """Sum of density times area over the cells of a mesh of the square, deformed by the flow."""
     torch.manual_seed(1)
-    noise, n = perturbed(Variational(SQUARE, components=components)).double(), 60
+    noise, n = perturbed(VariationalDequantization(SQUARE, components=components)).double(), 60
     side = torch.linspace(-16, 16, 2 * n + 1, dtype=torch.float64).sigmoid()
     noise.uniform = lambda k, draw: torch.cartesian_prod(side, side)
     x, log_q = noise(torch.tensor([[1, 2]]).expand((2 * n + 1) ** 2, 2))
@@ -103,7 +103,7 @@ def test_variational_density_has_mass_one(components: int) -> None:
 
 
 def enumerable(dequantization: str) -> tuple[Flow, Tensor, Tensor]:
-    """Return a flow on 2 dimensions of 3 levels far from its start, the nine points and their log P by quadrature."""
+    """Return a perturbed flow on 2 dimensions of 3 levels, the nine points and their log P by quadrature."""
     torch.manual_seed(2)
     model = RealNVP(SQUARE, couplings=2, hidden=(8,), activation="tanh", norm="none", dequantization=dequantization)
     perturbed(model.bijection), perturbed(model.dequantization, 0.2)
@@ -119,13 +119,13 @@ def enumerable(dequantization: str) -> tuple[Flow, Tensor, Tensor]:
 
 @pytest.mark.parametrize("dequantization", DEQUANTIZATIONS)
 @torch.no_grad()
-def test_expected_bound_is_below_the_true_likelihood_and_many_draws_reach_it(dequantization: str) -> None:
+def test_expected_bound_is_below_the_true_likelihood_and_tight_with_many_draws(dequantization: str) -> None:
     model, k, truth = enumerable(dequantization)
     assert truth.exp().sum().item() < 1
     bounds = torch.stack([model.bound(k, draw) for draw in range(300)])
     assert (bounds.mean(0) < truth).all()
-    reached = bounds.logsumexp(0) - math.log(300)
-    torch.testing.assert_close(reached, truth, rtol=0, atol=0.1)
+    many_draws = bounds.logsumexp(0) - math.log(300)
+    torch.testing.assert_close(many_draws, truth, rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("dequantization", DEQUANTIZATIONS)
@@ -141,7 +141,7 @@ def test_more_draws_tighten_the_bound(dequantization: str) -> None:
 
 
 @pytest.mark.parametrize("dequantization", DEQUANTIZATIONS)
-def test_likelihood_of_integers_depends_on_the_point_alone(dequantization: str) -> None:
+def test_likelihood_of_integers_does_not_depend_on_the_batch(dequantization: str) -> None:
     space = SPACES["small image"]
     model = perturbed(RealNVP(space, network="mlp", hidden=(16,), couplings=2, dequantization=dequantization))
     k = points(space)
@@ -151,15 +151,15 @@ def test_likelihood_of_integers_depends_on_the_point_alone(dequantization: str) 
     assert torch.equal(model.log_prob(k), together)
 
 
-def test_draws_of_a_point_differ_and_the_first_is_the_default() -> None:
+def test_draws_for_a_point_are_uncorrelated_and_the_first_is_the_default() -> None:
     k = points(Space((200,), 17))
-    u = torch.stack([noise_of(k, draw) for draw in range(4)])
-    assert torch.equal(u[0], noise_of(k))
+    u = torch.stack([noise_from_point(k, draw) for draw in range(4)])
+    assert torch.equal(u[0], noise_from_point(k))
     assert torch.corrcoef(u.flatten(1)).triu(1).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("row", {**FLOWS, **IMAGE}.items(), ids={**FLOWS, **IMAGE})
-def test_every_flow_takes_variational_noise_and_trains_it(row) -> None:
+def test_every_flow_trains_variational_noise(row) -> None:
     make, options = row[1]
     model = make(Space((2, 4, 4), 17), **options, dequantization="variational")
     k = points(model.space)
@@ -169,7 +169,7 @@ def test_every_flow_takes_variational_noise_and_trains_it(row) -> None:
 
 
 def fitted(dequantization: str) -> float:
-    """Return the loss in nats of a linear flow fitted to what is certain: one point of 2 dimensions of 4 levels."""
+    """Return the loss in nats of a linear flow fitted to a single point of 2 dimensions with 4 levels."""
     torch.manual_seed(0)
     space = Space((2,), 4)
     k = torch.tensor([[1, 2]], dtype=torch.uint8).expand(256, 2)
@@ -183,15 +183,15 @@ def fitted(dequantization: str) -> float:
         return -torch.stack([model.eval().bound(k[:1], draw) for draw in range(500)]).mean().item()
 
 
-def test_trained_variational_bound_is_tighter_than_the_uniform() -> None:
-    """The uniform noise costs the divergence of a cell from a normal; a flow can make the noise that normal."""
+def test_trained_variational_bound_is_tighter_than_the_uniform_one() -> None:
+    """Uniform noise costs the KL divergence of a cell from a normal; a flow can make the noise normal."""
     assert 0 < fitted("variational") < fitted("uniform") / 2
 
 
-def test_measured_bound_takes_each_draw_once() -> None:
+def test_metric_uses_each_draw_once() -> None:
     space = Space((1, 4, 4), 17)
     model = RealNVP(space, network="mlp", hidden=(8,), couplings=2).eval()
-    k = points(space, 256)  # so many that draws are taken in parts
+    k = points(space, 256)  # so many that draws are split into batches
     evaluation = Evaluation(model, Dataset(space, k, k, k), run=None)
     log_p, draws = bound(evaluation, 70, k)
     assert draws == 70

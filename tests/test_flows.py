@@ -1,4 +1,4 @@
-"""Truths about every flow, in one table: inverses, Jacobians, mass, and what a point's likelihood may depend on."""
+"""Properties of every flow, in one table: inverses, Jacobians, total mass, and independence of the batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from torch import Tensor
 from torch.nn.functional import batch_norm
 
 from genbench.dataset import Space
-from genbench.models.dequantization import noise_of
-from genbench.models.flows.affine import ADDITIVE, closed_affine
-from genbench.models.flows.autoregressive import Autoregressed, MaskedAutoregressive, affine
+from genbench.models.dequantization import noise_from_point
+from genbench.models.flows.autoregressive import MaskedAutoregressive
 from genbench.models.flows.bijection import Bijection, Chain
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import AffineCoupling, Coupled, affine_by, couplings_of
+from genbench.models.flows.coupling import AffineCoupling, Coupling, affine_couplings, alternating_couplings
 from genbench.models.flows.densities import BASES
+from genbench.models.flows.elementwise import Affine, Shift
+from genbench.models.flows.fastpath.autoregressive import MaskedAutoregressiveFunction
+from genbench.models.flows.fastpath.bijection import step_of
+from genbench.models.flows.fastpath.coupling import CouplingFunction
+from genbench.models.flows.fastpath.elementwise import affine_coupling_vjp, vjp_of
+from genbench.models.flows.fastpath.lu import LULinearFunction, LUMatrixFunction
+from genbench.models.flows.fastpath.normalization import ActNormFunction
 from genbench.models.flows.ffjord import FFJORD
 from genbench.models.flows.flow import DEQUANTIZATIONS, Flow
 from genbench.models.flows.flowpp import FlowPP
@@ -27,19 +33,19 @@ from genbench.models.flows.gaussianization import Gaussianization
 from genbench.models.flows.glow import Glow
 from genbench.models.flows.iaf import IAF
 from genbench.models.flows.linear import Linear
-from genbench.models.flows.lu import Factored, LULinear, Turned, factors, lu
+from genbench.models.flows.lu import LULinear, lu_product, unpack_lu
 from genbench.models.flows.maf import MAF
 from genbench.models.flows.monotone import MixtureCDF
-from genbench.models.flows.nice import NICE, AdditiveCoupling
-from genbench.models.flows.normalization import ActNorm, Affine, BatchNorm
+from genbench.models.flows.nice import NICE
+from genbench.models.flows.normalization import ActNorm, BatchNorm
 from genbench.models.flows.nsf import NSF, AutoregressiveNSF
 from genbench.models.flows.one_dimensional import OneDimensional
 from genbench.models.flows.realnvp import RealNVP
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.models.flows.residual import ResidualFlow
 from genbench.models.flows.tarflow import TarFlow
-from genbench.models.flows.variational import Variational
-from genbench.nets.masked import MADE
+from genbench.models.flows.variational import VariationalDequantization
+from genbench.nets.masked import MaskedMLP
 from genbench.nets.mlp import mlp
 
 Make = Callable[..., Flow]
@@ -104,12 +110,12 @@ every_flow = pytest.mark.parametrize(("row", "space"), CASES, ids=[f"{row[0]}-{l
 
 
 def built(row: tuple[str, tuple[Make, dict[str, object]]], space: Space) -> tuple[Flow, Tensor]:
-    """Return a flow far from its start, in float64 and evaluation mode, and points x (6, *shape) of its space."""
+    """Return a flow with perturbed parameters, in float64 and evaluation mode, and points x (6, *shape)."""
     torch.manual_seed(0)
     make, options = row[1]
     model = make(space, **options).double()
     x = 0.5 + 1.3 * torch.randn(256, *space.shape, dtype=torch.float64)
-    model.log_prob(x)  # the first batch starts what starts from data
+    model.log_prob(x)  # the first batch initializes ActNorm and mixtures
     with torch.no_grad():
         for p in model.parameters():
             p += 0.2 * torch.randn_like(p)
@@ -117,7 +123,7 @@ def built(row: tuple[str, tuple[Make, dict[str, object]]], space: Space) -> tupl
 
 
 @every_flow
-def test_log_determinant_is_that_of_the_jacobian(row, space) -> None:
+def test_log_determinant_agrees_with_the_jacobian(row, space) -> None:
     model, x = built(row, space)
     for point in x[:2]:
         J = torch.autograd.functional.jacobian(lambda v: model.encode(v.unsqueeze(0))[0], point)
@@ -127,7 +133,7 @@ def test_log_determinant_is_that_of_the_jacobian(row, space) -> None:
 
 
 @every_flow
-def test_decoding_undoes_encoding(row, space) -> None:
+def test_decoding_inverts_encoding(row, space) -> None:
     model, x = built(row, space)
     z = model.encode(x)
     assert z.shape == (6, space.dims)
@@ -135,18 +141,18 @@ def test_decoding_undoes_encoding(row, space) -> None:
 
 
 @every_flow
-def test_likelihood_depends_on_the_point_alone(row, space) -> None:
-    """Not on the size of the batch, the order in it, nor on who else is in it."""
+def test_likelihood_does_not_depend_on_the_batch(row, space) -> None:
+    """Neither on its size, nor on its order, nor on the other points."""
     model, x = built(row, space)
     together = model.log_prob(x)
     torch.testing.assert_close(torch.cat([model.log_prob(p[None]) for p in x]), together)
     torch.testing.assert_close(model.log_prob(x.flip(0)).flip(0), together)
-    strangers = torch.cat((x[:1], 100 * torch.randn_like(x)))
-    torch.testing.assert_close(model.log_prob(strangers)[0], together[0])
+    outliers = torch.cat((x[:1], 100 * torch.randn_like(x)))
+    torch.testing.assert_close(model.log_prob(outliers)[0], together[0])
 
 
 @pytest.mark.parametrize("row", FLOWS.items(), ids=FLOWS)
-def test_density_of_the_plane_has_mass_one(row) -> None:
+def test_density_integrates_to_one(row) -> None:
     model, _ = built(row, PLANE)
     side = torch.linspace(-20, 20, 801, dtype=torch.float64)
     grid = torch.cartesian_prod(side, side)
@@ -157,7 +163,7 @@ def test_density_of_the_plane_has_mass_one(row) -> None:
 
 @pytest.mark.parametrize("row", {**FLOWS, **IMAGE}.items(), ids={**FLOWS, **IMAGE})
 @pytest.mark.parametrize("levels", [None, 17, 256, 1000])
-def test_samples_lie_in_the_space(row, levels) -> None:
+def test_samples_are_points_of_the_space(row, levels) -> None:
     make, options = row[1]
     space = Space((2, 4, 4), levels)
     model = make(space, **options).eval()
@@ -179,11 +185,11 @@ def test_every_parameter_is_trained(row, space) -> None:
     assert dead == []
 
 
-# ------------------------------------------------------------------------------------------ integers made real
+# ---------------------------------------------------------------------------------------------- dequantization
 
 
 @pytest.mark.parametrize(("alpha", "bits"), [(0.0, 8.0), (0.05, 8 - math.log2(0.9))])
-def test_uniform_over_256_levels_is_8_bits_and_the_logit_costs_what_it_squeezes(alpha: float, bits: float) -> None:
+def test_uniform_density_over_256_levels_is_8_bits_plus_the_cost_of_the_logit(alpha: float, bits: float) -> None:
     space = Space((3, 8, 8), 256)
     model = Flow(space, [Flatten(space.shape)], "logistic", alpha=alpha)
     log_p = model.log_prob(torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)).double()
@@ -192,7 +198,7 @@ def test_uniform_over_256_levels_is_8_bits_and_the_logit_costs_what_it_squeezes(
 
 @pytest.mark.parametrize("levels", [2, 17, 100, 256])
 @pytest.mark.parametrize("u", [0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
-def test_noise_at_the_edge_does_not_leave_the_cell(levels: int, u: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_at_the_edge_does_not_change_the_integers(levels: int, u: float, monkeypatch: pytest.MonkeyPatch) -> None:
     k = torch.arange(levels).view(-1, 1, 1, 1).to(torch.uint8)
     monkeypatch.setattr(torch, "rand", lambda shape, device: torch.full(shape, u))
     noise = DEQUANTIZATIONS["uniform"](Space((1, 1, 1), levels)).train()
@@ -201,7 +207,7 @@ def test_noise_at_the_edge_does_not_leave_the_cell(levels: int, u: float, monkey
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("training", [True, False])
-def test_dequantised_points_fill_their_own_cell(levels: int, training: bool) -> None:
+def test_dequantization_noise_is_uniform_and_does_not_change_the_integers(levels: int, training: bool) -> None:
     noise = DEQUANTIZATIONS["uniform"](Space((1, 8, 8), levels)).train(training)
     k = torch.randint(0, levels, (500, 1, 8, 8)).to(torch.uint8)
     x, log_q = noise(k)
@@ -211,18 +217,18 @@ def test_dequantised_points_fill_their_own_cell(levels: int, training: bool) -> 
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
 
 
-def test_noise_in_evaluation_belongs_to_the_point() -> None:
+def test_noise_in_evaluation_is_a_function_of_the_point() -> None:
     k = torch.randint(0, 17, (300, 64)).to(torch.uint8)
-    u = noise_of(k)
-    torch.testing.assert_close(noise_of(k.flip(0)[:7]), u.flip(0)[:7], rtol=0, atol=0)
+    u = noise_from_point(k)
+    torch.testing.assert_close(noise_from_point(k.flip(0)[:7]), u.flip(0)[:7], rtol=0, atol=0)
     assert u.unique(dim=0).shape == k.unique(dim=0).shape
-    neighbour = k.clone()
-    neighbour[:, 5] ^= 1
-    assert torch.corrcoef(torch.stack((u.flatten(), noise_of(neighbour).flatten())))[0, 1].abs() < 0.03
+    neighbor = k.clone()
+    neighbor[:, 5] ^= 1
+    assert torch.corrcoef(torch.stack((u.flatten(), noise_from_point(neighbor).flatten())))[0, 1].abs() < 0.03
     assert torch.corrcoef(u.T).triu(1).abs().max() < 0.3
 
 
-def test_integers_outside_are_put_at_the_edge() -> None:
+def test_points_outside_the_cube_are_mapped_to_its_edge() -> None:
     noise = DEQUANTIZATIONS["uniform"](Space((3,), 17))
     assert noise.inverse(torch.tensor([[-0.2, 1.0, 1.3]])).tolist() == [[0, 16, 16]]
 
@@ -232,7 +238,7 @@ def test_integers_outside_are_put_at_the_edge() -> None:
 CDFS = {"uniform": stats.uniform.cdf, "beta": stats.beta(5, 5).cdf, "normal": stats.norm.cdf}
 
 
-def two_bumps(base: str, dtype: torch.dtype = torch.float64) -> tuple[OneDimensional, Tensor]:
+def bimodal(base: str, dtype: torch.dtype = torch.float64) -> tuple[OneDimensional, Tensor]:
     """Return a 1-D flow with F = 0.3 Logistic(-2, 0.5) + 0.7 Logistic(1, 0.2), and 5,000 draws of F (5000, 1)."""
     torch.manual_seed(1)
     model = OneDimensional(Space((1,)), components=2, base=base).to(dtype).eval()
@@ -246,15 +252,15 @@ def two_bumps(base: str, dtype: torch.dtype = torch.float64) -> tuple[OneDimensi
 
 
 @pytest.mark.parametrize("base", CDFS)
-def test_pushforward_is_the_base(base: str) -> None:
-    model, x = two_bumps(base)
+def test_encoded_points_have_the_base_distribution(base: str) -> None:
+    model, x = bimodal(base)
     assert stats.kstest(model.encode(x).flatten().detach().numpy(), CDFS[base]).pvalue > 0.01
     assert stats.ks_2samp(model.sample(5000).flatten().numpy(), x.flatten().numpy()).pvalue > 0.01
 
 
 @pytest.mark.parametrize("base", CDFS)
-def test_one_dimensional_density_has_mass_one_and_is_the_mixture(base: str) -> None:
-    model, _ = two_bumps(base)
+def test_one_dimensional_density_is_the_mixture_and_integrates_to_one(base: str) -> None:
+    model, _ = bimodal(base)
     x = torch.linspace(-20, 15, 20_001, dtype=torch.float64).unsqueeze(-1)
     p = model.log_prob(x).exp().detach()
     assert torch.trapezoid(p, x[:, 0]).item() == pytest.approx(1, abs=1e-6)
@@ -263,11 +269,11 @@ def test_one_dimensional_density_has_mass_one_and_is_the_mixture(base: str) -> N
 
 
 @pytest.mark.parametrize("base", CDFS)
-def test_tails_hold_in_float32(base: str) -> None:
-    model, _ = two_bumps(base, torch.float32)
+def test_tails_are_accurate_in_float32(base: str) -> None:
+    model, _ = bimodal(base, torch.float32)
     x = torch.tensor([[-60.0], [-30.0], [-8.0], [0.0], [4.0], [8.0], [20.0]])
     log_p = model.log_prob(x)
-    expected = two_bumps(base)[0].log_prob(x.double())
+    expected = bimodal(base)[0].log_prob(x.double())
     torch.testing.assert_close(log_p.double(), expected, rtol=1e-5, atol=1e-4)
     (gradient,) = torch.autograd.grad(log_p.sum(), next(model.bijection.parameters()))
     assert gradient.isfinite().all()
@@ -276,7 +282,7 @@ def test_tails_hold_in_float32(base: str) -> None:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_base_draws_follow_the_base_density(base: str) -> None:
+def test_base_samples_follow_the_base_density(base: str) -> None:
     torch.manual_seed(3)
     z = BASES[base].sample((4000, 1)).double()
     side = torch.linspace(*((1e-9, 1 - 1e-9) if base in ("uniform", "beta") else (-20, 20)), 20_001).double()
@@ -289,7 +295,7 @@ def test_base_draws_follow_the_base_density(base: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 6, 6)], ids=["vector", "image"])
-def test_actnorm_starts_with_zero_mean_and_unit_variance(shape: tuple[int, ...]) -> None:
+def test_actnorm_normalizes_the_first_batch(shape: tuple[int, ...]) -> None:
     x = 3 + 2 * torch.randn(64, *shape, dtype=torch.float64)
     layer = ActNorm(shape).double()
     y, _ = layer(x)
@@ -299,7 +305,7 @@ def test_actnorm_starts_with_zero_mean_and_unit_variance(shape: tuple[int, ...])
     torch.testing.assert_close(layer(10 * x)[0], torch.addcmul(y, x, 9 * layer.s.exp().view(-1, *[1] * len(shape[1:]))))
 
 
-def test_actnorm_that_was_loaded_does_not_start_again() -> None:
+def test_loaded_actnorm_is_not_initialized_again() -> None:
     x = torch.randn(64, 4)
     first, second = ActNorm((4,)), ActNorm((4,))
     y, _ = first(x)
@@ -309,67 +315,67 @@ def test_actnorm_that_was_loaded_does_not_start_again() -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (2, 4, 3)], ids=["vector", "image"])
-def test_closed_gradients_of_actnorm_are_those_of_its_value(shape: tuple[int, ...]) -> None:
+def test_analytic_gradients_of_actnorm(shape: tuple[int, ...]) -> None:
     x, s, t = (torch.randn(n, dtype=torch.float64, requires_grad=True) for n in (shape, 4, 4))
     args = x, (math.prod(shape[2:]),), s, t
-    assert torch.autograd.gradcheck(Affine.apply, args)
-    assert torch.autograd.gradgradcheck(Affine.apply, args)
+    assert torch.autograd.gradcheck(ActNormFunction.apply, args)
+    assert torch.autograd.gradgradcheck(ActNormFunction.apply, args)
 
 
 @pytest.mark.parametrize("scale", ["tanh", "sigmoid", None])
-def test_closed_gradients_of_a_coupling_are_those_of_its_value(scale: str | None) -> None:
+def test_analytic_gradients_of_a_coupling(scale: str | None) -> None:
     net = mlp(2, 6 if scale else 3, (4, 5))
-    coupling = (AffineCoupling(net, 5, 2, scale=scale) if scale else AdditiveCoupling(net, 5, 2)).double()
-    map, gain = (closed_affine("chunk", scale), coupling.gain) if scale else (ADDITIVE, None)
+    coupling = (AffineCoupling(net, 5, 2, scale=scale) if scale else Coupling(net, 5, 2, Shift())).double()
+    vjp, gain = (affine_coupling_vjp("chunk", scale), coupling.gain) if scale else (vjp_of(Shift()), None)
     weights = [p for layer in net for p in layer.parameters()]
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
 
-    def closed(*args: Tensor) -> tuple[Tensor, Tensor]:
-        y, logdet = Coupled.apply(args[0], (coupling.sizes, map, 0.0), *args[1:])
+    def fast(*args: Tensor) -> tuple[Tensor, Tensor]:
+        y, logdet = CouplingFunction.apply(args[0], (coupling.sizes, vjp, 0.0), *args[1:])
         return y, logdet.expand(3)
 
     args = x, gain, *weights
-    mine, theirs = closed(*args), coupling(x)  # float64 goes layer by layer
+    mine, theirs = fast(*args), coupling(x)
     torch.testing.assert_close(mine, (theirs[0], theirs[1].expand(3)))
-    assert torch.autograd.gradcheck(closed, args)
-    assert torch.autograd.gradgradcheck(closed, args)
+    assert torch.autograd.gradcheck(fast, args)
+    assert torch.autograd.gradgradcheck(fast, args)
 
 
 @pytest.mark.parametrize("scale", ["tanh", "exp", "sigmoid"])
-def test_closed_gradients_of_an_autoregressive_layer_are_those_of_its_value(scale: str) -> None:
-    layer = MaskedAutoregressive(MADE(4, 2, (5, 6), order=(2, 0, 3, 1)), affine(scale)).double()
-    masked = [*layer.net.inner, layer.net.last]
+def test_analytic_gradients_of_an_autoregressive_layer(scale: str) -> None:
+    layer = MaskedAutoregressive(MaskedMLP(4, 2, (5, 6), order=(2, 0, 3, 1)), Affine(scale)).double()
+    masked = layer.net.layers
     tensors = *(f.mask for f in masked), *(f.weight for f in masked), *(f.bias for f in masked)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
 
-    def closed(x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return Autoregressed.apply(x, (layer.map, 0.0), *tensors)
+    def fast(x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return MaskedAutoregressiveFunction.apply(x, (layer.map, vjp_of(layer.map), 0.0), *tensors)
 
-    torch.testing.assert_close(closed(x, *tensors), layer(x))  # float64 goes layer by layer
-    assert torch.autograd.gradcheck(closed, (x, *tensors))
-    assert torch.autograd.gradgradcheck(closed, (x, *tensors))
+    torch.testing.assert_close(fast(x, *tensors), layer(x))
+    assert torch.autograd.gradcheck(fast, (x, *tensors))
+    assert torch.autograd.gradgradcheck(fast, (x, *tensors))
 
 
-def in_a_row() -> Chain:
-    """Return bijections of five dimensions, one of each kind that has steps, and one of them twice."""
+def fused_chain() -> Chain:
+    """Return bijections of five dimensions, one of each type with a fast implementation, and one of them twice."""
     twice = ActNorm((5,))
     chain = Chain(
         [
-            AdditiveCoupling(mlp(2, 3, (4,)), 5, 2),
+            Coupling(mlp(2, 3, (4,)), 5, 2, Shift()),
             twice,
             LULinear((5,)),
             AffineCoupling(mlp(3, 4, (7, 6)), 5, 3),
-            MaskedAutoregressive(MADE(5, 2, (8,)), affine()),
+            MaskedAutoregressive(MaskedMLP(5, 2, (8,)), Affine()),
             twice,
             AffineCoupling(mlp(2, 6, (7,)), 5, 2, scale="sigmoid"),
         ]
     )
-    chain(torch.randn(32, 5))  # ActNorm starts
+    chain(torch.randn(32, 5))  # initializes ActNorm
     return chain
 
 
 def one_by_one(chain: Chain, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return y and log|det dy/dx|, each bijection by itself."""
+    """Return y and log|det dy/dx|, computed bijection by bijection."""
     total = torch.zeros(())
     for f in chain:
         x, logdet = f(x)
@@ -377,22 +383,22 @@ def one_by_one(chain: Chain, x: Tensor) -> tuple[Tensor, Tensor]:
     return x, total
 
 
-def test_bijections_in_a_row_are_one_step_for_autograd_and_the_same() -> None:
-    chain, x = in_a_row(), torch.randn(9, 5, requires_grad=True)
+def test_fused_chain_agrees_with_its_bijections_one_by_one() -> None:
+    chain, x = fused_chain(), torch.randn(9, 5, requires_grad=True)
     mine, theirs = chain(x), one_by_one(chain, x)
-    assert "Joined" in type(mine[0].grad_fn).__name__
+    assert "ChainFunction" in type(mine[0].grad_fn).__name__
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     cotangents, inputs = (torch.randn(9, 5), torch.randn(9)), (x, *chain.parameters())
-    found, expected = (torch.autograd.grad(out, inputs, cotangents) for out in (mine, theirs))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    gradients, expected = (torch.autograd.grad(out, inputs, cotangents) for out in (mine, theirs))
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
     chain.bijections[1].requires_grad_(False)
     chain(x.detach())[1].sum().backward()
     assert [p.grad is not None for p in chain.parameters()] == [p.requires_grad for p in chain.parameters()]
     assert type(one_by_one(chain, x)[0].grad_fn).__name__ != type(mine[0].grad_fn).__name__
 
 
-def test_bijections_in_a_row_are_differentiated_twice() -> None:
-    chain, x = in_a_row(), torch.randn(9, 5, requires_grad=True)
+def test_second_gradients_of_a_fused_chain() -> None:
+    chain, x = fused_chain(), torch.randn(9, 5, requires_grad=True)
 
     def penalty(outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         (slope,) = torch.autograd.grad(outputs[0].square().sum() - outputs[1].sum(), x, create_graph=True)
@@ -401,41 +407,41 @@ def test_bijections_in_a_row_are_differentiated_twice() -> None:
     torch.testing.assert_close(penalty(chain(x)), penalty(one_by_one(chain, x)), rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_kept_for_the_gradient_is_let_go_with_it_and_a_second_gradient_is_the_same() -> None:
-    chain, x = in_a_row(), torch.randn(9, 5, requires_grad=True)
+def test_fused_chain_frees_saved_tensors_and_recomputes_them_for_a_second_gradient() -> None:
+    chain, x = fused_chain(), torch.randn(9, 5, requires_grad=True)
     y, logdet = chain(x)
     outputs, inputs, cotangents = (y, logdet), (x, *chain.parameters()), (torch.randn(9, 5), torch.randn(9))
-    found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True)
-    assert not y.grad_fn.kept
+    first = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True)
+    assert not y.grad_fn.contexts
     second = torch.autograd.grad(outputs, inputs, cotangents)
     assert not any(g.requires_grad for g in second)
-    torch.testing.assert_close(second, found, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-5)
     with pytest.raises(RuntimeError, match="second time"):
         y.sum().backward()
 
 
-def test_bijections_that_draw_numbers_are_not_joined() -> None:
+def test_bijections_with_dropout_are_not_fused_in_training() -> None:
     net = mlp(2, 6, (7,), dropout=0.5)
     chain = Chain([AffineCoupling(net, 5, 2), ActNorm((5,))])
     x = torch.randn(9, 5)
     chain(x)
-    assert "Joined" not in type(chain(x)[0].grad_fn).__name__
-    assert "Joined" in type(chain.eval()(x)[0].grad_fn).__name__
+    assert "ChainFunction" not in type(chain(x)[0].grad_fn).__name__
+    assert "ChainFunction" in type(chain.eval()(x)[0].grad_fn).__name__
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 6, 6)], ids=["vector", "image"])
-def test_the_first_batch_of_act_norm_is_taken_as_every_other(shape: tuple[int, ...]) -> None:
-    """The batch from which it starts has no closed form; it has the same value and log-determinant."""
+def test_actnorm_transforms_the_first_batch_as_every_other(shape: tuple[int, ...]) -> None:
+    """Before the first batch there is no fast implementation; it has the same output and log-determinant."""
     layer, x = ActNorm(shape), 1 + 3 * torch.randn(32, *shape)
     first, second = layer(x), layer(x)
-    assert layer.step(x) is not None
+    assert step_of(layer, x) is not None
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(
         first[1], -math.prod(shape[1:]) * x.var((0, *range(2, x.ndim)), correction=0).log().sum() / 2
     )
 
 
-def test_modified_batch_norm_is_its_formula() -> None:
+def test_batch_norm_agrees_with_its_formula() -> None:
     layer, rho, eps = BatchNorm((3,), rho=0.9).double(), 0.9, 1e-4
     first, x = 1 + torch.randn(32, 3).double(), 2 * torch.randn(32, 3).double().requires_grad_()
     layer(first)
@@ -453,8 +459,8 @@ def test_modified_batch_norm_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize("rho", [0.0, 1.0])
-def test_gradient_passes_through_the_batch_statistics_alone(rho: float) -> None:
-    """rho = 1: as if m and v were constants; rho = 0: ordinary batch normalisation."""
+def test_gradient_passes_only_through_the_statistics_of_the_batch(rho: float) -> None:
+    """With rho = 1, m and v are constants; with rho = 0 this is ordinary batch normalization."""
     layer = BatchNorm((3,), rho=rho).double()
     layer(1 + torch.randn(32, 3).double())
     x = 2 * torch.randn(32, 3).double().requires_grad_()
@@ -469,7 +475,7 @@ def test_gradient_passes_through_the_batch_statistics_alone(rho: float) -> None:
 
 @pytest.mark.parametrize("shape", [(6,), (6, 3, 2)], ids=["vector", "image"])
 @pytest.mark.parametrize("start", ["rotation", "identity"])
-def test_lu_log_determinant_is_that_of_the_matrix(shape: tuple[int, ...], start: str) -> None:
+def test_lu_log_determinant_agrees_with_the_matrix(shape: tuple[int, ...], start: str) -> None:
     layer = LULinear(shape, start=start).double()
     W, x = layer.weight(), torch.randn(2, *shape).double()
     torch.testing.assert_close(W @ W.T, torch.eye(6).double(), atol=1e-5, rtol=0)
@@ -482,71 +488,71 @@ def test_lu_log_determinant_is_that_of_the_matrix(shape: tuple[int, ...], start:
     torch.testing.assert_close(logdet, expected)
 
 
-def test_closed_gradients_of_the_lu_factors_are_those_of_the_matrix() -> None:
+def test_analytic_gradients_of_the_lu_matrix() -> None:
     args = torch.randn(4, 4).double().requires_grad_(), torch.tensor([1.0, -1, 1, -1]).double()
-    assert torch.autograd.gradcheck(Factored.apply, args)
-    assert torch.autograd.gradgradcheck(Factored.apply, args)
+    assert torch.autograd.gradcheck(LUMatrixFunction.apply, args)
+    assert torch.autograd.gradgradcheck(LUMatrixFunction.apply, args)
 
 
-def test_the_lu_factors_are_one_matrix_none_of_which_is_idle() -> None:
+def test_packed_lu_factors_have_no_unused_entries() -> None:
     L, U = torch.randn(4, 4).tril(-1), torch.randn(4, 4).triu()
     packed = (L + U.diagonal_scatter(U.diagonal().abs().log())).requires_grad_()
-    found = factors(packed, U.diagonal().sign())
-    torch.testing.assert_close(found, (L, U))
-    torch.testing.assert_close(lu(*found), (L + torch.eye(4)) @ U)
-    assert (torch.autograd.grad(lu(*found).square().sum(), packed)[0] != 0).all()
+    unpacked = unpack_lu(packed, U.diagonal().sign())
+    torch.testing.assert_close(unpacked, (L, U))
+    torch.testing.assert_close(lu_product(*unpacked), (L + torch.eye(4)) @ U)
+    assert (torch.autograd.grad(lu_product(*unpacked).square().sum(), packed)[0] != 0).all()
 
 
 @pytest.mark.parametrize("start", ["rotation", "identity"])
-def test_closed_gradients_of_the_lu_layer_are_those_of_its_value(start: str) -> None:
+def test_analytic_gradients_of_the_lu_layer(start: str) -> None:
     layer = LULinear((4,), start=start).double()
     with torch.no_grad():
         for p in layer.parameters():
             p += 0.3 * torch.randn_like(p)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    step = layer.step(x)
+    step = step_of(layer, x)
     torch.testing.assert_close(step(x)[0], x @ layer.weight().T)
-    assert torch.autograd.gradcheck(Turned.apply, (x, step.options, *step.tensors))
-    assert torch.autograd.gradgradcheck(Turned.apply, (x, step.options, *step.tensors))
+    assert torch.autograd.gradcheck(LULinearFunction.apply, (x, step.options, *step.tensors))
+    assert torch.autograd.gradgradcheck(LULinearFunction.apply, (x, step.options, *step.tensors))
 
 
-def colours(order: tuple[int, ...], half: int) -> Tensor:
-    """Return the pixels (6, 6) of an image that end in one half of the squeezed channels, as 1."""
+def color_of_pixels(order: tuple[int, ...], half: int) -> Tensor:
+    """Return an image (6, 6) with 1 for the pixels in one half of the squeezed channels, else 0."""
     y = torch.zeros(1, 4, 3, 3)
     y[:, 2 * half : 2 * half + 2] = 1
     return Squeeze(order).inverse(y)[0, 0]
 
 
-def test_squeezing_the_diagonal_first_makes_halves_a_checkerboard() -> None:
+def test_squeezing_the_diagonal_first_gives_a_checkerboard() -> None:
     board = (torch.arange(6)[:, None] + torch.arange(6)) % 2
-    assert torch.equal(colours(DIAGONAL_FIRST, 1), board.float())
-    assert torch.equal(colours(DIAGONAL_FIRST, 0), 1 - board.float())
+    assert torch.equal(color_of_pixels(DIAGONAL_FIRST, 1), board.float())
+    assert torch.equal(color_of_pixels(DIAGONAL_FIRST, 0), 1 - board.float())
     rows = (torch.arange(6) % 2).view(6, 1).expand(6, 6)
-    assert torch.equal(colours((0, 1, 2, 3), 1), rows.float())
+    assert torch.equal(color_of_pixels((0, 1, 2, 3), 1), rows.float())
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_rows_follow_the_checkerboard_couplings(n: int) -> None:
-    """Couplings that do nothing yet only exchange halves; the permutation then puts upper pixels first."""
+def test_permutation_after_checkerboard_couplings_restores_rows(n: int) -> None:
+    """Couplings with zero networks only swap halves; the permutation then puts upper pixels first."""
     x = torch.arange(2 * 36.0).view(1, 2, 6, 6)
     y, _ = Squeeze(DIAGONAL_FIRST)(x)
-    for step in couplings_of((8, 3, 3), n, affine_by(lambda i, o: torch.nn.Conv2d(i, o, 1))):
+    for step in alternating_couplings((8, 3, 3), n, affine_couplings(lambda i, o: torch.nn.Conv2d(i, o, 1))):
         torch.nn.init.zeros_(step.net.weight), torch.nn.init.zeros_(step.net.bias)
         y, _ = step(y)
     y, _ = Permutation(rows_from_checkerboard(2, bool(n % 2)))(y)
     assert torch.equal(y, Squeeze()(x)[0])
 
 
-def test_checkerboard_coupling_moves_one_colour() -> None:
+def test_checkerboard_coupling_transforms_one_color() -> None:
     x = torch.randn(2, 1, 6, 6)
     squeeze = Squeeze(DIAGONAL_FIRST)
     coupling = AffineCoupling(torch.nn.Conv2d(2, 4, 3, padding=1), 4, 2)
-    y = coupling(squeeze(x)[0])[0].roll(2, dims=1)  # the halves back in their places
-    moved = squeeze.inverse(y) != x
-    assert torch.equal(moved, ((torch.arange(6)[:, None] + torch.arange(6)) % 2).bool().expand(2, 1, 6, 6))
+    y = coupling(squeeze(x)[0])[0].roll(2, dims=1)  # undoes the swap of the halves
+    changed = squeeze.inverse(y) != x
+    assert torch.equal(changed, ((torch.arange(6)[:, None] + torch.arange(6)) % 2).bool().expand(2, 1, 6, 6))
 
 
-def test_alternating_puts_the_even_first() -> None:
+def test_alternating_puts_even_dimensions_first() -> None:
     assert alternating((5,)).tolist() == [0, 2, 4, 1, 3]
     assert alternating((1, 2, 3)).tolist() == [0, 2, 4, 1, 3, 5]
 
@@ -559,28 +565,28 @@ HALVES: dict[str, tuple[Make, dict[str, object]]] = {
 }
 
 
-def moved(J: Tensor) -> int:
-    """Return how many outputs of a map of Jacobian J (D, D) depend on more than one input."""
+def transformed(J: Tensor) -> int:
+    """Return how many outputs of a map with Jacobian J (D, D) depend on more than one input."""
     return int(((J.abs() > 1e-12).sum(1) > 1).sum())
 
 
 @pytest.mark.parametrize("D", [2, 3, 5, 8])
 @pytest.mark.parametrize("row", HALVES.items(), ids=HALVES)
-def test_one_coupling_moves_half_of_the_dimensions_and_two_move_all(row, D: int) -> None:
-    """One moves floor(D / 2), as others say; of what is not moved, an output is one input alone."""
+def test_one_coupling_transforms_half_of_the_dimensions_and_two_transform_all(row, D: int) -> None:
+    """One transforms floor(D / 2); every other output depends on a single input."""
     make, options = row[1]
 
-    def moved_by(couplings: int) -> int:
+    def transformed_by(couplings: int) -> int:
         model, x = built((row[0], (make, {**options, "couplings": couplings})), Space((D,)))
-        return moved(torch.autograd.functional.jacobian(lambda v: model.encode(v[None])[0], x[0]))
+        return transformed(torch.autograd.functional.jacobian(lambda v: model.encode(v[None])[0], x[0]))
 
-    assert (moved_by(1), moved_by(2)) == (D // 2, D)
+    assert (transformed_by(1), transformed_by(2)) == (D // 2, D)
 
 
 @pytest.mark.parametrize("D", [2, 3, 5, 8])
-def test_couplings_of_variational_noise_move_all_dimensions(D: int) -> None:
+def test_couplings_of_variational_noise_transform_all_dimensions(D: int) -> None:
     torch.manual_seed(0)
-    noise = Variational(Space((D,), 17)).double().eval()
+    noise = VariationalDequantization(Space((D,), 17)).double().eval()
     with torch.no_grad():
         for p in noise.parameters():
             p += 0.3 * torch.randn_like(p)
@@ -592,7 +598,7 @@ def test_couplings_of_variational_noise_move_all_dimensions(D: int) -> None:
 
     J = torch.autograd.functional.jacobian(lambda v: through(v[None])[0], torch.randn(D, dtype=torch.float64))
     assert len(noise.couplings) == 2
-    assert moved(J) == D
+    assert transformed(J) == D
 
 
 def test_couplings_start_as_the_identity() -> None:
@@ -603,24 +609,24 @@ def test_couplings_start_as_the_identity() -> None:
     assert torch.equal(logdet, torch.zeros(4))
 
 
-def test_nice_does_not_start_on_the_saddle_of_symmetric_data() -> None:
+def test_nice_does_not_start_at_the_saddle_point_of_symmetric_data() -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 2)
     x = torch.cat((x, -x, x * torch.tensor([1.0, -1.0]), x * torch.tensor([-1.0, 1.0])))
     model = NICE(Space((2,)), couplings=2, hidden=(16,), base="normal")
-    networks = [p for name, p in model.named_parameters() if ".m." in name]
+    networks = [p for name, p in model.named_parameters() if ".net." in name]
     gradients = torch.autograd.grad(model.loss(x), networks)
     assert all(g.abs().max() > 1e-4 for g in gradients)
 
 
-def test_sides_that_cannot_be_halved_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"scales=3 needs sides that 8 divides, got 28x28"):
+def test_sides_that_cannot_be_halved_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"scales=3 needs sides divisible by 8, got 28x28"):
         RealNVP(Space((1, 28, 28), 256), scales=3)
-    with pytest.raises(ValueError, match=r"levels=3 needs sides that 8 divides, got 28x28"):
+    with pytest.raises(ValueError, match=r"levels=3 needs sides divisible by 8, got 28x28"):
         Glow(Space((1, 28, 28), 256), levels=3)
 
 
-def test_linear_reaches_the_gaussian_with_the_moments_of_the_data() -> None:
+def test_linear_flow_fits_the_gaussian_with_the_moments_of_the_data() -> None:
     torch.manual_seed(0)
     A = torch.tensor([[2.0, 0.0], [1.5, 0.5]])
     x = torch.randn(2000, 2) @ A.T + torch.tensor([1.0, -3.0])

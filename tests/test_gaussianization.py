@@ -1,4 +1,4 @@
-"""Truths of Gaussianization: rotations, and what the first batch makes of the layers."""
+"""Properties of Gaussianization: rotations, and initialization from the first batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genbench.models.flows.gaussianization import ROTATIONS, Gaussianization, Ro
 
 @pytest.mark.parametrize("D", [1, 2, 5])
 @pytest.mark.parametrize("learned", [True, False])
-def test_rotation_is_orthogonal_wherever_its_reflections_lie(D: int, learned: bool) -> None:
+def test_rotation_is_orthogonal_for_all_reflections(D: int, learned: bool) -> None:
     layer = Rotation((D,), learned=learned).double()
     assert len(list(layer.parameters())) == learned
     for _ in range(3):
@@ -31,15 +31,15 @@ def test_rotation_is_the_product_of_its_reflections() -> None:
     torch.testing.assert_close(layer.matrix(), Q)
 
 
-def test_gradient_of_the_rotation_is_that_of_its_differences() -> None:
+def test_gradient_of_the_rotation_agrees_with_finite_differences() -> None:
     A = torch.randn(4, 3).double().requires_grad_()
     layer, x = Rotation((4,)).double(), torch.randn(2, 4).double()
     assert torch.autograd.gradcheck(lambda A: torch.func.functional_call(layer, {"A": A}, (x,))[0], (A,))
 
 
 @pytest.mark.parametrize("rotation", ROTATIONS)
-def test_first_batch_alone_takes_most_of_what_is_not_normal(rotation: str) -> None:
-    """The first pass is the iteration of 2000: a ring, which is far from normal, is nearly normal after it."""
+def test_initialization_from_the_first_batch_makes_a_ring_nearly_normal(rotation: str) -> None:
+    """The first pass is the iteration of 2000, without any training."""
     angle = torch.rand(4000) * 6.2832
     x = (2 + 0.2 * torch.randn(4000, 1)) * torch.stack((angle.cos(), angle.sin()), 1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Networks keep their shapes, and those that start at zero are the zero function."""
+"""Networks have their output shapes, and those with `zero` start as the zero function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from genbench.nets.activations import ACTIVATIONS, Activation
 from genbench.nets.convnet import convnet
 from genbench.nets.mlp import mlp
-from genbench.nets.resnet import Block, resnet
+from genbench.nets.resnet import ResidualBlock, resnet
 
 NETS = {
     "mlp": (lambda **kw: mlp(6, 4, (8, 8), **kw), (6,), (4,)),
@@ -52,8 +52,8 @@ def test_dropout_acts_in_training_only(net: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_residual_block_starts_as_the_identity_and_leaves_its_input_alone(activation: Activation) -> None:
+def test_residual_block_starts_as_the_identity_and_does_not_change_its_input(activation: Activation) -> None:
     x = torch.randn(2, 4, 5, 5)
-    kept = x.clone()
-    assert torch.equal(Block(4, activation=activation)(x), x)
-    assert torch.equal(x, kept)
+    before = x.clone()
+    assert torch.equal(ResidualBlock(4, activation=activation)(x), x)
+    assert torch.equal(x, before)

@@ -1,4 +1,4 @@
-"""Every model trains in bfloat16 on a CPU, and its loss is that of float32 but for rounding."""
+"""Every model trains in bfloat16 on a CPU, and its loss agrees with float32 up to rounding."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ ROWS = [
     *((model, options, "many levels") for model, options in IMAGES if model.startswith(("auto", "vaes", "gans"))),
     ("contrastive.clip:CLIP", {"latent": 4, "channels": 4, "width": 8, "heads": 2}, "named"),
 ]
-NOISY = ("residual", "gans", "ffjord")  # losses of cancelling parts, and power iterations
+NOISY = ("residual", "gans", "ffjord")  # losses with cancelling terms, and power iterations
 
 
 def points(space: Space, n: int = 48) -> Dataset:
@@ -119,47 +119,47 @@ def trained(model: str, options: dict[str, Any], space: Space, precision: str, f
     """Return a model after two steps, and the loss of each."""
     run = Run(suite="s", name="n", model=model, data="digits", precision=precision, steps=2, batch=8, checks=2)
     reseed(0, "weights")
-    made, data = find("models", model)(space, **options), points(space)
-    progress = train(made, data, run, Work(str(folder)), code=precision)
-    made.fit_closed_form(data.train)
-    return made.eval(), [point.loss for point in progress.curve if point.loss is not None]
+    instance, data = find("models", model)(space, **options), points(space)
+    progress = train(instance, data, run, Work(str(folder)), code=precision)
+    instance.fit_closed_form(data.train)
+    return instance.eval(), [point.loss for point in progress.curve if point.loss is not None]
 
 
 def optimized(model: Model) -> list[OptimizedLoss]:
-    """Return every player of a model."""
-    turns = model.configure_optimizers(partial(torch.optim.SGD, lr=0.0))
-    return [player for turn in turns for player in (turn if isinstance(turn, tuple) else (turn,))]
+    """Return every loss of a model with its optimizer."""
+    phases = model.configure_optimizers(partial(torch.optim.SGD, lr=0.0))
+    return [loss for phase in phases for loss in (phase if isinstance(phase, tuple) else (phase,))]
 
 
 @pytest.mark.parametrize(
     ("model", "options", "space"), ROWS, ids=[f"{m.split(':')[1]}-{s}-{i}" for i, (m, _, s) in enumerate(ROWS)]
 )
-def test_a_model_trains_in_bfloat16_as_in_float32(model: str, options: dict[str, Any], space: str, tmp_path) -> None:
-    made, losses = trained(model, options, SPACES[space], "bfloat16", tmp_path / "a")
+def test_bfloat16_training_agrees_with_float32(model: str, options: dict[str, Any], space: str, tmp_path) -> None:
+    trained_model, losses = trained(model, options, SPACES[space], "bfloat16", tmp_path / "a")
     _, expected = trained(model, options, SPACES[space], "float32", tmp_path / "b")
     assert len(losses) == len(expected)
     assert all(math.isfinite(loss) for loss in losses)
     slack = 0.1 if any(name in model for name in NOISY) else 0.02
-    assert losses[:1] == pytest.approx(expected[:1], rel=slack, abs=slack)  # of the same weights, batch and draws
+    assert losses[:1] == pytest.approx(expected[:1], rel=slack, abs=slack)  # same weights, batch and random numbers
     with torch.autocast("cpu", torch.bfloat16):
-        values = [player.loss(points(SPACES[space]).train[:8]) for player in optimized(made)]
+        values = [each.loss(points(SPACES[space]).train[:8]) for each in optimized(trained_model)]
     assert all(loss.dtype is torch.float32 for loss in values)
-    if made.likelihood is not None:
+    if trained_model.likelihood is not None:
         with torch.no_grad():
-            log_p = made.log_prob(points(SPACES[space]).test)
+            log_p = trained_model.log_prob(points(SPACES[space]).test)
         assert log_p.dtype in (torch.float32, torch.float64)
         assert log_p.isfinite().all()
 
 
-def test_no_model_is_left_out() -> None:
-    tried = {model for model, _, _ in ROWS}
-    assert {name for name in names("models") if not name.startswith("peers")} == tried
+def test_every_model_is_covered() -> None:
+    covered = {model for model, _, _ in ROWS}
+    assert {name for name in names("models") if not name.startswith("peers")} == covered
 
 
 @pytest.mark.parametrize("make", [LULinear, Rotation])
 @pytest.mark.parametrize("shape", [(5,), (3, 4, 4)])
-def test_linear_maps_of_a_flow_are_exact_under_autocast(make: Any, shape: tuple[int, ...]) -> None:
-    """A stream of bfloat16 is not invertible: what goes through the map comes back."""
+def test_linear_maps_are_inverted_under_autocast(make: Any, shape: tuple[int, ...]) -> None:
+    """Products in bfloat16 would not be invertible."""
     if make is Rotation and len(shape) > 1:
         pytest.skip("rotations are of vectors")
     flow, x = make(shape), torch.randn(7, *shape)
@@ -171,8 +171,8 @@ def test_linear_maps_of_a_flow_are_exact_under_autocast(make: Any, shape: tuple[
     torch.testing.assert_close(flow.inverse(y), x, rtol=1e-4, atol=1e-4)
 
 
-def test_levels_above_256_are_told_apart_under_autocast() -> None:
-    """bfloat16 has no 999, and would read the logit of another level."""
+def test_levels_above_256_are_distinguished_under_autocast() -> None:
+    """bfloat16 cannot represent 999 and would select the logit of another level."""
     model, levels = MADE(Space((1,), 1000), hidden=(8,)), torch.arange(1000)
     with torch.no_grad():
         bias: Tensor = list(model.parameters())[-1]

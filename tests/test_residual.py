@@ -1,4 +1,4 @@
-"""Truths of residual flows: constants below one, determinants without bias, inverses, probes of the point."""
+"""Properties of residual flows: Lipschitz constants below one, unbiased determinants, inverses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from genbench.dataset import Space
-from genbench.models.flows.residual import SURE, Residual, ResidualFlow, exact, roulette, series
+from genbench.models.flows.residual import CERTAIN_TERMS, Residual, ResidualFlow, exact_logdet, logdet_series, roulette
 from genbench.nets.lipschitz import LipschitzNet, LipSwish, convolutional_lipschitz, dense_lipschitz
 
 NETS = {
@@ -17,8 +17,8 @@ NETS = {
 }
 
 
-def strained(kind: str, bound: float = 0.9) -> tuple[LipschitzNet, tuple[int, ...]]:
-    """Return a network whose weights have all grown beyond the bound, in float64 and evaluation mode."""
+def saturated(kind: str, bound: float = 0.9) -> tuple[LipschitzNet, tuple[int, ...]]:
+    """Return a network whose weights are all larger than the bound, in float64 and evaluation mode."""
     make, shape = NETS[kind]
     net = make(bound).double()
     with torch.no_grad():
@@ -38,9 +38,9 @@ def jacobians(g: LipschitzNet, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_norm_of_every_layer_is_its_bound_by_svd(kind: str) -> None:
-    """Of the map, that is: a convolution is written out as a matrix."""
-    net, _ = strained(kind)
+def test_norm_of_every_layer_is_its_bound(kind: str) -> None:
+    """By SVD of the matrix of the map, also for convolutions."""
+    net, _ = saturated(kind)
     for layer in net.layers:
         v = layer.v[0]
         axes = torch.eye(v.numel()).double().view(-1, *v.shape)
@@ -49,8 +49,8 @@ def test_norm_of_every_layer_is_its_bound_by_svd(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_small_weights_are_left_alone(kind: str) -> None:
-    net, _ = strained(kind)
+def test_small_weights_are_not_scaled(kind: str) -> None:
+    net, _ = saturated(kind)
     with torch.no_grad():
         for layer in net.layers:
             layer.layer.weight.mul_(1e-3)
@@ -60,14 +60,14 @@ def test_small_weights_are_left_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NETS)
 def test_lipschitz_constant_is_below_one(kind: str) -> None:
-    net, shape = strained(kind, 0.98)
+    net, shape = saturated(kind, 0.98)
     x = 2 * torch.randn(30, *shape).double()
     assert torch.linalg.matrix_norm(jacobians(net, x), 2).max() < 1
     y = x + torch.randn_like(x) * torch.logspace(-3, 1, 30).double().view(-1, *[1] * len(shape))
     assert ((net(x) - net(y)).flatten(1).norm(dim=1) < (x - y).flatten(1).norm(dim=1)).all()
 
 
-def test_power_iteration_follows_the_weights_in_training() -> None:
+def test_power_iteration_tracks_the_weights_in_training() -> None:
     net = dense_lipschitz((6,), (10,)).double().train()
     layer = net.layers[0]
     for _ in range(200):
@@ -78,7 +78,7 @@ def test_power_iteration_follows_the_weights_in_training() -> None:
     torch.testing.assert_close(W, layer.layer.weight * (0.98 / sigma).clamp(max=1), rtol=0.02, atol=0)
 
 
-def test_slope_of_lipswish_is_below_one_and_is_its_derivative() -> None:
+def test_slope_of_lipswish_is_its_derivative_and_below_one() -> None:
     a = torch.linspace(-20, 20, 4001).double().requires_grad_()
     for raw in (-2.0, 0.5, 4.0):
         activation = LipSwish().double()
@@ -89,68 +89,68 @@ def test_slope_of_lipswish_is_below_one_and_is_its_derivative() -> None:
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_derivatives_along_directions_are_those_of_the_jacobian(kind: str) -> None:
-    net, shape = strained(kind)
+def test_directional_derivatives_agree_with_the_jacobian(kind: str) -> None:
+    net, shape = saturated(kind)
     x, v = torch.randn(3, *shape).double(), torch.randn(2, 3, *shape).double()
-    g, along = net.linearised(x)
+    g, jvp = net.linearize(x)
     torch.testing.assert_close(g, net(x))
     expected = torch.einsum("bij,kbj->kbi", jacobians(net, x), v.flatten(2))
-    torch.testing.assert_close(along(v).flatten(2), expected)
-    torch.testing.assert_close(along(v[:, :1]), along(v[:, :1].expand(-1, 3, *v.shape[2:])))
+    torch.testing.assert_close(jvp(v).flatten(2), expected)
+    torch.testing.assert_close(jvp(v[:, :1]), jvp(v[:, :1].expand(-1, 3, *v.shape[2:])))
 
 
 # ---------------------------------------------------------------------------------------------------- determinants
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_exact_determinant_is_that_of_the_jacobian(kind: str) -> None:
-    net, shape = strained(kind)
+def test_exact_determinant_agrees_with_the_jacobian(kind: str) -> None:
+    net, shape = saturated(kind)
     x = torch.randn(4, *shape).double()
     J = jacobians(net, x)
     expected = torch.linalg.slogdet(torch.eye(J.shape[-1]).double() + J).logabsdet
-    torch.testing.assert_close(exact(net.linearised(x)[1], x), expected)
+    torch.testing.assert_close(exact_logdet(net.linearize(x)[1], x), expected)
 
 
-def test_long_series_is_the_determinant_where_a_probe_is_exact() -> None:
-    """J diagonal: +-1 entries give the trace of every power."""
+def test_long_series_converges_to_the_determinant() -> None:
+    """For a diagonal J, where a direction of entries +-1 gives the exact trace of every power."""
     a = torch.tensor([0.6, -0.5, 0.3]).double()
     v = torch.tensor([1.0, -1.0, 1.0]).double().view(1, 1, 3)
-    torch.testing.assert_close(series(lambda v: a * v, v, [1.0] * 80), (1 + a).log().sum()[None])
+    torch.testing.assert_close(logdet_series(lambda v: a * v, v, [1.0] * 80), (1 + a).log().sum()[None])
 
 
-def test_roulette_weighs_each_term_by_the_odds_of_reaching_it() -> None:
+def test_roulette_weights_each_term_by_its_inverse_probability() -> None:
     draws = [roulette() for _ in range(20_000)]
-    assert min(map(len, draws)) == SURE
-    for k in range(SURE + 5):
+    assert min(map(len, draws)) == CERTAIN_TERMS
+    for k in range(CERTAIN_TERMS + 5):
         mean = sum(weights[k] for weights in draws if len(weights) > k) / len(draws)
         assert mean == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])
-def test_series_cut_at_random_is_unbiased(noise: str) -> None:
+def test_randomly_truncated_series_is_unbiased(noise: str) -> None:
     torch.manual_seed(0)
-    block = Residual(strained("dense", 0.8)[0], determinant="series", noise=noise)
+    block = Residual(saturated("dense", 0.8)[0], determinant="series", noise=noise)
     x = torch.randn(1, 5).double()
-    _, J = block.g.linearised(x)
-    truth = exact(J, x).item()
+    _, J = block.g.linearize(x)
+    truth = exact_logdet(J, x).item()
     with torch.no_grad():
         copies = x.expand(4, 5)
-        _, J = block.g.linearised(copies)
-        means = [series(J, block.probes(copies), roulette()).mean().item() for _ in range(6000)]
+        _, J = block.g.linearize(copies)
+        means = [logdet_series(J, block.noise(copies), roulette()).mean().item() for _ in range(6000)]
     assert abs(stats.ttest_1samp(means, truth).statistic) < 4
     assert abs(sum(means) / len(means) - truth) < 0.05
 
 
-def test_gradient_of_the_cut_series_is_unbiased() -> None:
+def test_gradient_of_the_truncated_series_is_unbiased() -> None:
     torch.manual_seed(0)
-    block = Residual(strained("dense", 0.8)[0], determinant="series", noise="rademacher")
+    block = Residual(saturated("dense", 0.8)[0], determinant="series", noise="rademacher")
     x, W = torch.randn(8, 5).double(), block.g.layers[0].layer.weight
-    (truth,) = torch.autograd.grad(exact(block.g.linearised(x)[1], x).mean(), W)
-    found = []
+    (truth,) = torch.autograd.grad(exact_logdet(block.g.linearize(x)[1], x).mean(), W)
+    gradients = []
     for _ in range(1500):
-        estimate = series(block.g.linearised(x)[1], block.probes(x), roulette()).mean()
-        found.append(torch.autograd.grad(estimate, W)[0])
-    g = torch.stack(found)
+        estimate = logdet_series(block.g.linearize(x)[1], block.noise(x), roulette()).mean()
+        gradients.append(torch.autograd.grad(estimate, W)[0])
+    g = torch.stack(gradients)
     z = (g.mean(0) - truth) / (g.std(0) / len(g) ** 0.5)
     assert z.abs().max() < 4.5
 
@@ -158,7 +158,7 @@ def test_gradient_of_the_cut_series_is_unbiased() -> None:
 # -------------------------------------------------------------------------------------------------------- the flow
 
 
-def test_training_estimates_what_evaluation_computes() -> None:
+def test_training_loss_is_an_unbiased_estimate_of_the_evaluation_loss() -> None:
     torch.manual_seed(0)
     model = ResidualFlow(Space((6,)), blocks=3, hidden=(16,))
     x = torch.randn(64, 6)
@@ -171,7 +171,7 @@ def test_training_estimates_what_evaluation_computes() -> None:
     assert abs(stats.ttest_1samp(losses, truth).statistic) < 4
 
 
-def test_beyond_exact_dimensions_a_likelihood_belongs_to_the_point() -> None:
+def test_likelihood_with_an_estimated_determinant_does_not_depend_on_the_batch() -> None:
     torch.manual_seed(0)
     model = ResidualFlow(Space((1, 16, 16), 256), blocks=1, channels=(4,)).eval()
     x = torch.randint(256, (8, 1, 16, 16))
@@ -182,8 +182,8 @@ def test_beyond_exact_dimensions_a_likelihood_belongs_to_the_point() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_fixed_point_undoes_a_strained_block(dtype: torch.dtype) -> None:
-    block = Residual(strained("dense", 0.98)[0], determinant="series", noise="rademacher").to(dtype).eval()
+def test_fixed_point_iteration_inverts_a_block(dtype: torch.dtype) -> None:
+    block = Residual(saturated("dense", 0.98)[0], determinant="series", noise="rademacher").to(dtype).eval()
     x = 3 * torch.randn(50, 5, dtype=dtype)
     with torch.no_grad():
         y = block(x)[0]

@@ -1,4 +1,4 @@
-"""Truths about the causal transformer and TarFlow: what each output is told by, and decoding token by token."""
+"""Properties of the causal transformer and TarFlow: dependencies of outputs, and decoding token by token."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from genbench.dataset import Space
-from genbench.models.flows.tarflow import Autoregressive, TarFlow, patches, strided
-from genbench.nets.transformer import Past, Transformer
+from genbench.models.flows.tarflow import TarFlow, TokenAutoregressive, patches, strided
+from genbench.nets.transformer import KVCache, Transformer
 
 T, INPUTS, OUTPUTS = 6, 3, 5
 
 
 def transformer(**options: object) -> tuple[Transformer, torch.Tensor]:
-    """Return a transformer far from its start, in float64, and x (4, T, INPUTS)."""
+    """Return a transformer with perturbed parameters, in float64, and x (4, T, INPUTS)."""
     torch.manual_seed(0)
     net = Transformer(INPUTS, OUTPUTS, T, width=8, heads=2, depth=2, **options).double()
     with torch.no_grad():
@@ -25,19 +25,19 @@ def transformer(**options: object) -> tuple[Transformer, torch.Tensor]:
     return net, torch.randn(4, T, INPUTS, dtype=torch.float64)
 
 
-def test_output_is_told_by_every_token_before_it_and_no_other() -> None:
+def test_output_depends_on_exactly_the_tokens_before_it() -> None:
     net, x = transformer()
     J = torch.autograd.functional.jacobian(lambda v: net(v[None])[0].sum(-1), x[0])  # (T, T, INPUTS)
-    told = J.abs().sum(-1) > 0
-    assert torch.equal(told, torch.ones(T, T).tril(-1).bool())
+    depends = J.abs().sum(-1) > 0
+    assert torch.equal(depends, torch.ones(T, T).tril(-1).bool())
 
 
-def test_steps_with_kept_keys_and_values_are_the_parallel_pass() -> None:
+def test_steps_with_cached_keys_and_values_agree_with_the_parallel_pass() -> None:
     net, x = transformer()
-    past: Past = {}
-    steps = [net.step(x[:, max(t - 1, 0)], t, past) for t in range(T)]
+    cache: KVCache = {}
+    steps = [net.step(x[:, max(t - 1, 0)], t, cache) for t in range(T)]
     torch.testing.assert_close(torch.stack(steps, 1), net(x))
-    assert all(k.shape == v.shape == (4, 2, T, 4) for k, v in past.values())
+    assert all(k.shape == v.shape == (4, 2, T, 4) for k, v in cache.values())
 
 
 def test_zero_transformer_starts_as_the_zero_function_and_can_leave_it() -> None:
@@ -54,7 +54,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(net(x), net(x))
 
 
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+def test_heads_that_do_not_divide_the_width_are_rejected() -> None:
     with pytest.raises(ValueError, match="heads must divide the width, got 3 and 8"):
         Transformer(1, 1, 2, width=8, heads=3)
 
@@ -78,14 +78,14 @@ def test_strided_tokens_are_pixels_far_apart() -> None:
     assert torch.equal(order.flatten().sort().values, torch.arange(48))
 
 
-def test_patches_that_do_not_tile_the_image_are_refused() -> None:
+def test_patches_that_do_not_tile_the_image_are_rejected() -> None:
     with pytest.raises(ValueError, match="patch=3 must divide the sides of 28x28"):
         TarFlow(Space((1, 28, 28), 256), patch=3)
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_blocks_see_the_tokens_forwards_then_backwards(blocks: int) -> None:
-    """One block: dz_t/dx_s = 0 for later patches s; a second goes backwards, and every patch tells every other."""
+def test_blocks_alternate_between_forward_and_reverse_order(blocks: int) -> None:
+    """In one block dz_t/dx_s = 0 for later patches s; with a second, in reverse, each patch depends on all."""
     torch.manual_seed(0)
     model = TarFlow(Space((1, 4, 4)), blocks=blocks, channels=8, heads=2).double().eval()
     with torch.no_grad():
@@ -98,11 +98,11 @@ def test_blocks_see_the_tokens_forwards_then_backwards(blocks: int) -> None:
     assert torch.equal(J, torch.ones(4, 4).tril().bool() if blocks == 1 else torch.ones(4, 4).bool())
 
 
-def test_a_hundred_steps_teach_it_the_row_above() -> None:
-    """Each row of patches is the one above and a little noise: only a token one row back tells anything of it.
+def test_attention_learns_the_row_above_in_a_hundred_steps() -> None:
+    """Each row of patches is the one above plus a little noise, so only tokens one row back are informative.
 
-    With embeddings of positions much smaller than tokens, 98 nats of 137 are missing after as many steps, and images
-    fall into rows that do not fit together.
+    With position embeddings much smaller than tokens, 98 of 137 nats are missing after as many steps, and the rows of
+    images do not match.
     """
     torch.manual_seed(0)
     sigma, rows = 0.1, [torch.randn(2000, 1, 2, 8)]
@@ -120,21 +120,21 @@ def test_a_hundred_steps_teach_it_the_row_above() -> None:
         assert 0 < model.eval().loss(x[1900:]).item() - entropy < 40
 
 
-def trained_far(blocks: int = 3) -> TarFlow:
-    """Return a TarFlow on images whose scales and means are as far from zero as training takes them."""
+def perturbed(blocks: int = 3) -> TarFlow:
+    """Return a TarFlow on images, with parameters perturbed as far as training moves them."""
     torch.manual_seed(0)
     model = TarFlow(Space((1, 6, 6)), blocks=blocks, channels=16, heads=2)
     with torch.no_grad():
-        for net in (f.net for f in model.bijection if isinstance(f, Autoregressive)):
+        for net in (f.net for f in model.bijection if isinstance(f, TokenAutoregressive)):
             for p in net.parameters():
                 p += 0.3 * torch.randn_like(p)
             net.head[-1].weight *= 0.3
     return model.eval()
 
 
-def test_decoding_token_by_token_is_the_inverse_in_float32_to_its_rounding() -> None:
-    """Of an odd number of blocks; and in float64 to that of float64: errors do not grow from token to token."""
-    model, z = trained_far(), torch.randn(64, 36)
+def test_decoding_token_by_token_is_the_inverse_up_to_rounding() -> None:
+    """In float32 and float64: errors do not grow from token to token."""
+    model, z = perturbed(), torch.randn(64, 36)
     exact = copy.deepcopy(model).double()
     with torch.no_grad():
         x, truth = model.decode(z), exact.decode(z.double())

@@ -144,7 +144,7 @@ def test_a_loaded_model_is_not_initialized_again(row) -> None:
     second = make(space, **options)
     second.load_state_dict(first.state_dict())
     second.train().loss(points(space))
-    assert torch.equal(second.centre, first.centre)
+    assert torch.equal(second.center, first.center)
     assert torch.equal(second.last_bias, first.last_bias)
 
 
@@ -229,7 +229,7 @@ def test_decoders_are_initialized_to_the_marginals(levels: int | None, name: Obs
     space = Space((3,), levels)
     x = points(space, 2000).float()
     p_x = OBSERVATIONS[name](space)
-    theta = p_x.start(x)
+    theta = p_x.initial_theta(x)
     assert theta.shape == (p_x.parameters, 3)
     torch.testing.assert_close(p_x.mean(theta), x.mean(0), rtol=0.05, atol=0.05)
 

@@ -1,9 +1,9 @@
-"""Observation models p(x | z): what the numbers that a decoder puts out mean for data of a space.
+"""Observation models p(x | z): the distribution of data given the outputs of a decoder.
 
-A decoder gives `parameters` numbers for each of D dimensions, theta (..., parameters, D). Which model suits is a
-matter of the space: Bernoulli for two levels, a discretised logistic (or a categorical) for more, a Gaussian for
-reals. The Gaussian is a density, with its (D/2) log 2 pi sigma^2, and refuses integers, whose probabilities the others
-give; a board is of one data set, so densities and probabilities never stand in one ranking.
+A decoder gives `parameters` numbers for each of D dimensions, theta (..., parameters, D). The space determines which
+model fits: Bernoulli for two levels, a discretized logistic (or a categorical) for more, a Gaussian for reals. The
+Gaussian is a density, including (D/2) log 2 pi sigma^2, and rejects integers; the others give probabilities of
+integers. A leaderboard has one dataset, so densities and probabilities are never ranked together.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ObservationName = Literal["auto", "bernoulli", "logistic", "categorical", "gauss
 
 
 class Observation(ABC):
-    """p(x | theta) of independent dimensions; x (..., D) float in the data's own units.
+    """p(x | theta) with independent dimensions; x (..., D) float in the units of the data.
 
     Attributes:
-        parameters: how many numbers each dimension takes.
-        standardization: of reals, in whose units theta is; None: theta is in the data's own units.
+        parameters: how many numbers of theta each dimension has.
+        standardization: gives the units of theta for reals; None if theta is in the units of the data.
     """
 
     parameters: int
@@ -44,15 +44,15 @@ class Observation(ABC):
 
     @abstractmethod
     def sample(self, theta: Tensor) -> Tensor:
-        """Return one draw of each dimension, (..., D), in the data's own type."""
+        """Return a sample of x, (..., D), in the dtype of the data."""
 
     @abstractmethod
     def mean(self, theta: Tensor) -> Tensor:
         """Return E[x | theta], (..., D) float."""
 
     @abstractmethod
-    def start(self, x: Tensor) -> Tensor:
-        """Return theta (parameters, D) that fits x (B, D) without latents: the bias that a decoder starts from."""
+    def initial_theta(self, x: Tensor) -> Tensor:
+        """Return theta (parameters, D) that fits x (B, D) without latents: the initial bias of a decoder."""
 
 
 class Bernoulli(Observation):
@@ -69,31 +69,31 @@ class Bernoulli(Observation):
     def mean(self, theta: Tensor) -> Tensor:
         return theta.squeeze(-2).sigmoid()
 
-    def start(self, x: Tensor) -> Tensor:
+    def initial_theta(self, x: Tensor) -> Tensor:
         return ((x.sum(0, keepdim=True) + 0.5) / (len(x) + 1)).logit()
 
 
-class DiscretisedLogistic(Observation):
-    """theta: mu and log s of a logistic variable, whose mass in (x - 1/2, x + 1/2) is p(x), the edges taking the tails.
+class DiscretizedLogistic(Observation):
+    """theta: mu and log s of a logistic variable; p(x) is its mass in (x - 1/2, x + 1/2), with the tails at the edges.
 
     PixelCNN++ (2017), eq. 2. In closed form, with a = (x + 1/2 - mu) / s and b = (x - 1/2 - mu) / s,
 
         sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - e^(b - a)),
 
-    three factors whose logarithms are safe wherever mu and s are. mu and s are in units of half the range.
+    three factors whose logarithms are accurate for all mu and s. mu and s are in units of half the range.
     """
 
     parameters = 2
     floor = -7.0  # of log s
 
-    def _centre_and_rate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu in levels and 1/s in 1/levels, (..., D) each."""
+    def _mu_and_rate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu in levels and 1/s in 1 / levels, (..., D) each."""
         half = (self.levels - 1) / 2
         mu, log_s = theta.unbind(-2)
         return half * (1 + mu), torch.exp(-self.floor - softplus(log_s - self.floor)) / half
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
-        mu, rate = self._centre_and_rate(theta)
+        mu, rate = self._mu_and_rate(theta)
         distance, last = x - mu, self.levels - 1
         below = logsigmoid((distance + 0.5) * rate).masked_fill(x == last, 0)
         above = logsigmoid((0.5 - distance) * rate).masked_fill(x == 0, 0)
@@ -101,23 +101,23 @@ class DiscretisedLogistic(Observation):
         return below + above + width
 
     def sample(self, theta: Tensor) -> Tensor:
-        mu, rate = self._centre_and_rate(theta)
+        mu, rate = self._mu_and_rate(theta)
         x = mu + torch.rand_like(mu).logit(1e-7) / rate
         return x.round().clamp(0, self.levels - 1).to(self.dtype)
 
     def mean(self, theta: Tensor) -> Tensor:
         """Return the sum over j from 0 of P(x > j) = sigma((mu - j - 1/2) / s)."""
-        mu, rate = self._centre_and_rate(theta)
+        mu, rate = self._mu_and_rate(theta)
         return sum((((mu - j - 0.5) * rate).sigmoid() for j in range(self.levels - 1)), torch.zeros_like(mu))
 
-    def start(self, x: Tensor) -> Tensor:
+    def initial_theta(self, x: Tensor) -> Tensor:
         half = (self.levels - 1) / 2
         s = (x.std(0, correction=0) * math.sqrt(3) / math.pi).clamp(min=0.1) / half
         return torch.stack((x.mean(0) / half - 1, s.log()))
 
 
 class Categorical(Observation):
-    """theta: a logit for every level."""
+    """theta: a logit for each level."""
 
     def __init__(self, space: Space) -> None:
         super().__init__(space)
@@ -135,13 +135,13 @@ class Categorical(Observation):
         values = torch.arange(self.levels, device=theta.device, dtype=theta.dtype)
         return torch.einsum("...kd,k->...d", theta.softmax(-2), values)
 
-    def start(self, x: Tensor) -> Tensor:
+    def initial_theta(self, x: Tensor) -> Tensor:
         counts = one_hot(x.long(), self.levels).sum(0).T.to(x.dtype)
         return ((counts + 1) / (len(x) + self.levels)).log()
 
 
 class Gaussian(Observation):
-    """theta: mu, and log sigma unless `sigma` is fixed, in standardized units; `sigma` is in the data's own."""
+    """theta: mu, and log sigma unless `sigma` is fixed, in standardized units; `sigma` is in the units of the data."""
 
     standardization: Standardization
 
@@ -160,12 +160,12 @@ class Gaussian(Observation):
 
     @property
     def shift(self) -> Tensor:
-        """What is 0 in standardized units, (D,)."""
+        """The value that is 0 in standardized units, (D,)."""
         return self.standardization.shift.flatten()
 
     @property
     def scale(self) -> Tensor:
-        """What is 1 in standardized units, (D,)."""
+        """The length that is 1 in standardized units, (D,)."""
         return self.standardization.scale.flatten()
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -180,27 +180,27 @@ class Gaussian(Observation):
     def mean(self, theta: Tensor) -> Tensor:
         return self.shift + self.scale * self._moments(theta)[0]
 
-    def start(self, x: Tensor) -> Tensor:
+    def initial_theta(self, x: Tensor) -> Tensor:
         std, mean = torch.std_mean((x - self.shift) / self.scale, 0, correction=0)
         return torch.stack((mean, std.clamp(min=1e-3).log()))[: self.parameters]
 
 
 OBSERVATIONS: dict[ObservationName, Callable[[Space], Observation]] = {
     "bernoulli": Bernoulli,
-    "logistic": DiscretisedLogistic,
+    "logistic": DiscretizedLogistic,
     "categorical": Categorical,
     "gaussian": Gaussian,
 }
 
 
 def observation_of(space: Space, name: ObservationName = "auto", sigma: float | None = None) -> Observation:
-    """Return the observation model called `name`, or the one that suits `space`.
+    """Return the observation model called `name`, or with "auto" the one that fits `space`.
 
     Args:
-        sigma: the standard deviation of a Gaussian; None: learned, for each dimension, from z.
+        sigma: the standard deviation of a Gaussian; by default the decoder computes it for each dimension.
 
     Raises:
-        ValueError: it does not suit the space, or `sigma` is given and it is no Gaussian.
+        ValueError: the model does not fit the space, or `sigma` is not positive or given for another model.
     """
     if name == "auto":
         name = "gaussian" if space.levels is None else "bernoulli" if space.levels == 2 else "logistic"

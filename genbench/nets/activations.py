@@ -1,4 +1,4 @@
-"""The nonlinearities that networks may ask for by name, and layers that start at zero."""
+"""Activation functions by name, and layers that start at zero."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 
 
 def zeroed(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
-    """Return `layer` with zero weight and bias: what it parametrises starts at its neutral value."""
+    """Return `layer` with zero weight and bias, so that what it parametrizes starts at its neutral value."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -18,14 +18,14 @@ AdversaryName = Literal["mlp", "dcgan", "resnet"]
 
 @dataclass(frozen=True)
 class Adversaries:
-    """How generator and critic are built.
+    """The architecture of generator and critic.
 
     Attributes:
-        network: perceptrons, or, for images, DCGAN's convolutions or the residual ones of SN-GAN.
-        hidden, activation: of the perceptrons.
-        critic_hidden: of the critic's; None: as the generator's.
-        channels: of convolutions, at the full size.
-        norm: of the convolutional generator; critics have none.
+        network: MLPs, or, for images, the convolutions of DCGAN or the residual networks of SN-GAN.
+        hidden, activation: hidden widths and activation of the MLPs.
+        critic_hidden: hidden widths of the critic's MLP; by default those of the generator.
+        channels: width of the convolutions at full resolution.
+        norm: normalization in the convolutional generator; critics have none.
     """
 
     network: AdversaryName = "mlp"

@@ -18,10 +18,10 @@ class ConcatELU(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation of the channels at every position, (B, C, H, W) -> the same."""
+    """Layer normalization of the channels at every position, (B, C, H, W) -> the same."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised along its channels."""
+        """Return x normalized along its channels."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -48,24 +48,24 @@ class GatedConv(nn.Module):
 class GatedAttention(nn.Module):
     """x -> norm(x + a sigmoid(b)), (a, b) by self-attention between the positions of x (B, C, H, W).
 
-    What a position is comes in by learned features of it, which are added.
+    Learned embeddings of the positions are added to its input.
     """
 
     def __init__(self, channels: int, size: tuple[int, int], heads: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.places = nn.Parameter(0.01 * torch.randn(channels, *size))
-        self.ask = nn.Conv2d(channels, 3 * channels, 1)
-        self.tell = nn.Conv2d(channels, 2 * channels, 1)
+        self.position_embedding = nn.Parameter(0.01 * torch.randn(channels, *size))
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, 2 * channels, 1)
         self.norm = ChannelNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, as x."""
         B, C, H, W = x.shape
-        parts = self.ask(x + self.places).view(B, 3, self.heads, C // self.heads, H * W).transpose(-1, -2)
+        parts = self.qkv(x + self.position_embedding).view(B, 3, self.heads, C // self.heads, H * W).transpose(-1, -2)
         q, k, v = parts.unbind(1)
-        found = scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        y: Tensor = self.norm(x + glu(self.tell(found.transpose(-1, -2).reshape(B, C, H, W)), 1))
+        mixed = scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        y: Tensor = self.norm(x + glu(self.out(mixed.transpose(-1, -2).reshape(B, C, H, W)), 1))
         return y
 
 
@@ -82,7 +82,7 @@ def gated_attention(
 ) -> nn.Sequential:
     """Return a 3x3 stem, `blocks` of gated convolution and attention and a 3x3 head, on images of `size` (H, W).
 
-    (B, inputs, H, W) -> (B, outputs, H, W). With `zero` it is the zero function until it is trained.
+    (B, inputs, H, W) -> (B, outputs, H, W). With `zero` it starts as the zero function.
 
     Raises:
         ValueError: the heads do not divide the channels.

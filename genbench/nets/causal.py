@@ -1,7 +1,7 @@
-"""Masked convolutions: the gated layers of PixelCNN, in two stacks that together see all pixels before each, no other.
+"""Masked convolutions: the gated layers of PixelCNN, in two stacks that together cover exactly the pixels before each.
 
-Conditional Image Generation with PixelCNN Decoders (2016), section 2 and figure 2. The channels of a pixel come in
-turn too: features are split into as many groups, and group g of a pixel sees groups up to g of that pixel.
+Conditional Image Generation with PixelCNN Decoders (2016), section 2 and figure 2. The channels of a pixel are ordered,
+too: features are split into as many groups, and group g of a pixel depends on groups up to g of that pixel.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from genbench.nets.dropout import Dropout
 
 
 def groups_of(features: int, groups: int) -> Tensor:
-    """Return which group each of `features` belongs to, ascending and even, (features,)."""
+    """Return the group of each feature, ascending, in groups of equal size, (features,)."""
     return torch.arange(features) * groups // features
 
 
 class RowConv(nn.Conv2d):
-    """Convolution along a row with the pixels to the left and, between `groups` that permit it, the pixel itself.
+    """Convolution along a row over the pixels to the left and, where the groups allow it, the pixel itself.
 
-    x (B, I, H, W) -> (B, O, H, W). A weight of the pixel itself is there if its input's group is no later than its
-    output's or, with `strict`, if it is earlier.
+    x (B, I, H, W) -> (B, O, H, W). An output depends on inputs of the pixel itself whose group is not greater than its
+    own or, with `strict`, is smaller.
 
     Args:
         before, after: the group of each input, (I,), and of each output, (O,).
-        reach: how many pixels to the left are seen.
+        reach: the number of pixels to the left.
     """
 
     mask: Tensor
@@ -50,17 +50,17 @@ def gate(a: Tensor) -> Tensor:
     return f.tanh() * g.sigmoid()
 
 
-def down(v: Tensor) -> Tensor:
-    """Return v (B, p, H, W) one row down: what each row is told of those above."""
+def shift_down(v: Tensor) -> Tensor:
+    """Return v (B, p, H, W) shifted one row down, so that each row gets the features of the rows above."""
     return pad(v[:, :, :-1], (0, 0, 1, 0))
 
 
 class GatedLayer(nn.Module):
     """One layer of both stacks: v (B, ., H, W), h (B, ., H, W) -> as many of `channels`.
 
-    v of a row sees that row and those above, all columns and channels; h sees v of the rows above, the pixels to
-    the left, and the pixel itself by groups. h is residual; in the first layer the inputs are the image's own channels,
-    the pixel itself is seen by later groups alone, and nothing is residual.
+    v of a row depends on that row and those above, all columns and channels; h depends on v of the rows above, the
+    pixels to the left, and the pixel itself by groups. h is residual, except in the first layer, where the inputs are
+    the channels of the image and a group depends only on smaller groups of the pixel itself.
     """
 
     def __init__(self, channels: int, groups: int, kernel: int, dropout: float, *, first: bool = False) -> None:
@@ -76,5 +76,5 @@ class GatedLayer(nn.Module):
     def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return both stacks after the layer."""
         above = self.vertical(pad(v, (self.reach, self.reach, self.reach, 0)))
-        out = self.out(self.dropout(gate(self.horizontal(h) + self.across(down(above)))))
+        out = self.out(self.dropout(gate(self.horizontal(h) + self.across(shift_down(above)))))
         return self.dropout(gate(above)), out if self.first else h + out

@@ -30,12 +30,12 @@ class Offset(nn.Module):
 
 @dataclass(frozen=True)
 class Networks:
-    """How encoder and decoder are built.
+    """The architecture of encoder and decoder.
 
     Attributes:
-        network: perceptrons, or, for images, convolutions on patches of 2x2 with a linear layer to and from z.
-        hidden: widths of the perceptrons, from data to latents; the decoder has them in reverse.
-        channels: of the convolutions.
+        network: MLPs, or, for images, convolutions on patches of 2x2 with a linear layer to and from z.
+        hidden: widths of the MLPs, from data to latents; the decoder has them in reverse.
+        channels: width of the convolutions.
     """
 
     network: NetworkName = "mlp"
@@ -49,7 +49,7 @@ class Networks:
         if self.network == "mlp":
             net = mlp(space.dims, outputs, self.hidden, activation=self.activation, dropout=self.dropout)
             return nn.Sequential(nn.Flatten(), net)
-        patch, (C, H, W) = grid(space)
+        patch, (C, H, W) = patch_grid(space)
         return nn.Sequential(
             nn.PixelUnshuffle(patch),
             *convnet(C * patch**2, self.channels, self.channels, activation=self.activation, dropout=self.dropout),
@@ -64,7 +64,7 @@ class Networks:
         if self.network == "mlp":
             hidden = self.hidden[::-1]
             return mlp(latent, outputs, hidden, activation=self.activation, dropout=self.dropout)
-        patch, (C, H, W) = grid(space)
+        patch, (C, H, W) = patch_grid(space)
         out = parameters * C * patch**2
         return nn.Sequential(
             nn.Linear(latent, self.channels * H * W),
@@ -77,8 +77,8 @@ class Networks:
         )
 
 
-def grid(space: Space) -> tuple[int, tuple[int, int, int]]:
-    """Return the side of a patch, 2 where both sides of an image are even, and (channels, rows, columns) of patches.
+def patch_grid(space: Space) -> tuple[int, tuple[int, int, int]]:
+    """Return the side of a patch, 2 if both sides of an image are even, and (channels, rows, columns) of patches.
 
     Raises:
         ValueError: points of `space` are not images.
@@ -90,7 +90,7 @@ def grid(space: Space) -> tuple[int, tuple[int, int, int]]:
     return patch, (C, H // patch, W // patch)
 
 
-def patches(space: Space, side: int) -> tuple[int, int, int]:
+def patch_shape(space: Space, side: int) -> tuple[int, int, int]:
     """Return (numbers in a patch, rows, columns) of patches of side x side.
 
     Raises:
@@ -102,6 +102,6 @@ def patches(space: Space, side: int) -> tuple[int, int, int]:
     return C * side**2, H // side, W // side
 
 
-def unpatched(space: Space, side: int, parameters: int) -> list[nn.Module]:
-    """Return layers from `parameters` maps of each number in a patch to (B, parameters * D); the last has a bias."""
+def unpatch_layers(space: Space, side: int, parameters: int) -> list[nn.Module]:
+    """Return layers (B, parameters * patch size, rows, columns) -> (B, parameters * D); the last one has a bias."""
     return [nn.PixelShuffle(side), nn.Flatten(), Offset(parameters * space.dims)]

@@ -1,4 +1,4 @@
-"""Plain convolutional networks that keep the size of an image."""
+"""Plain convolutional networks that preserve the size of an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def convnet(
     """Return convolutions 3x3, 1x1, 3x3: (B, inputs, H, W) -> (B, outputs, H, W).
 
     The network of Glow (Glow: Generative Flow with Invertible 1x1 Convolutions, 2018, section 4). With `zero` it
-    is the zero function until it is trained.
+    starts as the zero function.
     """
     last = nn.Conv2d(channels, outputs, 3, padding=1)
     return nn.Sequential(

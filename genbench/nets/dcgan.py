@@ -1,9 +1,9 @@
 """DCGAN: a generator z (B, Z) -> (B, C, H, W) and a critic (B, C, H, W) -> (B, 1) of strided convolutions.
 
 Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks (2016), section 3, with the
-critic of Spectral Normalization for Generative Adversarial Networks (2018), table 3, less every other layer. Sides
-double from 4 to 7 up to those of the image: 8 = 4 x 2, 28 = 7 x 4, 32 = 4 x 8. A critic has no batch normalisation:
-what it says of a point should not depend on the others, as gradient penalties and Lipschitz constants assume.
+critic of Spectral Normalization for Generative Adversarial Networks (2018), table 3, without every other layer. Sides
+double from between 4 and 7 up to those of the image: 8 = 4 x 2, 28 = 7 x 4, 32 = 4 x 8. A critic has no batch
+normalization: its value at a point should not depend on the others, as gradient penalties and Lipschitz bounds assume.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NORMS: dict[Norm, Callable[[int], nn.Module]] = {
 
 
 def halvings(shape: Shape) -> tuple[int, Shape]:
-    """Return how often an image (C, H, W) is halved until a side is odd or below 8, and its sides then.
+    """Return how often an image (C, H, W) can be halved until a side is odd or below 8, and its sides then.
 
     Raises:
-        ValueError: it is no image.
+        ValueError: `shape` is not that of an image.
     """
     if len(shape) != 3:
         raise ValueError(f"convolutions need images, got points of shape {shape}; network='mlp' takes any")
@@ -40,7 +40,7 @@ def halvings(shape: Shape) -> tuple[int, Shape]:
 
 
 def generator(latent: int, shape: Shape, channels: int = 32, norm: Norm = "batch") -> nn.Sequential:
-    """Return z (B, latent) -> (B, *shape), with `channels` features at the full size and twice as many at each half."""
+    """Return z (B, latent) -> (B, *shape), with `channels` features at full size and twice as many at each halving."""
     n, (H, W) = halvings(shape)
     widths = [channels * 2**i for i in reversed(range(n + 1))]
     layers: list[nn.Module] = [
@@ -55,7 +55,7 @@ def generator(latent: int, shape: Shape, channels: int = 32, norm: Norm = "batch
 
 
 def critic(shape: Shape, channels: int = 32) -> nn.Sequential:
-    """Return x (B, *shape) -> (B, 1), with `channels` features at the full size and twice as many at each half."""
+    """Return x (B, *shape) -> (B, 1), with `channels` features at full size and twice as many at each halving."""
     n, (H, W) = halvings(shape)
     layers: list[nn.Module] = [nn.Conv2d(shape[0], channels, 3, padding=1), nn.LeakyReLU(0.1)]
     for width in (channels * 2**i for i in range(n)):

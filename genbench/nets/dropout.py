@@ -1,7 +1,7 @@
 """Dropout: A Simple Way to Prevent Neural Networks from Overfitting (2014), in a third of PyTorch's time on a CPU.
 
-There PyTorch draws a Bernoulli number for each entry, which costs as much as the layer before. Here 64 random bits
-decide on four entries: p is rounded to 2^-16.
+PyTorch draws a Bernoulli variable for each entry, which costs as much as the layer before. Here 64 random bits are
+used for four entries, so p is rounded to a multiple of 2^-16.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def kept(x: Tensor, p: float) -> Tensor:
-    """Return for each entry of x, on the CPU, 1 if it is kept, with probability 1 - p, and 0 if not; as x."""
+def keep_mask(x: Tensor, p: float) -> Tensor:
+    """Return a mask as x, on the CPU: 1 with probability 1 - p, else 0."""
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
     return torch.ge(bits, round(p * 2**16) - 2**15, out=torch.empty(x.shape, dtype=x.dtype))  # faster than a cast
@@ -25,12 +25,12 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
         return x
     if not x.is_cpu or p == 1 or not eager():
         return functional.dropout(x, p)
-    return x * kept(x, p).mul_(1 / (1 - p))
+    return x * keep_mask(x, p).mul_(1 / (1 - p))
 
 
 class Dropout(nn.Dropout):
     """torch.nn.Dropout, by `dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the input, in training with entries set to 0."""
+        """Return the input, in training with dropped entries."""
         return dropout(input, self.p, self.training)

@@ -1,4 +1,4 @@
-"""Networks that bring no two points further apart, and their derivatives along given directions."""
+"""Contractions: networks with a Lipschitz constant below 1, and their derivatives along given directions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class LipSwish(nn.Module):
         return y, torch.addcmul(s / 1.1, beta * y, 1 - s)
 
 
-class Bounded(nn.Module):
-    """A linear map, or a 3x3 convolution of images of one size, of norm `bound` at most: min(1, bound / sigma) W.
+class NormBounded(nn.Module):
+    """A linear map, or a 3x3 convolution of images of one size, with norm at most `bound`: min(1, bound / sigma) W.
 
-    sigma = u^T W v, u and v by power iteration on the map itself (Invertible Residual Networks, 2019, section 2.1):
-    a few steps each time in training, many as it turns to evaluation. A convolution's norm is not that of its weight as
-    a matrix, by which GANs divide.
+    sigma = u^T W v, with u and v by power iteration on the map itself (Invertible Residual Networks, 2019, section
+    2.1): a few steps per call in training, many when it is set to evaluation. The norm of a convolution differs from
+    that of its weight as a matrix, which spectral normalization in GANs uses.
     """
 
     u: Tensor
@@ -48,36 +48,36 @@ class Bounded(nn.Module):
         self.transposed: Callable[..., Tensor] = torch.matmul if dense else partial(conv_transpose2d, padding=1)
         self.register_buffer("v", torch.randn(1, *shape))
         self.register_buffer("u", torch.zeros_like(self.map(self.v, layer.weight)))
-        self.iterate(20)
+        self.power_iteration(20)
 
     @torch.no_grad()
-    def iterate(self, n: int) -> None:
+    def power_iteration(self, n: int) -> None:
         """Take n steps of the power iteration."""
         for _ in range(n):
-            self.u.copy_(unit(self.map(self.v, self.layer.weight)))
-            self.v.copy_(unit(self.transposed(self.u, self.layer.weight)))
+            self.u.copy_(normalized(self.map(self.v, self.layer.weight)))
+            self.v.copy_(normalized(self.transposed(self.u, self.layer.weight)))
 
     def train(self, mode: bool = True) -> Self:
         if not mode:
-            self.iterate(100)
+            self.power_iteration(100)
         return super().train(mode)
 
     def weight(self) -> Tensor:
-        """Return the weight, scaled."""
+        """Return the scaled weight."""
         if self.training:
-            self.iterate(self.iterations)
+            self.power_iteration(self.iterations)
         sigma = (self.u.clone() * self.map(self.v.clone(), self.layer.weight)).sum()
         return self.layer.weight * (self.bound / sigma).clamp(max=1)
 
 
-def unit(x: Tensor) -> Tensor:
+def normalized(x: Tensor) -> Tensor:
     """Return x / |x|."""
     norm: Tensor = torch.linalg.vector_norm(x)
     return x / norm.clamp_min(1e-12)
 
 
 class LipschitzNet(nn.Module):
-    """g(x), x (B, *shape) -> as x, of bounded layers with LipSwish between them: its constant is below `bound`^layers.
+    """g(x), x (B, *shape) -> as x, norm-bounded layers with LipSwish between: its constant is below `bound`^layers.
 
     Invertible Residual Networks (2019), theorem 1.
     """
@@ -86,32 +86,32 @@ class LipschitzNet(nn.Module):
         super().__init__()
         inputs = [layer.weight.shape[1] for layer in layers]
         pairs = zip(layers, inputs, strict=True)
-        bounded = [Bounded(layer, (n, *positions), bound=bound) for layer, n in pairs]
+        bounded = [NormBounded(layer, (n, *positions), bound=bound) for layer, n in pairs]
         self.layers, self.map = nn.ModuleList(bounded), bounded[0].map
         self.activations = nn.ModuleList(LipSwish() for _ in layers[1:])
 
     def weights(self) -> list[Tensor]:
         """Return the scaled weight of each layer."""
-        return [layer.weight() for layer in self.layers if isinstance(layer, Bounded)]
+        return [layer.weight() for layer in self.layers if isinstance(layer, NormBounded)]
 
     def forward(self, x: Tensor, weights: list[Tensor] | None = None) -> Tensor:
-        """Return g(x); `weights` are those that `weights()` gave, where g is applied again and again."""
-        return self.linearised(x, weights)[0]
+        """Return g(x); pass the result of `weights()` to apply g repeatedly without recomputing them."""
+        return self.linearize(x, weights)[0]
 
-    def linearised(self, x: Tensor, weights: list[Tensor] | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return g(x) and v -> J v, J = dg/dx, v (K, B, *shape), or (K, 1, *shape): one for all points."""
+    def linearize(self, x: Tensor, weights: list[Tensor] | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return g(x) and v -> J v, J = dg/dx, for v (K, B, *shape), or (K, 1, *shape) the same for all points."""
         weights = weights or self.weights()
         slopes: list[Tensor] = []
         for i, (layer, W) in enumerate(zip(self.layers, weights, strict=True)):
-            assert isinstance(layer, Bounded)
+            assert isinstance(layer, NormBounded)
             if i:
                 x, slope = self.activations[i - 1](x)
                 slopes.append(slope)
             x = self.map(x, W, layer.layer.bias)
-        return x, partial(_along, self.map, weights, slopes)
+        return x, partial(_jvp, self.map, weights, slopes)
 
 
-def _along(map: Callable[..., Tensor], weights: list[Tensor], slopes: list[Tensor], v: Tensor) -> Tensor:
+def _jvp(map: Callable[..., Tensor], weights: list[Tensor], slopes: list[Tensor], v: Tensor) -> Tensor:
     """Return J v, J = W_n diag(slope) .. W_2 diag(slope) W_1."""
     for i, W in enumerate(weights):
         v = slopes[i - 1] * v if i else v

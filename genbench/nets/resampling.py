@@ -1,8 +1,8 @@
 """Residual networks that grow an image from a vector, z (B, Z) -> (B, C, H, W), or shrink one to a number, (B, 1).
 
-Spectral Normalization for Generative Adversarial Networks (2018), table 4 (SN-ResNet), by shape: sides double as often
-as `halvings` says, all blocks are of one width, and the critic, of two more blocks, sums its features over the image.
-It begins with a convolution, where the paper's first block leaves out a nonlinearity.
+Spectral Normalization for Generative Adversarial Networks (2018), table 4 (SN-ResNet), for any shape: sides double
+`halvings` times, all blocks have the same width, and the critic, with two more blocks, sums its features over the
+image. It begins with a convolution, while the paper's first block omits an activation.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from genbench.nets.dcgan import NORMS, Norm, Shape, halvings
 Change = Literal["double", "halve", "keep"]
 
 
-class Block(nn.Module):
-    """branch(x) + skip(x), x (B, channels, H, W) -> the same at twice or half the sides, or at these."""
+class ResampleBlock(nn.Module):
+    """branch(x) + skip(x), x (B, channels, H, W) -> the same at double, half or equal size."""
 
     def __init__(self, channels: int, change: Change, norm: Norm = "none") -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Block(nn.Module):
         return y
 
 
-class Sum(nn.Module):
+class SumPool(nn.Module):
     """The sum over positions, x (B, C, H, W) -> (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def generator(latent: int, shape: Shape, channels: int = 64, norm: Norm = "batch
     return nn.Sequential(
         nn.Linear(latent, channels * H * W),
         nn.Unflatten(1, (channels, H, W)),
-        *(Block(channels, "double", norm) for _ in range(n)),
+        *(ResampleBlock(channels, "double", norm) for _ in range(n)),
         NORMS[norm](channels),
         nn.ReLU(),
         nn.Conv2d(channels, shape[0], 3, padding=1),
@@ -62,9 +62,9 @@ def critic(shape: Shape, channels: int = 64) -> nn.Sequential:
     n, _ = halvings(shape)
     return nn.Sequential(
         nn.Conv2d(shape[0], channels, 3, padding=1),
-        *(Block(channels, "halve") for _ in range(n)),
-        *(Block(channels, "keep") for _ in range(2)),
+        *(ResampleBlock(channels, "halve") for _ in range(n)),
+        *(ResampleBlock(channels, "keep") for _ in range(2)),
         nn.ReLU(),
-        Sum(),
+        SumPool(),
         nn.Linear(channels, 1),
     )

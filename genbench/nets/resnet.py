@@ -1,4 +1,4 @@
-"""Residual convolutional networks that keep the size of an image."""
+"""Residual convolutional networks that preserve the size of an image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from genbench.nets.activations import ACTIVATIONS, Activation, zeroed
 
 
-class Block(nn.Module):
-    """A residual block, x (B, C, H, W) -> as x, which is the identity until it is trained.
+class ResidualBlock(nn.Module):
+    """A residual block, x (B, C, H, W) -> as x, which starts as the identity.
 
-    Identity Mappings in Deep Residual Networks (2016), figure 4(e); its last layer starts at zero, which stands in for
-    normalisation (Fixup Initialization: Residual Learning Without Normalization, 2019).
+    Identity Mappings in Deep Residual Networks (2016), figure 4(e); its last layer starts at zero, which replaces
+    normalization (Fixup Initialization: Residual Learning Without Normalization, 2019).
     """
 
     def __init__(self, channels: int, *, activation: Activation = "relu", dropout: float = 0.0) -> None:
@@ -42,12 +42,12 @@ def resnet(
 ) -> nn.Sequential:
     """Return a 3x3 stem, `blocks` residual blocks and a 1x1 head: (B, inputs, H, W) -> (B, outputs, H, W).
 
-    With `zero` it is the zero function until it is trained.
+    With `zero` it starts as the zero function.
     """
     last = nn.Conv2d(channels, outputs, 1)
     return nn.Sequential(
         nn.Conv2d(inputs, channels, 3, padding=1),
-        *(Block(channels, activation=activation, dropout=dropout) for _ in range(blocks)),
+        *(ResidualBlock(channels, activation=activation, dropout=dropout) for _ in range(blocks)),
         ACTIVATIONS[activation](),
         zeroed(last) if zero else last,
     )

@@ -1,4 +1,4 @@
-"""Networks of a point and a time, and their derivatives along given directions: the right-hand sides of flows."""
+"""Vector fields of ODEs: networks of a point and a time, and their derivatives along given directions."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ SMOOTH: dict[Smooth, Callable[[Tensor], tuple[Tensor, Tensor]]] = {  # a -> phi(
 }
 
 
-class Timed(nn.Module):
-    """An affine map, linear or convolution, that moves with time (FFJORD, 2019, and its code).
+class TimeDependent(nn.Module):
+    """An affine map, linear or convolution, that depends on time (FFJORD, 2019, and its code).
 
-    concat: W x + b + t c, time being one more input.
+    concat: W x + b + t c, time as one more input.
     concatsquash: (W x + b) sigmoid(t g + h) + t c, for each output.
     """
 
@@ -52,7 +52,7 @@ class Timed(nn.Module):
             self.h = nn.Parameter(torch.zeros(outputs))
         self.timing = timing
 
-    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def weight_and_bias(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight and bias at time t ()."""
         W, b = self.layer.weight, self.layer.bias
         assert b is not None
@@ -63,28 +63,28 @@ class Timed(nn.Module):
 
 
 class VectorField(nn.Module):
-    """f(t, x), x (B, *shape) -> as x, of timed layers with a smooth nonlinearity between; zero until it is trained."""
+    """f(t, x), x (B, *shape) -> as x: time-dependent layers with a smooth activation between; it starts as zero."""
 
     def __init__(
         self, layers: Sequence[nn.Linear | nn.Conv2d], *, activation: Smooth = "tanh", timing: Timing = "concatsquash"
     ) -> None:
         super().__init__()
         self.map: Callable[..., Tensor] = linear if isinstance(layers[0], nn.Linear) else partial(conv2d, padding=1)
-        self.layers = nn.ModuleList(Timed(layer, timing) for layer in [*layers[:-1], zeroed(layers[-1])])
+        self.layers = nn.ModuleList(TimeDependent(layer, timing) for layer in [*layers[:-1], zeroed(layers[-1])])
         self.activation = SMOOTH[activation]
 
     def forward(self, t: Tensor, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return f(t, x) and J v, J = df/dx, for K directions v (K, B, *shape), or (K, 1, *shape): one for all points.
+        """Return f(t, x) and J v, J = df/dx, for K directions v (K, B, *shape), or (K, 1, *shape) for all points.
 
-        The derivatives go forward with the values: one pass of 1 + K points gives both, and its gradient is a plain
-        backward pass.
+        Derivatives are computed in forward mode along with the values, so that one pass of 1 + K points gives both and
+        one backward pass their gradient.
         """
         for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Timed)
+            assert isinstance(layer, TimeDependent)
             if i:
                 x, slope = self.activation(x)
                 v = None if v is None else slope * v
-            W, b = layer.at(t)
+            W, b = layer.weight_and_bias(t)
             x = self.map(x, W, b)
             v = None if v is None else self.map(v.flatten(0, 1), W).unflatten(0, (len(v), -1))
         return x, v

@@ -2,7 +2,7 @@
 
 Reducing the Dimensionality of Data with Neural Networks (2006): the loss is the reconstruction error of g(f(x)), the
 cross-entropy for data of two levels and squared error otherwise, summed over dimensions. Data are centered and scaled
-(`Centred`), and squared errors are in those units. There is no likelihood.
+(`Standardized`), and squared errors are in those units. There is no likelihood.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from genbench.dataset import Space
-from genbench.models.centring import Centred
+from genbench.models.standardized import Standardized
 from genbench.nets.activations import Activation
 from genbench.nets.coders import NetworkName, Networks
 from genbench.nets.precision import at_least_float32, full_precision
@@ -32,7 +32,7 @@ CODE_ACTIVATIONS: dict[CodeActivation, type[nn.Module]] = {
 MIN_ACTIVATION = 1e-6  # distance of a mean activation from 0 and 1
 
 
-class BaseAutoencoder(Centred):
+class BaseAutoencoder(Standardized):
     """An encoder, a decoder and a reconstruction error.
 
     Samples are g(z), z from the Gaussian N(m, L L^T) that `fit_closed_form` fits to the codes of the training split;

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 from genbench.model import MakeOptimizer, Model, OptimizedLoss
-from genbench.models.dequantization import Uniform
+from genbench.models.dequantization import UniformDequantization
 from genbench.suite import Kind
 
 __all__ = ["PCA"]
@@ -48,7 +48,7 @@ class PCA(Model):
         self.discarded = nn.Parameter(torch.ones((), dtype=torch.float64))  # mean of the other eigenvalues
         if space.levels:
             self.likelihood = "bound"
-            self.dequantization = Uniform(space)
+            self.dequantization = UniformDequantization(space)
 
     @torch.no_grad()
     def fit_closed_form(self, x: Tensor) -> None:

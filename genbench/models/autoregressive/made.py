@@ -53,7 +53,7 @@ class MADE(AutoregressiveModel):
         if orders < 1:
             raise ValueError(f"orders={orders} must be 1 or more")
         self.nets = nn.ModuleList(
-            masked.MADE(
+            masked.MaskedMLP(
                 space.dims,
                 self.conditional.parameters,
                 hidden,
@@ -93,11 +93,11 @@ class MADE(AutoregressiveModel):
         component = torch.randint(len(self.nets), (n,), device=self.device)
         x = torch.empty(n, self.space.dims, dtype=self.space.dtype, device=self.device)
         for m, net in enumerate(self.nets):
-            assert isinstance(net, masked.MADE)
+            assert isinstance(net, masked.MaskedMLP)
             x[component == m] = self.sample_from(net, int((component == m).sum()))
         return x.view(n, *self.space.shape)
 
-    def sample_from(self, net: masked.MADE, n: int) -> Tensor:
+    def sample_from(self, net: masked.MaskedMLP, n: int) -> Tensor:
         """Return n samples (n, D) of one network."""
         columns: dict[int, Tensor] = {}
 

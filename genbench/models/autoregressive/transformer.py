@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 
 from genbench.dataset import Space
 from genbench.models.autoregressive.discrete import AutoregressiveModel, raster_order
-from genbench.nets.transformer import Past, Transformer
+from genbench.nets.transformer import KVCache, Transformer
 
 __all__ = ["PixelTransformer"]
 
@@ -62,7 +62,7 @@ class PixelTransformer(AutoregressiveModel):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape), one token at a time with a cache of keys and values."""
-        past: Past = {}
+        past: KVCache = {}
         x = self.order.new_zeros(n, 0)
         for t in range(self.space.dims):
             y = self.net.step(self.one_hot_tokens(x[:, -1] if t else self.order.new_zeros(n)), t, past)

@@ -1,4 +1,4 @@
-"""Densities of one real variable that a flow takes data to."""
+"""Base densities of flows, of one real variable."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn.functional import softplus
 
 
 class Base(NamedTuple):
-    """A density of one real variable, taken for each dimension on its own.
+    """A density of one real variable, that of each dimension independently.
 
     Attributes:
         log_prob: log p(z) in nats, as z.
-        sample: draws of a shape.
+        sample: shape -> samples of that shape.
     """
 
     log_prob: Callable[[Tensor], Tensor]
@@ -24,7 +24,7 @@ class Base(NamedTuple):
 
 
 def _beta55(shape: tuple[int, ...]) -> Tensor:
-    """Return draws of Beta(5, 5): the middle one of nine uniforms."""
+    """Return samples of Beta(5, 5): the median of nine uniform variables."""
     return torch.rand(*shape, 9).median(-1).values
 
 

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from torch import nn
 
 from genbench.dataset import Space
-from genbench.models.dequantization import Dequantization
-from genbench.models.flows.bijection import Bijection, Elementwise, Shape
+from genbench.models.dequantization import DequantizationName
+from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import couplings_of, moved_by
+from genbench.models.flows.coupling import alternating_couplings, elementwise_couplings
+from genbench.models.flows.elementwise import Elementwise
 from genbench.models.flows.flow import Flow
-from genbench.models.flows.mixture_cdf import mixture_cdf
+from genbench.models.flows.mixture_cdf import MixtureLogit
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, Permutation, Squeeze, alternating
 from genbench.nets.activations import Activation
@@ -29,37 +30,37 @@ Stages = tuple[int, int, int]
 def image_stages(
     shape: Shape, stages: Stages, net: Callable[..., nn.Module], map: Elementwise, norm: Norm
 ) -> list[Bijection]:
-    """Return couplings of the checkerboard, of the channels of the squeezed image, and of the checkerboard there.
+    """Return couplings on the checkerboard, on channels of the squeezed image, and on the checkerboard at that size.
 
-    The paper's for CIFAR-10 (its released code: 4, 2 and 3). A checkerboard is taken as channels of the squeezed image,
-    so that its networks see half the height as well as half the width. Nothing is split off.
+    The architecture for CIFAR-10 (in the paper's code 4, 2 and 3 couplings). A checkerboard is a half of the channels
+    of the squeezed image, so its networks have half the height as well as half the width. Nothing is factored out.
     """
     C, H, W = shape
     first, second = (4 * C, H // 2, W // 2), (16 * C, H // 4, W // 4)
-    couple1, couple2 = (moved_by(map, partial(net, size=size)) for size in (first[1:], second[1:]))
+    at_half, at_quarter = (elementwise_couplings(map, partial(net, size=size)) for size in (first[1:], second[1:]))
     return [
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(first, stages[0], couple1, NORMS[norm]),
+        *alternating_couplings(first, stages[0], at_half, NORMS[norm]),
         Permutation(rows_from_checkerboard(C, bool(stages[0] % 2))),
-        *couplings_of(first, stages[1], couple1, NORMS[norm]),
+        *alternating_couplings(first, stages[1], at_half, NORMS[norm]),
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(second, stages[2], couple2, NORMS[norm]),
+        *alternating_couplings(second, stages[2], at_quarter, NORMS[norm]),
         Flatten(second),
     ]
 
 
 class FlowPP(Flow):
-    """Couplings by distribution functions of mixtures of logistics, gated attention nets, variational dequantisation.
+    """Couplings by distribution functions of mixtures of logistics, gated attention nets, variational dequantization.
 
     Args:
-        couplings: how many (vectors).
-        components: K, logistics in each entry's mixture.
+        couplings: number of couplings (vectors).
+        components: K, the number of logistics in the mixture of each entry.
         norm: before each coupling.
-        hidden: widths of a coupling's perceptron (vectors).
-        stages: how many couplings of the checkerboard, of the channels, and of the checkerboard at half size (images).
+        hidden: widths of a coupling's MLP (vectors).
+        stages: numbers of couplings on the checkerboard, on channels, and on the checkerboard at half size (images).
         channels, blocks, heads: of the networks of gated convolutions and self-attention (images).
-        network: "mlp" takes an image as a vector.
-        **options: as `Flow` takes them.
+        network: "mlp" treats an image as a vector.
+        **options: see `Flow`.
 
     Raises:
         ValueError: the sides of an image cannot be halved twice, or the heads do not divide the channels.
@@ -80,10 +81,10 @@ class FlowPP(Flow):
         network: Literal["auto", "mlp"] = "auto",
         activation: Activation = "relu",
         dropout: float = 0.0,
-        dequantization: Dequantization = "variational",
+        dequantization: DequantizationName = "variational",
         **options: Any,
     ) -> None:
-        map = mixture_cdf(components)
+        map = MixtureLogit(components)
         if space.is_image and network == "auto":
             if any(side % 4 for side in space.shape[1:]):
                 height, width = space.shape[1:]
@@ -93,5 +94,5 @@ class FlowPP(Flow):
         else:
             flat = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
-            bijections += couplings_of((space.dims,), couplings, moved_by(map, flat), NORMS[norm])
+            bijections += alternating_couplings((space.dims,), couplings, elementwise_couplings(map, flat), NORMS[norm])
         super().__init__(space, bijections, dequantization=dequantization, **options)

@@ -1,4 +1,4 @@
-"""Gaussianization (2000), trained by gradient: Gaussianization Flows (2020)."""
+"""Gaussianization (2000), trained by gradient descent: Gaussianization Flows (2020)."""
 
 from __future__ import annotations
 
@@ -24,25 +24,22 @@ __all__ = ["Gaussianization"]
 class Marginals(MixtureCDF):
     """The map that makes each dimension normal; on the first batch it smooths, by Silverman's rule, 1.06 std K^-1/5.
 
-    Narrower components would put noise into the tails, which the layers that follow would make worse.
+    Narrower components would put noise into the tails, which later layers would amplify.
     """
 
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Put the components at quantiles of x (B, D), each a logistic of that standard deviation."""
-        first, K = not self.ready, len(self.mu)
-        super().start(x)
-        if first:
-            sigma = 1.06 * math.sqrt(3) / math.pi * K**-0.2 * x.std(0, correction=0)
-            self.log_sigma.copy_((sigma + 1e-6).log().expand_as(self.mu))
+    def initialize(self, x: Tensor) -> None:
+        """Place the components at quantiles of x (B, D), each a logistic with that standard deviation."""
+        super().initialize(x)
+        sigma = 1.06 * math.sqrt(3) / math.pi * len(self.mu) ** -0.2 * x.std(0, correction=0)
+        self.log_sigma.copy_((sigma + 1e-6).log().expand_as(self.mu))
 
 
 class Rotation(Bijection):
-    """y = Q x, Q the product of D - 1 reflections: volume is kept (Gaussianization Flows, 2020, section 3.2).
+    """y = Q x, Q the product of D - 1 reflections, which preserves volume (Gaussianization Flows, 2020, section 3.2).
 
     The i-th mirror is normal to v_i = (0, .., 0, 1, A_{i+1,i}, .., A_{D,i}), the i-th column of V, and the product of
     all is I - V S^-1 V^T, S the strict upper triangle of V^T V and half its diagonal (Accumulating Householder
-    transformations, revisited, 2006, section 3). Q starts anywhere. With `learned` False it stays there.
+    transformations, revisited, 2006, section 3). Q starts as a random rotation. With `learned` False it is fixed.
     """
 
     A: Tensor
@@ -78,16 +75,16 @@ ROTATIONS: dict[RotationName, Callable[[Shape], Bijection]] = {
 
 
 class Gaussianization(Flow):
-    """Each dimension is made normal by a mixture of logistics, then all are rotated, and again.
+    """Layers that make each dimension normal by a mixture of logistics, with rotations between them.
 
-    Every layer's mixtures start at quantiles of what the layers before make of the first batch, which is a step of the
-    iteration of 2000; all are then trained together.
+    The mixtures of each layer start at quantiles of its input for the first batch, which is a step of the iteration of
+    2000; all layers are then trained together.
 
     Args:
-        layers: how many.
-        components: K, logistics in each mixture.
-        rotation: an orthogonal matrix, learned or drawn once, or any invertible one by its LU factors.
-        **options: as `Flow` takes them.
+        layers: number of layers.
+        components: K, the number of logistics in each mixture.
+        rotation: an orthogonal matrix, learned or drawn once, or any invertible matrix by its LU factors.
+        **options: see `Flow`.
     """
 
     def __init__(

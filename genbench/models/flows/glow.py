@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from torch import nn
-
 from genbench.dataset import Space
 from genbench.models.flows.bijection import Bijection, Shape
-from genbench.models.flows.coupling import AffineCoupling
+from genbench.models.flows.coupling import AffineCoupling, Net
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear, Start
 from genbench.models.flows.normalization import ActNorm
@@ -21,8 +18,6 @@ from genbench.nets.mlp import mlp
 
 __all__ = ["Glow"]
 
-Net = Callable[[int, int], nn.Module]  # inputs, outputs -> a network that starts at zero
-
 
 def step_of_flow(shape: Shape, net: Net, start: Start) -> list[Bijection]:
     """Return ActNorm, invertible 1x1 convolution, affine coupling (figure 2a)."""
@@ -32,7 +27,7 @@ def step_of_flow(shape: Shape, net: Net, start: Start) -> list[Bijection]:
 
 
 def steps_of_flow(shape: Shape, n: int, net: Net, start: Start) -> list[Bijection]:
-    """Return n steps in a row."""
+    """Return n steps."""
     return [bijection for _ in range(n) for bijection in step_of_flow(shape, net, start)]
 
 
@@ -40,12 +35,12 @@ class Glow(Flow):
     """Steps of ActNorm, an invertible 1x1 convolution and an affine coupling; multi-scale on images.
 
     Args:
-        depth: K, how many steps; on images at each level.
-        hidden: widths of a coupling's perceptron (vectors).
+        depth: K, the number of steps; on images at each level.
+        hidden: widths of a coupling's MLP (vectors).
         levels, channels: L, and the width of a coupling's convolutions (images).
-        network: "mlp" takes an image as a vector.
-        start: of the matrices of the convolutions; the paper's are rotations drawn at random (section 3.2).
-        **options: as `Flow` takes them.
+        network: "mlp" treats an image as a vector.
+        start: of the 1x1 convolutions: the identity, or random rotations as in the paper (section 3.2).
+        **options: see `Flow`.
 
     Raises:
         ValueError: the sides of an image cannot be halved `levels` times.

@@ -8,9 +8,9 @@ __all__ = ["IAF"]
 
 
 class IAF(AffineAutoregressive):
-    """MAF the other way round: a sample is one pass of each layer, a density D steps; here it is fitted by density.
+    """The inverse of MAF: a sample takes one pass of each layer, a density D steps; trained by maximum likelihood.
 
-    With the scale "sigmoid" it is the paper's gate (eq. 12-13) seen from the data.
+    With the scale "sigmoid" it is the inverse of the paper's gate (eq. 12-13).
     """
 
     layer = InverseAutoregressive

@@ -1,4 +1,4 @@
-"""The linear flow: a normal density of any covariance, as the flow z = W (e^s x + t)."""
+"""The linear flow z = W (e^s x + t): a normal density with full covariance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Linear"]
 
 
 class Linear(Flow):
-    """Full-matrix affine flow, LU parametrised: the best it can do is the Gaussian with the data's moments."""
+    """Affine flow with a full matrix in LU form; its optimum is the Gaussian with mean and covariance of the data."""
 
     def __init__(self, space: Space, **options: Any) -> None:
         D = space.dims

@@ -8,9 +8,9 @@ __all__ = ["MAF"]
 
 
 class MAF(AffineAutoregressive):
-    """Affine maps of each dimension as those before it say, z_i = e^s x_i + t, in an order that turns with each layer.
+    """z_i = e^s x_i + t with (s, t) computed from the dimensions before i, in an order reversed with each layer.
 
-    A density is one pass of each layer, a sample D steps. The paper's norm is "batch", its scale "exp".
+    A density takes one pass of each layer, a sample D steps. In the paper norm is "batch" and scale "exp".
     """
 
     layer = MaskedAutoregressive

@@ -1,4 +1,4 @@
-"""Monotone maps of one dimension, through the distribution functions of a mixture and of a target density."""
+"""Monotone maps of one dimension: the distribution function of a mixture, then the quantile function of a target."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch.special import log_ndtr, ndtri
 
 from genbench.models.flows.bijection import Bijection, Shape
 from genbench.models.flows.densities import BASES
-from genbench.models.flows.mixture_cdf import log_cdf, quantile
+from genbench.models.flows.mixture_cdf import LogisticMixture
+from genbench.nets.first_batch import FirstBatchInit
 
 
 class Target(NamedTuple):
-    """A symmetric density on the line.
+    """A symmetric density on the real line.
 
     Attributes:
-        quantile: log p -> y of mass p below it, for p <= 1/2.
+        quantile: log p -> y with mass p below it, for p <= 1/2.
         log_cdf: y -> log p.
-        mirror: y -> the point as far on the other side of the centre.
+        mirror: y -> its reflection at the center.
     """
 
     quantile: Callable[[Tensor], Tensor]
@@ -30,7 +31,7 @@ class Target(NamedTuple):
 
 
 def normal_quantile(log_p: Tensor) -> Tensor:
-    """Return y with log Phi(y) = log_p <= log 1/2; where float32 has no p, by Newton's method on log Phi."""
+    """Return y with log Phi(y) = log_p <= log 1/2; by Newton's method on log Phi where p underflows in float32."""
     y: Tensor = ndtri(log_p.exp())
     far = log_p <= -80
     if far.any():
@@ -53,7 +54,7 @@ def beta_log_cdf(y: Tensor) -> Tensor:
 
 
 def beta_quantile(log_p: Tensor) -> Tensor:
-    """Return y with log I_y(5, 5) = log_p <= log 1/2; in log y the equation is concave, and Newton rises to it."""
+    """Return y with log I_y(5, 5) = log_p <= log 1/2; in log y it is concave: Newton's method converges."""
     v = (log_p - math.log(126)) / 5
     for _ in range(8):
         y = v.exp()
@@ -69,18 +70,16 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def rows(x: Tensor) -> Tensor:
-    """Return x (B, *shape) as (D, B): a row for each dimension, along which a component stays the same."""
+def dimensions_first(x: Tensor) -> Tensor:
+    """Return x (B, *shape) as (D, B): a row for each dimension, along which the mixture is the same."""
     return x.flatten(1).T.contiguous()
 
 
-class MixtureCDF(Bijection):
+class MixtureCDF(FirstBatchInit, Bijection):
     """y = Q(F(x)) in each dimension: F a mixture of logistics, Q the quantile function of `base`.
 
     log dy/dx = log F'(x) - log p(y). The components start at quantiles of the first batch.
     """
-
-    ready: Tensor
 
     def __init__(self, shape: Shape, components: int, base: Literal["uniform", "beta", "normal"] = "normal") -> None:
         super().__init__()
@@ -90,50 +89,44 @@ class MixtureCDF(Bijection):
         self.logits = nn.Parameter(torch.zeros(components, D))
         self.mu = nn.Parameter(torch.linspace(-1, 1, components).unsqueeze(1).repeat(1, D))
         self.log_sigma = nn.Parameter(torch.zeros(components, D))
-        self.register_buffer("ready", torch.tensor(False))
-        self.waits = True  # `ready` is looked at once: reading it from a GPU would wait for it
 
     @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log w, mu, log sigma, each (K, D, 1)."""
-        return self.logits.log_softmax(0).unsqueeze(2), self.mu.unsqueeze(2), self.log_sigma.unsqueeze(2)
+    def mixture(self) -> LogisticMixture:
+        """The mixture of each dimension, its tensors (K, D, 1)."""
+        log_w, mu, log_sigma = self.logits.log_softmax(0), self.mu, self.log_sigma
+        return LogisticMixture(log_w.unsqueeze(2), mu.unsqueeze(2), log_sigma.unsqueeze(2))
 
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Put the components at evenly spaced quantiles of x (B, *shape), unless they have been put."""
-        self.waits = False
-        if not self.ready:
-            x, K = x.flatten(1), len(self.mu)
-            levels = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K
-            self.mu.copy_(x.quantile(levels, dim=0))
-            self.log_sigma.copy_((x.std(0, correction=0) / K + 1e-6).log().expand_as(self.mu))
-            self.ready.fill_(True)
+    def initialize(self, x: Tensor) -> None:
+        """Place the components at evenly spaced quantiles of x (B, *shape)."""
+        x, K = x.flatten(1), len(self.mu)
+        levels = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K
+        self.mu.copy_(x.quantile(levels, dim=0))
+        self.log_sigma.copy_((x.std(0, correction=0) / K + 1e-6).log().expand_as(self.mu))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.waits and self.training:
-            self.start(x)
-        lower, upper, density = log_cdf(rows(x), *self.parts)
-        y = self.quantile(lower, upper)
+        self.initialize_once(x)
+        lower, upper, density = self.mixture.log_cdf(dimensions_first(x))
+        y = self.target_quantile(lower, upper)
         return y.T.reshape(x.shape), (density - self.log_p(y)).sum(0)
 
-    def quantile(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return y of mass e^lower below and e^upper above it, with the gradient dy = dF / p(y)."""
+    def target_quantile(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return y with mass e^lower below and e^upper above it, with the gradient dy = dF / p(y)."""
         left, tail = lower < upper, torch.minimum(lower, upper)
         with torch.no_grad():
-            half = self.inside(self.target.quantile(tail))
+            half = self.clamped(self.target.quantile(tail))
             y = torch.where(left, half, self.target.mirror(half))
             slope = torch.where(left, 1.0, -1.0) * (tail - self.log_p(half)).exp()
         return y + slope * (tail - tail.detach())
 
-    def inside(self, y: Tensor) -> Tensor:
-        """Return y, kept off the ends of a bounded base, where float32 would put it on them."""
+    def clamped(self, y: Tensor) -> Tensor:
+        """Return y, moved off the ends of a bounded base, to which float32 may round it."""
         eps = torch.finfo(y.dtype).eps
         return y.clamp(eps, 1 - eps) if self.bounded else y
 
     def inverse(self, y: Tensor) -> Tensor:
-        shape, y = y.shape, self.inside(rows(y))
+        shape, y = y.shape, self.clamped(dimensions_first(y))
         mirrored = self.target.mirror(y)
         tail = self.target.log_cdf(torch.minimum(y, mirrored))
-        rest = torch.log1p(-tail.exp())
-        logit = torch.where(y < mirrored, tail - rest, rest - tail)
-        return quantile(logit, *self.parts).T.reshape(shape)
+        complement = torch.log1p(-tail.exp())
+        logit = torch.where(y < mirrored, tail - complement, complement - tail)
+        return self.mixture.quantile(logit).T.reshape(shape)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.flows.affine import ADDITIVE
 from genbench.models.flows.bijection import Bijection
-from genbench.models.flows.closed import Step
-from genbench.models.flows.coupling import coupled
+from genbench.models.flows.coupling import Coupling
+from genbench.models.flows.elementwise import Shift
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import ActNorm
 from genbench.models.flows.reshaping import Flatten, Permutation, alternating
@@ -21,29 +20,8 @@ from genbench.nets.mlp import mlp
 __all__ = ["NICE"]
 
 
-class AdditiveCoupling(Bijection):
-    """y = (x2 + m(x1), x1), x1 the first `split` dimensions: volume is kept (eq. 9-10)."""
-
-    def __init__(self, m: nn.Module, D: int, split: int) -> None:
-        super().__init__()
-        self.m, self.sizes = m, (split, D - split)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if step := self.step(x):
-            return step(x)
-        x1, x2 = x.split(self.sizes, 1)
-        return torch.cat((x2 + self.m(x1), x1), 1), x.new_zeros(())
-
-    def step(self, x: Tensor) -> Step | None:
-        return coupled(x, self.m, self.sizes, ADDITIVE)
-
-    def inverse(self, y: Tensor) -> Tensor:
-        y2, x1 = y.split(self.sizes[::-1], 1)
-        return torch.cat((x1, y2 - self.m(x1)), 1)
-
-
 class Scaling(Bijection):
-    """y = e^s x, the diagonal scaling that ends the flow; log-determinant sum s (section 3.3)."""
+    """y = e^s x, the diagonal scaling at the end of the flow; log-determinant sum s (section 3.3)."""
 
     def __init__(self, D: int) -> None:
         super().__init__()
@@ -57,13 +35,13 @@ class Scaling(Bijection):
 
 
 class NICE(Flow):
-    """Additive couplings of the even and the odd dimensions in turn, then a diagonal scaling.
+    """Additive couplings (eq. 9-10) of the even and the odd dimensions alternately, then a diagonal scaling.
 
     Args:
-        couplings: how many.
-        hidden: widths of each coupling's network.
+        couplings: number of couplings.
+        hidden: widths of each coupling's MLP.
         base: the density of each dimension of z (section 3.4).
-        **options: as `Flow` takes them.
+        **options: see `Flow`.
     """
 
     def __init__(
@@ -85,7 +63,7 @@ class NICE(Flow):
         ]
         for i in range(couplings):
             split = (D - i % 2 + 1) // 2
-            # not from zero: on data symmetric about the axes, E[x2 | x1] = 0, that is a saddle it never leaves
+            # not zero at the start: on data symmetric about the axes, E[x2 | x1] = 0, that is a saddle point
             m = mlp(split, D - split, hidden, activation=activation, dropout=dropout)
-            bijections.append(AdditiveCoupling(m, D, split))
+            bijections.append(Coupling(m, D, split, Shift()))
         super().__init__(space, [*bijections, Scaling(D)], base, **options)

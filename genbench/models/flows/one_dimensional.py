@@ -1,4 +1,4 @@
-"""The 1-D flow: each dimension on its own, taken to a given density by a monotone distribution function."""
+"""The 1-D flow: each dimension is mapped to a base density on its own, through its distribution function."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["OneDimensional"]
 
 
 class OneDimensional(Flow):
-    """A monotone map of each dimension on its own: it fits every marginal, and takes the dimensions as independent.
+    """A monotone map of each dimension on its own: it fits the marginals and models the dimensions as independent.
 
     Args:
-        components: K, logistics in each dimension's mixture.
-        base: U(0, 1), Beta(5, 5) or N(0, 1), to which each dimension is taken.
-        **options: as `Flow` takes them.
+        components: K, the number of logistics in the mixture of each dimension.
+        base: U(0, 1), Beta(5, 5) or N(0, 1), the distribution to which each dimension is mapped.
+        **options: see `Flow`.
     """
 
     def __init__(

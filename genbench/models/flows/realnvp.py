@@ -8,7 +8,7 @@ from typing import Any, Literal
 from genbench.dataset import Space
 from genbench.models.flows.bijection import Bijection, Chain, Shape
 from genbench.models.flows.checkerboard import DIAGONAL_FIRST, rows_from_checkerboard
-from genbench.models.flows.coupling import Couple, Net, affine_by, couplings_of
+from genbench.models.flows.coupling import MakeCoupling, Net, affine_couplings, alternating_couplings
 from genbench.models.flows.flow import Flow
 from genbench.models.flows.normalization import NORMS, Norm
 from genbench.models.flows.reshaping import Flatten, MultiScale, Permutation, Squeeze, alternating, divisible
@@ -19,35 +19,38 @@ from genbench.nets.resnet import resnet
 __all__ = ["RealNVP"]
 
 
-def multi_scale(shape: Shape, scales: int, n: int, couple: Couple, norm: Norm) -> list[Bijection]:
-    """Return checkerboard couplings, channel couplings and the split of half the channels, scale by scale.
+def checkerboard_multi_scale(
+    shape: Shape, scales: int, n: int, make_coupling: MakeCoupling, norm: Norm
+) -> list[Bijection]:
+    """Return, scale by scale, checkerboard couplings, channel couplings and the split of half the channels.
 
-    Section 3.6. The checkerboard is taken as channels of the squeezed image, so that nothing is computed under a mask.
+    Section 3.6. The checkerboard is a half of the channels of the squeezed image, so nothing masked is computed.
     """
     C, H, W = shape
     squeezed = (4 * C, H // 2, W // 2)
-    board, turned = (n + 1) // 2, bool((n + 1) // 2 % 2)
+    on_checkerboard, swapped = (n + 1) // 2, bool((n + 1) // 2 % 2)
     steps = [
         Squeeze(DIAGONAL_FIRST),
-        *couplings_of(squeezed, board, couple, NORMS[norm]),
-        Permutation(rows_from_checkerboard(C, turned)),
-        *couplings_of(squeezed, n - board, couple, NORMS[norm]),
+        *alternating_couplings(squeezed, on_checkerboard, make_coupling, NORMS[norm]),
+        Permutation(rows_from_checkerboard(C, swapped)),
+        *alternating_couplings(squeezed, n - on_checkerboard, make_coupling, NORMS[norm]),
     ]
     if scales == 1:
         return [*steps, Flatten(squeezed)]
-    return [*steps, MultiScale(squeezed, Chain(multi_scale((2 * C, H // 2, W // 2), scales - 1, n, couple, norm)))]
+    rest = checkerboard_multi_scale((2 * C, H // 2, W // 2), scales - 1, n, make_coupling, norm)
+    return [*steps, MultiScale(squeezed, Chain(rest))]
 
 
 class RealNVP(Flow):
-    """Affine couplings of two halves in turn, s = gain tanh; on images checkerboard and channel masks, multi-scale.
+    """Affine couplings of alternate halves, s = gain tanh; on images checkerboard and channel masks, multi-scale.
 
     Args:
-        couplings: how many; on images at each scale, half with either mask.
+        couplings: number of couplings; on images at each scale, half with either mask.
         norm: before each coupling: ActNorm, or the paper's batch norm on running averages.
-        hidden: widths of a coupling's perceptron (vectors).
+        hidden: widths of a coupling's MLP (vectors).
         scales, channels, blocks: of the multi-scale architecture and its residual networks (images).
-        network: "mlp" takes an image as a vector.
-        **options: as `Flow` takes them.
+        network: "mlp" treats an image as a vector.
+        **options: see `Flow`.
 
     Raises:
         ValueError: the sides of an image cannot be halved `scales` times.
@@ -71,9 +74,10 @@ class RealNVP(Flow):
         net: Net
         if space.is_image and network == "auto":
             net = partial(resnet, channels=channels, blocks=blocks, activation=activation, dropout=dropout, zero=True)
-            bijections = multi_scale(divisible(space.shape, scales=scales), scales, couplings, affine_by(net), norm)
+            shape = divisible(space.shape, scales=scales)
+            bijections = checkerboard_multi_scale(shape, scales, couplings, affine_couplings(net), norm)
         else:
             net = partial(mlp, hidden=hidden, activation=activation, dropout=dropout, zero=True)
             bijections = [Flatten(space.shape), Permutation(alternating(space.shape))]
-            bijections += couplings_of((space.dims,), couplings, affine_by(net), NORMS[norm])
+            bijections += alternating_couplings((space.dims,), couplings, affine_couplings(net), NORMS[norm])
         super().__init__(space, bijections, **options)

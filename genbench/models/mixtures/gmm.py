@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genbench.dataset import Space
 from genbench.model import MakeOptimizer, Model, OptimizedLoss
-from genbench.models.dequantization import Uniform
+from genbench.models.dequantization import UniformDequantization
 from genbench.models.mixtures.cells import cell_bounds, log_boxes
 from genbench.standardization import Standardization
 
@@ -144,7 +144,7 @@ class GMM(Model):
         self.exact = space.levels is None or covariance == "diagonal" or D <= MAX_EXACT_DIMS
         self.likelihood = "exact" if self.exact else "bound"
         if space.levels:
-            self.dequantization = Uniform(space)
+            self.dequantization = UniformDequantization(space)
         else:
             self.standardization = Standardization(space).double()
 

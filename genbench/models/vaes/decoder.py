@@ -7,13 +7,13 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from genbench.dataset import Space
-from genbench.models.centring import Centred
 from genbench.models.observations import Observation
+from genbench.models.standardized import Standardized
 from genbench.nets.precision import at_least_float32
 from genbench.suite import Kind
 
 
-class DecoderModel(Centred):
+class DecoderModel(Standardized):
     """A latent-variable model with a decoder and a bound on log p(x), -(rate + distortion).
 
     The distortion is -E_q log p(x | z), the rate is the KL (Fixing a Broken ELBO, 2018, eq. 2 and 3).
@@ -34,10 +34,10 @@ class DecoderModel(Centred):
         super().__init__(space, observation.standardization)
         self.observation = observation
 
-    def start(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Set the decoder's last bias, and the center and scale of integers, from the first batch x (B, *shape)."""
-        super().start(x)
-        self.last_bias.copy_(self.observation.start(x.flatten(1)).flatten())
+        super().initialize(x)
+        self.last_bias.copy_(self.observation.initial_theta(x.flatten(1)).flatten())
 
     @property
     def last_bias(self) -> Tensor:

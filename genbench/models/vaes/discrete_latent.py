@@ -14,7 +14,7 @@ from genbench.model import MakeOptimizer, OptimizedLoss
 from genbench.models.observations import ObservationName, observation_of
 from genbench.models.vaes.codebook import Codebook, Learning, QuantizerOutput
 from genbench.models.vaes.decoder import DecoderModel
-from genbench.nets.transformer import Past, Transformer
+from genbench.nets.transformer import KVCache, Transformer
 
 Quantizer = Callable[[Codebook, Tensor], QuantizerOutput]  # a method of Codebook
 
@@ -50,7 +50,7 @@ class CodePrior(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, T), one code at a time with a cache of keys and values."""
-        past: Past = {}
+        past: KVCache = {}
         codes, token = list[Tensor](), self.embedding.weight.new_zeros(n, self.embedding.embedding_dim)
         for t, offset in enumerate(self.offsets):
             probabilities = self.net.step(token, t, past).softmax(1)

@@ -103,7 +103,7 @@ class LatentModel(DecoderModel):
 
     def prior(self, n: int) -> Tensor:
         """Return n samples of z ~ N(0, I), (n, latent)."""
-        return torch.randn(n, self.latent, device=self.device, dtype=self.centre.dtype)
+        return torch.randn(n, self.latent, device=self.device, dtype=self.center.dtype)
 
 
 class DiagonalGaussian(LatentModel):

@@ -10,7 +10,7 @@ from torch import nn
 from genbench.dataset import Space
 from genbench.models.vaes.discrete_latent import DiscreteLatentModel
 from genbench.nets.activations import Activation
-from genbench.nets.coders import Networks, patches, unpatched
+from genbench.nets.coders import Networks, patch_shape, unpatch_layers
 from genbench.nets.resnet import resnet
 
 __all__ = ["VQVAE", "FlatVQVAE"]
@@ -28,13 +28,13 @@ class VQVAE(DiscreteLatentModel):
     """
 
     def __init__(self, space: Space, *, patch: int = 4, channels: int = 32, blocks: int = 2, **options: Any) -> None:
-        C, H, W = patches(space, patch)
+        C, H, W = patch_shape(space, patch)
         super().__init__(space, [(H, W)], **options)
         self.encoder = nn.Sequential(nn.PixelUnshuffle(patch), resnet(C, self.dim, channels, blocks))
         self.decoder = nn.Sequential(
             nn.Unflatten(1, (self.dim, H, W)),
             resnet(self.dim, self.observation.parameters * C, channels, blocks, dropout=self.dropout),
-            *unpatched(space, patch, self.observation.parameters),
+            *unpatch_layers(space, patch, self.observation.parameters),
         )
 
 

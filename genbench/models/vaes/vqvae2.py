@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genbench.dataset import Space
 from genbench.models.vaes.codebook import Codebook, QuantizerOutput
 from genbench.models.vaes.discrete_latent import DiscreteLatentModel, Quantizer
-from genbench.nets.coders import patches, unpatched
+from genbench.nets.coders import patch_shape, unpatch_layers
 from genbench.nets.resnet import resnet
 
 __all__ = ["VQVAE2"]
@@ -46,8 +46,8 @@ class VQVAE2(DiscreteLatentModel):
     """
 
     def __init__(self, space: Space, *, patch: int = 4, channels: int = 32, blocks: int = 2, **options: Any) -> None:
-        _, h, w = patches(space, 2 * patch)
-        C, H, W = patches(space, patch)
+        _, h, w = patch_shape(space, 2 * patch)
+        C, H, W = patch_shape(space, patch)
         super().__init__(space, [(h, w), (H, W)], **options)
         self.features = nn.Sequential(nn.PixelUnshuffle(patch), resnet(C, channels, channels, blocks), nn.ReLU())
         self.top = nn.Sequential(nn.PixelUnshuffle(2), resnet(4 * channels, self.dim, channels, blocks))
@@ -56,7 +56,7 @@ class VQVAE2(DiscreteLatentModel):
         self.decoder = nn.Sequential(
             MergeLevels(self.dim, H, W),
             resnet(2 * self.dim, self.observation.parameters * C, channels, blocks, dropout=self.dropout),
-            *unpatched(space, patch, self.observation.parameters),
+            *unpatch_layers(space, patch, self.observation.parameters),
         )
 
     def quantize(self, x: Tensor, quantizer: Quantizer = Codebook.quantize) -> list[QuantizerOutput]:
