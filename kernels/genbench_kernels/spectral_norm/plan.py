@@ -74,7 +74,9 @@ def _plan(
     vectors = [cdiv(max(h, w), TILE) for h, w in zip(heights, widths, strict=True)]
     K = min(next_power_of_2(max(widths)), 512 // words)
     R = 4096 // words // K
-    patches = [(n, i, j) for n in range(N) for i in range(cdiv(heights[n], R)) for j in range(cdiv(widths[n], K))]
+    patches: list[tuple[int, ...]] = [
+        (n, i, j) for n in range(N) for i in range(cdiv(heights[n], R)) for j in range(cdiv(widths[n], K))
+    ]
 
     row = LayerRow(
         height=heights, width=widths, inner=inners,
@@ -82,7 +84,7 @@ def _plan(
         parts_start=_starts(parts), first_block=_starts(blocks), aligned=aligned,
         first_chunk=_starts(chunks), chunks=chunks,
     )  # fmt: skip
-    programs = {
+    programs: dict[str, list[tuple[int, ...]]] = {
         "blocks": _enumerate(blocks),
         "chunks": _enumerate(chunks),
         "tiles": _enumerate(tiles),
