@@ -45,8 +45,7 @@ class Dequantization(nn.Module, ABC):
 
     def inverse(self, x: Tensor) -> Tensor:
         """Return the integers k whose cube contains x, (B, *shape) -> as x; outside [0, 1), those at the edge."""
-        k = (x * self.levels).floor().clamp(0, self.levels - 1)
-        return k.to(torch.uint8 if self.levels <= 256 else torch.int64)
+        return (x * self.levels).floor().clamp(0, self.levels - 1).to(self.space.dtype)
 
 
 class UniformDequantization(Dequantization):

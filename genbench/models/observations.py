@@ -35,8 +35,7 @@ class Observation(ABC):
     standardization: Standardization | None = None
 
     def __init__(self, space: Space) -> None:
-        self.levels = space.levels or 0
-        self.dtype = torch.float32 if not space.levels else torch.uint8 if space.levels <= 256 else torch.int64
+        self.space, self.levels = space, space.levels or 0
 
     @abstractmethod
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -64,7 +63,7 @@ class Bernoulli(Observation):
         return logsigmoid((2 * x - 1) * theta.squeeze(-2))
 
     def sample(self, theta: Tensor) -> Tensor:
-        return torch.bernoulli(self.mean(theta)).to(self.dtype)
+        return torch.bernoulli(self.mean(theta)).to(self.space.dtype)
 
     def mean(self, theta: Tensor) -> Tensor:
         return theta.squeeze(-2).sigmoid()
@@ -103,7 +102,7 @@ class DiscretizedLogistic(Observation):
     def sample(self, theta: Tensor) -> Tensor:
         mu, rate = self._mu_and_rate(theta)
         x = mu + torch.rand_like(mu).logit(1e-7) / rate
-        return x.round().clamp(0, self.levels - 1).to(self.dtype)
+        return self.space.to_levels(x)
 
     def mean(self, theta: Tensor) -> Tensor:
         """Return the sum over j from 0 of P(x > j) = sigma((mu - j - 1/2) / s)."""
@@ -129,7 +128,7 @@ class Categorical(Observation):
 
     def sample(self, theta: Tensor) -> Tensor:
         gumbel = -torch.empty_like(theta).exponential_().log()
-        return (theta + gumbel).argmax(-2).to(self.dtype)
+        return (theta + gumbel).argmax(-2).to(self.space.dtype)
 
     def mean(self, theta: Tensor) -> Tensor:
         values = torch.arange(self.levels, device=theta.device, dtype=theta.dtype)

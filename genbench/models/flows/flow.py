@@ -106,7 +106,7 @@ class Flow(Model):
 
     def prior(self, n: int) -> Tensor:
         """Return n samples z (n, D) of the base."""
-        return self.base.sample((n, self.space.dims)).to(next(self.bijection.parameters()).device)
+        return self.base.sample((n, self.space.dims)).to(self.device)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return z = f(x), x (B, *shape) -> (B, D)."""
