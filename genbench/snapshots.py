@@ -5,11 +5,10 @@ What a critic makes of the plane and where the samples are is a small tensor, wh
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasCritic
 from genbench.dataset import Dataset
 from genbench.model import Model
 
@@ -17,13 +16,6 @@ SNAPSHOTS = 11  # of a training, its start and its end among them
 POINTS, SIDE = 512, 48  # samples of a moment; values of the critic along a side of the plane: 13 kB in all
 
 Snapshots = dict[int, dict[str, Tensor]]  # by the steps that were done
-
-
-@runtime_checkable
-class HasCritic(Protocol):
-    """A model with v(x), the higher the more x (B, *shape), in the data's own units, seems of the data, (B,)."""
-
-    def critic_score(self, x: Tensor) -> Tensor: ...
 
 
 def steps_of(steps: int) -> set[int]:

@@ -15,7 +15,7 @@ from genbench.evaluation import Evaluation
 from genbench.metrics import likelihood
 from genbench.metrics.ais import ais, measure, quick
 from genbench.metrics.annealing import LARGEST, at, lower, move, schedule, steps, upper, weights
-from genbench.metrics.decoders import Noisy
+from genbench.metrics.decoders import NoisyGenerator
 from genbench.models.autoencoders.autoencoder import Autoencoder
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
@@ -223,23 +223,23 @@ def test_a_generator_with_noise_is_a_linear_gaussian_model_on_reals() -> None:
     found = SMALL(evaluated(model, x), sigma=0.5)
     assert found["ais_nats"].value == pytest.approx(-truth.log_prob(x).mean().item(), abs=0.15)
     assert (found["ais_nats"].kind, found["ais_nats"].impl[-9:]) == ("estimate", "sigma 0.5")
-    drawn = Noisy(model, 0.5).observed(normals(20_000, 2))
+    drawn = NoisyGenerator(model, 0.5).sample_x(normals(20_000, 2))
     torch.testing.assert_close(drawn.T.cov(), truth.covariance_matrix, rtol=0.1, atol=0.05)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
 def test_a_generator_with_noise_gives_integers_probabilities_that_sum_to_one(sigma: float) -> None:
-    model = Noisy(Affine(Space((2,), 4), 3.0), sigma)
+    model = NoisyGenerator(Affine(Space((2,), 4), 3.0), sigma)
     x, z = torch.tensor(list(itertools.product(range(4), repeat=2))), normals(5, 1, 2).expand(5, 16, 2)
     p = model.log_likelihood(x, z).exp()
     torch.testing.assert_close(p.sum(1), torch.ones(5).double())
-    drawn = model.observed(z[0, :1].expand(40_000, 2)).long() @ torch.tensor([4, 1])
+    drawn = model.sample_x(z[0, :1].expand(40_000, 2)).long() @ torch.tensor([4, 1])
     frequency = torch.bincount(drawn, minlength=16) / 40_000
     assert ((frequency - p[0]).abs() < 5 * (p[0] / 40_000).sqrt() + 1e-4).all()
 
 
 def test_far_from_what_a_generator_gives_the_mass_keeps_its_gradient() -> None:
-    model = Noisy(Affine(Space((3,), 256), 1.0).float(), 1.0)
+    model = NoisyGenerator(Affine(Space((3,), 256), 1.0).float(), 1.0)
     x = torch.tensor([[0, 128, 255]])
     for z in (torch.full((1, 2), 300.0), torch.full((1, 2), -300.0), torch.zeros(1, 2)):
         state = at(z[None], partial(model.log_likelihood, x))

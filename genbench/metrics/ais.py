@@ -16,9 +16,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasDecoder
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.annealing import lower, schedule, steps, upper, weights
-from genbench.metrics.decoders import Decoder, decoder_of
+from genbench.metrics.decoders import decoder_of
 from genbench.metrics.likelihood import FIRST, mean, verdict
 from genbench.suite import Kind
 
@@ -33,7 +34,7 @@ SIGMA = 0.25  # of the noise of a generator that has none, in units of the range
 class Chains:
     """Chains of a decoder at temperatures beta_0, ..., beta_T, `number` of them for each point."""
 
-    decoder: Decoder
+    decoder: HasDecoder
     betas: Tensor
     number: int
     dtype: torch.dtype
@@ -51,7 +52,7 @@ class Chains:
     def gap(self, n: int) -> Tensor:
         """Return upper less lower bounds on log p of n points that the decoder draws, (n,) nats."""
         z = self.prior(n)
-        x = self.decoder.observed(z)
+        x = self.decoder.sample_x(z)
         low, leaps = self.below(x)
         back = z.expand(self.number, -1, -1)
         return upper(weights(back, self.betas, leaps, partial(self.decoder.log_likelihood, x), backwards=True)) - low

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasReconstruction
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.metrics.latents import Reconstructs
 from genbench.validation.datasets import load_dataset
 
 __all__ = ["anomalies", "binary", "digits", "ising", "nine"]
@@ -67,7 +67,7 @@ def shuffled(x: Tensor) -> Tensor:
 def scores(evaluation: Evaluation, batches: tuple[Tensor, ...]) -> Iterator[tuple[str, Tensor]]:
     """Yield names and scores (N,) of the points of `batches`; the more anomalous, the higher."""
     model, parts = evaluation.model, [x.to(evaluation.device) for x in batches]
-    if isinstance(model, Reconstructs):
+    if isinstance(model, HasReconstruction):
         squares = [(model.reconstruct(x).double() - x).square().flatten(1).sum(1) for x in parts]
         yield "reconstruction", torch.cat(squares).round(decimals=8).cpu()  # float32's rounding tells nothing
     if model.likelihood is not None:

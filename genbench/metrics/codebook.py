@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor
 from torch.special import entr
 
+from genbench.capabilities import HasCodebook
 from genbench.evaluation import Evaluation, Measurement, Metric
 
 __all__ = ["codebook"]
-
-
-@runtime_checkable
-class Coded(Protocol):
-    """A model with codes 0 to `size` - 1 of points, (B, ...) of each level."""
-
-    size: int
-
-    def codes(self, x: Tensor) -> list[Tensor]: ...
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -32,7 +22,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     Where there are several levels, each has its own, numbered from the top: codebook_perplexity_1, ...
     """
     model = evaluation.model
-    if not isinstance(model, Coded):
+    if not isinstance(model, HasCodebook):
         return {}
     with torch.no_grad():
         batches = [model.codes(x) for x in evaluation.batches(evaluation.dataset.test)]

@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from genbench.dataset import Space
+from genbench.capabilities import HasDecoder, HasGenerator
 from genbench.model import Model
 
 
-@runtime_checkable
-class Decoder(Protocol):
-    """A model of z ~ N(0, I), z (..., B, latent), with p(x | z) and draws of it."""
-
-    @property
-    def latent(self) -> int: ...
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
-    def observed(self, z: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """A model that only has x = G(z), z ~ N(0, I), z (B, latent), in the data's own units."""
-
-    space: Space
-
-    @property
-    def latent(self) -> int: ...
-    def generate(self, z: Tensor) -> Tensor: ...
-    def decode(self, z: Tensor) -> Tensor: ...
-
-
 @dataclass
-class Noisy:
+class NoisyGenerator:
     """G(z) + sigma eps, eps ~ N(0, I): a density of reals; rounded to the nearest integer of 0..K-1, a probability.
 
     The mass of an integer is that of the interval of length 1 around it, the edges taking the tails: it is on the axis
     of every other log p of integers. Sigma is in the data's own units.
     """
 
-    generator: Generator
+    generator: HasGenerator
     sigma: float
 
     @property
@@ -62,7 +39,7 @@ class Noisy:
         first, last = (x.flatten(1) == edge for edge in (0, levels - 1))
         return log_mass(distance, 0.5 / self.sigma, first, last).sum(-1)
 
-    def observed(self, z: Tensor) -> Tensor:
+    def sample_x(self, z: Tensor) -> Tensor:
         """Return a draw of p(x | z) for each z (B, latent) -> (B, *shape) in the data's own type."""
         x = self.generator.decode(z)
         x = x + self.sigma * torch.randn_like(x)
@@ -84,10 +61,10 @@ def log_mass(d: Tensor, half: float, first: Tensor, last: Tensor) -> Tensor:
     return above + torch.log(-torch.expm1(below - above))
 
 
-def decoder_of(model: Model, sigma: float) -> tuple[Decoder | None, str]:
+def decoder_of(model: Model, sigma: float) -> tuple[HasDecoder | None, str]:
     """Return the model as a decoder, or None, and what is to be said of noise: nothing where it is the model's own."""
-    if isinstance(model, Decoder):
+    if isinstance(model, HasDecoder):
         return model, ""
-    if isinstance(model, Generator):
-        return Noisy(model, sigma * ((model.space.levels or 2) - 1)), f", sigma {sigma:g}"
+    if isinstance(model, HasGenerator):
+        return NoisyGenerator(model, sigma * ((model.space.levels or 2) - 1)), f", sigma {sigma:g}"
     return None, ""

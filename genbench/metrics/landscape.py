@@ -13,8 +13,9 @@ from matplotlib.image import AxesImage
 from PIL import Image
 from torch import Tensor
 
+from genbench.capabilities import HasCritic
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.snapshots import POINTS, HasCritic, Snapshots, extent, lattice
+from genbench.snapshots import POINTS, Snapshots, extent, lattice
 
 __all__ = ["landscape"]
 

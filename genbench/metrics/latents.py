@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import matplotlib
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasELBO, HasPosterior, HasReconstruction
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.estimates import mean_stderr
 from genbench.metrics.samples import PIXELS, grid, png
 from genbench.model import Diverged
-from genbench.models.vaes.svi import Optimum, antithetic, ascend, elbo
+from genbench.models.vaes.svi import antithetic, ascend, elbo
 from genbench.records.record import Better
 from genbench.suite import Kind
 
@@ -29,33 +29,6 @@ TOLERANCE, MAX_STEPS = 0.05, 400  # nats by which a round moves q that is optima
 MORE_STEPS, MORE_PAIRS, MORE_RATE = 200, 8, 0.5  # of the longer optimization that measures what is left
 GRADIENTS, BATCH = 200, 128  # gradients that a variance is taken of, and the training points they are taken on
 ACTIVE = 0.01  # of a unit: Var_x E[z | x] (Importance Weighted Autoencoders, 2016, section 5.2)
-
-
-@runtime_checkable
-class Reconstructs(Protocol):
-    """A model with latents z (B, Z) and E[x | z] in the data's own units."""
-
-    def encode(self, x: Tensor) -> Tensor: ...
-    def decode(self, z: Tensor) -> Tensor: ...
-    def reconstruct(self, x: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Bounds(Protocol):
-    """A model with an ELBO in two parts, each (B,) nats."""
-
-    def rate_and_distortion(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]: ...
-
-
-@runtime_checkable
-class Variational(Protocol):
-    """A model whose q(z | x) is one diagonal Gaussian for each x."""
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
-    def elbo_of(self, x: Tensor, mu: Tensor, logvar: Tensor, k: int = 1) -> Tensor: ...
-    def optimized(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum: ...
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
-    def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor: ...
 
 
 def averaged(
@@ -85,7 +58,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     model, x = evaluation.model, evaluation.dataset.test
     measurements: dict[str, Measurement] = {}
     with torch.no_grad():
-        if isinstance(model, Bounds):
+        if isinstance(model, HasELBO):
             parts = [model.rate_and_distortion(batch, DRAWS) for batch in evaluation.batches(x, 64)]
             rate, distortion = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
             measurements |= {
@@ -93,7 +66,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
                 "rate": averaged(rate, "nats"),
                 "distortion": averaged(distortion, "nats"),
             }
-        if isinstance(model, Reconstructs):
+        if isinstance(model, HasReconstruction):
             z = torch.cat([model.encode(batch).flatten(1).cpu() for batch in evaluation.batches(x)])
             if len(z) > 1:
                 active = int((z.var(0) > ACTIVE).sum())
@@ -103,7 +76,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     return measurements
 
 
-def reconstruction_error(evaluation: Evaluation, model: Reconstructs) -> Measurement:
+def reconstruction_error(evaluation: Evaluation, model: HasReconstruction) -> Measurement:
     """Return the root mean square of x - E[x | z] over the test split, with its standard error by the delta method."""
     batches = evaluation.batches(evaluation.dataset.test)
     squares = torch.cat([((b - model.reconstruct(b)) ** 2).flatten(1).mean(1).double().cpu() for b in batches])
@@ -113,7 +86,7 @@ def reconstruction_error(evaluation: Evaluation, model: Reconstructs) -> Measure
     return Measurement(value=root, unit=unit, better="lower", n=len(squares), stderr=stderr, impl="latents 1")
 
 
-def pictures(evaluation: Evaluation, model: Reconstructs, z: Tensor) -> Iterator[tuple[str, bytes]]:
+def pictures(evaluation: Evaluation, model: HasReconstruction, z: Tensor) -> Iterator[tuple[str, bytes]]:
     """Yield pictures by name; z (N, Z) are the latents of the test split."""
     space, x, device = evaluation.dataset.space, evaluation.dataset.test, evaluation.device
     labels = None if evaluation.dataset.labels is None else evaluation.dataset.labels[2]
@@ -135,7 +108,7 @@ def pictures(evaluation: Evaluation, model: Reconstructs, z: Tensor) -> Iterator
         yield "manifold.png", png(grid(manifold(model, device), space, side=16))
 
 
-def manifold(model: Reconstructs, device: torch.device, side: int = 16) -> Tensor:
+def manifold(model: HasReconstruction, device: torch.device, side: int = 16) -> Tensor:
     """Return E[x | z] on a grid of quantiles of the prior, the first axis rightwards and the second upwards."""
     q = torch.special.ndtri((torch.arange(side) + 0.5) / side)
     up, right = torch.meshgrid(q.flip(0), q, indexing="ij")
@@ -176,7 +149,7 @@ def gap(evaluation: Evaluation) -> dict[str, Measurement]:
     The first 512 test points, 64 draws, the same before and after.
     """
     model = evaluation.model
-    if not isinstance(model, Variational):
+    if not isinstance(model, HasPosterior):
         return {}
     gains, residuals = list[Tensor](), list[Tensor]()
     with torch.no_grad():
@@ -209,7 +182,7 @@ def variances(evaluation: Evaluation) -> dict[str, Measurement]:
     have the same mean; all take the KL in closed form.
     """
     model, encoder = evaluation.model, getattr(evaluation.model, "encoder", None)
-    if not isinstance(model, Variational) or not isinstance(encoder, torch.nn.Module):
+    if not isinstance(model, HasPosterior) or not isinstance(encoder, torch.nn.Module):
         return {}
     x, parameters = evaluation.dataset.train[:BATCH].to(evaluation.device), list(encoder.parameters())
     with torch.no_grad():

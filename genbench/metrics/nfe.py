@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
+from genbench.capabilities import HasNFE
 from genbench.evaluation import Evaluation, Measurement, Metric
 
 __all__ = ["nfe"]
 
 
-@runtime_checkable
-class Counting(Protocol):
-    """A model that counts."""
-
-    @property
-    def evaluations(self) -> int:
-        """How often the network was evaluated for the last batch."""
-
-
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     """Return the evaluations that a batch of test points, and as many samples, take; nothing for other models."""
     model = evaluation.model
-    if not isinstance(model, Counting):
+    if not isinstance(model, HasNFE):
         return {}
     x = next(evaluation.batches(evaluation.dataset.test, 512))
     found = {"nfe_sample": counted(model, lambda: model.sample(len(x)), len(x))}
@@ -33,7 +25,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     return found
 
 
-def counted(model: Counting, call: Callable[[], Any], n: int) -> Measurement:
+def counted(model: HasNFE, call: Callable[[], Any], n: int) -> Measurement:
     """Return the evaluations of a call on n points."""
     with torch.no_grad():
         call()

@@ -5,22 +5,14 @@ Both take z = encode(x), as the model gives it, of data with labels; a model wit
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasEncoder
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.estimates import proportion
 
 __all__ = ["clustering", "linear_probe"]
-
-
-@runtime_checkable
-class Encodes(Protocol):
-    """A model with codes z (B, ...) of points."""
-
-    def encode(self, x: Tensor) -> Tensor: ...
 
 
 def probes(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -51,7 +43,7 @@ def clustered(evaluation: Evaluation) -> dict[str, Measurement]:
 def codes(evaluation: Evaluation) -> tuple[Tensor, Tensor] | None:
     """Return z of the training and the test split, (N, Z) float64 on the CPU; None for a model without codes."""
     model, data = evaluation.model, evaluation.dataset
-    if not isinstance(model, Encodes):
+    if not isinstance(model, HasEncoder):
         return None
     with torch.no_grad():
         train, test = ([model.encode(x) for x in evaluation.batches(split)] for split in (data.train, data.test))

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasReconstruction
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.estimates import mean_stderr
-from genbench.metrics.latents import Reconstructs
 
 __all__ = ["compression", "denoising"]
 
@@ -25,7 +25,7 @@ def denoise(evaluation: Evaluation) -> dict[str, Measurement]:
       quarter of K - 1. The noisy points themselves are at 12.04 dB.
     """
     model, space = evaluation.model, evaluation.dataset.space
-    if not isinstance(model, Reconstructs) or space.levels is None:
+    if not isinstance(model, HasReconstruction) or space.levels is None:
         return {}
     top = space.levels - 1
     with torch.no_grad():
@@ -56,7 +56,7 @@ def compress(evaluation: Evaluation) -> dict[str, Measurement]:
     The two are one point of a curve: a lower rate is no better by itself.
     """
     model, space, test = evaluation.model, evaluation.dataset.space, evaluation.dataset.test
-    if not isinstance(model, Reconstructs):
+    if not isinstance(model, HasReconstruction):
         return {}
     with torch.no_grad():
         batches = (evaluation.batches(x) for x in (evaluation.dataset.train, test))

@@ -6,24 +6,16 @@ For a model that says how alike images and texts are; nothing for others.
 from __future__ import annotations
 
 import io
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasSimilarity
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.estimates import proportion
 from genbench.metrics.samples import PIXELS
 
 __all__ = ["retrieval"]
-
-
-@runtime_checkable
-class Matches(Protocol):
-    """A model of points that are an image and a text (letters,) each, of 1..26, a to z, and 0, blank."""
-
-    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
-    def similarity(self, images: Tensor, texts: Tensor) -> Tensor: ...
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -38,7 +30,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     Picture: similarity.png, the mean similarity of the images of each text (rows) to each text (columns).
     """
     model, data = evaluation.model, evaluation.dataset
-    if not isinstance(model, Matches):
+    if not isinstance(model, HasSimilarity):
         return {}
     names = model.parted(data.train)[1].unique(dim=0)
     truth = (model.parted(data.test)[1][:, None] == names).all(2)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Protocol, runtime_checkable
 
 import matplotlib
 import torch
 from PIL import Image
 from torch import Tensor
 
+from genbench.capabilities import HasPrior
 from genbench.dataset import Space
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.snapshots import lattice
@@ -21,20 +21,6 @@ SIDE, PIXELS = 8, 384  # images a side of a grid; about how wide a panel is
 BRIGHTEST = 1e300  # a density without bounds is drawn as this
 LARGEST = 2048  # pixels a side of a grid at most
 GAP, LINE = 12, 2  # pixels between two panels, and around an image of a grid
-
-
-@runtime_checkable
-class Decodes(Protocol):
-    """A model that makes points of draws z (n, latent) of N(0, I), in the data's own units (n, *shape).
-
-    Of another law of independent coordinates of mean 0, as a flow's base may be, the arc between two draws keeps
-    mean and variance.
-    """
-
-    @property
-    def latent(self) -> int: ...
-    def prior(self, n: int) -> Tensor: ...
-    def decode(self, z: Tensor) -> Tensor: ...
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
@@ -53,7 +39,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     if space.is_image:
         side = min(SIDE, math.isqrt(len(real)))
         files["samples.png"] = png(beside(grid(evaluation.samples, space, side), grid(real, space, side)))
-        if isinstance(evaluation.model, Decodes):
+        if isinstance(evaluation.model, HasPrior):
             files["sample-interpolations.png"] = png(grid(interpolations(evaluation.model), space))
     elif space.shape == (2,):
         edge = real.abs().max().item() * 1.1
@@ -99,7 +85,7 @@ def shaded(x: Tensor, space: Space) -> Tensor:
     return ((x - x.min()) / (x.max() - x.min()).clamp_min(5e-13)).clamp(0, 1)
 
 
-def interpolations(model: Decodes, side: int = SIDE) -> Tensor:
+def interpolations(model: HasPrior, side: int = SIDE) -> Tensor:
     """Return what z decode to on the way between draws, row by row of `side` each, (side^2, *shape) on the CPU."""
     with torch.no_grad():
         start, end = model.prior(2 * side).split(side)

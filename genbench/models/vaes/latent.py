@@ -99,7 +99,7 @@ class LatentModel(DecoderModel):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) of p(x | z), z from the prior."""
-        return self.observed(self.prior(n))
+        return self.sample_x(self.prior(n))
 
     def prior(self, n: int) -> Tensor:
         """Return n samples of z ~ N(0, I), (n, latent)."""
