@@ -28,8 +28,8 @@ from genbench.metrics.estimates import (
     permutation_null,
 )
 from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
-from genbench.metrics.memorisation import copying, memorisation, z_score
-from genbench.metrics.samples import LARGEST, LINE, grid, histogram
+from genbench.metrics.memorisation import data_copying, memorisation, z_score
+from genbench.metrics.samples import LINE, MAX_PIXELS, grid, histogram
 from genbench.records.artifacts import Work
 from genbench.registry import find
 from genbench.suite import Run
@@ -404,8 +404,8 @@ def test_data_copying_weights_cells_by_their_number_of_test_points() -> None:
     near[cells == 1] -= 0.2
     first, second = (z_score(near[cells == cell], new[new_cells == cell]) for cell in (0, 1))
     assert abs(first - second) > 1
-    assert copying(near, new, cells, new_cells) == pytest.approx((30 * first + 10 * second) / 40)
-    assert copying(near[:4], new, cells[:4], new_cells) is None
+    assert data_copying(near, new, cells, new_cells) == pytest.approx((30 * first + 10 * second) / 40)
+    assert data_copying(near[:4], new, cells[:4], new_cells) is None
 
 
 def test_copies_are_nearer_than_new_points():
@@ -443,7 +443,7 @@ def test_images_of_any_shape_make_a_picture_of_bounded_size(shape, levels):
     picture = grid(x, Space(shape, levels))
     assert picture.dtype == torch.uint8
     assert picture.shape[2] == 3
-    assert max(picture.shape[:2]) <= LARGEST
+    assert max(picture.shape[:2]) <= MAX_PIXELS
     assert len(picture.unique()) > 2, "more than an empty frame"
 
 

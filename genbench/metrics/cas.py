@@ -10,7 +10,7 @@ from genbench.metrics import classifier
 from genbench.metrics.classifier import Classifier
 from genbench.metrics.estimates import proportion
 from genbench.metrics.features import pixels
-from genbench.metrics.samples import beside, grid, png
+from genbench.metrics.samples import grid, png, side_by_side
 
 __all__ = ["cas"]
 
@@ -36,7 +36,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     (pictures, labels), classes = decode(samples, label_decoder), int(label_decoder.label(real)[0].max()) + 1
     net, net_real = classifier.fit(pictures, labels, classes), classifier.classifier(*decode(real, label_decoder))
     tables = (grid(rows(x, label_decoder, classes), label_decoder.space, classes) for x in (samples, real))
-    evaluation.files["labelled.png"] = png(beside(*tables))
+    evaluation.files["labelled.png"] = png(side_by_side(*tables))
     impl = f"cas 1, {len(samples)} samples and as many training points"
     return {
         "cas": proportion(is_correct(net, data.test, label_decoder), impl),

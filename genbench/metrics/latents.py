@@ -1,6 +1,6 @@
-"""What latents hold: rate and distortion, active units, reconstructions, the amortisation gap, gradient variances.
+"""Latent variables: rate and distortion, active units, reconstructions, the amortization gap, gradient variances.
 
-A metric gives what a model has the methods for, and nothing for one that has none of them.
+A metric returns the measurements that the model has the methods for, and none for other models.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from genbench.suite import Kind
 
 __all__ = ["amortisation", "gradients", "latents"]
 
-DRAWS = 64  # of a bound
-TOLERANCE, MAX_STEPS = 0.05, 400  # nats by which a round moves q that is optimal; the most steps to it
-MORE_STEPS, MORE_PAIRS, MORE_RATE = 200, 8, 0.5  # of the longer optimization that measures what is left
-GRADIENTS, BATCH = 200, 128  # gradients that a variance is taken of, and the training points they are taken on
-ACTIVE = 0.01  # of a unit: Var_x E[z | x] (Importance Weighted Autoencoders, 2016, section 5.2)
+DRAWS = 64  # for a bound
+TOLERANCE, MAX_STEPS = 0.05, 400  # gain per round, in nats, below which q counts as optimal; steps at most
+MORE_STEPS, MORE_PAIRS, MORE_RATE = 200, 8, 0.5  # of the longer optimization that measures the remaining gap
+GRADIENTS, BATCH = 200, 128  # gradients for a variance, and training points in each
+ACTIVE = 0.01  # Var_x E[z | x] of an active unit (Importance Weighted Autoencoders, 2016, section 5.2)
 
 
-def averaged(
+def mean_measurement(
     values: Tensor, unit: str, better: Better = None, kind: Kind = "exact", impl: str = "latents 1"
 ) -> Measurement:
     """Return the mean of `values` (N,) with its standard error."""
@@ -43,17 +43,17 @@ def averaged(
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return what z holds of the test split, and draw it.
+    """Return how z represents the test split, and draw it.
 
-    - elbo, rate, distortion: nats of a point, elbo = -(rate + distortion), by 64 draws (Fixing a Broken ELBO, 2018).
-    - active_units: of how many latents the mean moves with x, Var_x E[z | x] > 0.01.
-    - reconstruction_error: root of the mean square of x - E[x | z] over points and dimensions, z the mean of q(z | x),
-      in the data's own units: levels, or those of real data.
+    - elbo, rate, distortion: nats per point, elbo = -(rate + distortion), by 64 draws (Fixing a Broken ELBO, 2018).
+    - active_units: the number of latents whose mean depends on x, Var_x E[z | x] > 0.01.
+    - reconstruction_error: root mean square of x - E[x | z] over points and dimensions, z the mean of q(z | x), in the
+      data's own units: levels for integers.
 
     Pictures: reconstructions.png, pairs of columns, x left and E[x | z] right; interpolations.png, rows from one test
-    point to another, straight in z; latents.png, z of the test split by label on its two leading principal axes;
-    attributes.png, the same from a point to the mean z of each label in turn, z + a (mean - z); manifold.png, where z
-    has two dimensions, E[x | z] at the quantiles of its prior.
+    point to another, linear in z; attributes.png, rows from a test point to the mean z of each label, z + a (mean - z);
+    latents.png, z of the test split by label on its two leading principal axes; manifold.png, for z of two dimensions,
+    E[x | z] at quantiles of the prior.
     """
     model, x = evaluation.model, evaluation.dataset.test
     measurements: dict[str, Measurement] = {}
@@ -62,9 +62,9 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
             parts = [model.rate_and_distortion(batch, DRAWS) for batch in evaluation.batches(x, 64)]
             rate, distortion = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
             measurements |= {
-                "elbo": averaged(-rate - distortion, "nats", "higher", "bound"),
-                "rate": averaged(rate, "nats"),
-                "distortion": averaged(distortion, "nats"),
+                "elbo": mean_measurement(-rate - distortion, "nats", "higher", "bound"),
+                "rate": mean_measurement(rate, "nats"),
+                "distortion": mean_measurement(distortion, "nats"),
             }
         if isinstance(model, HasReconstruction):
             z = torch.cat([model.encode(batch).flatten(1).cpu() for batch in evaluation.batches(x)])
@@ -95,21 +95,24 @@ def pictures(evaluation: Evaluation, model: HasReconstruction, z: Tensor) -> Ite
     if not space.is_image or len(x) < 32:
         return
 
-    def rows(start: Tensor, end: Tensor) -> bytes:
+    def interpolation_rows(start: Tensor, end: Tensor) -> bytes:
         z = torch.lerp(start[:, None], end[:, None], torch.linspace(0, 1, 8).view(1, 8, 1))
         return png(grid(model.decode(z.flatten(0, 1).to(device)).cpu(), space))
 
     pairs = torch.stack((x[:32].to(device), model.reconstruct(x[:32].to(device))), 1)
     yield "reconstructions.png", png(grid(pairs.flatten(0, 1).cpu(), space))
-    yield "interpolations.png", rows(z[:8], z[8:16])
-    if labels is not None and len(kinds := labels.unique()[:8]) == 8:
-        yield "attributes.png", rows(z[:8], torch.stack([z[labels == kind].mean(0) for kind in kinds]))
+    yield "interpolations.png", interpolation_rows(z[:8], z[8:16])
+    if labels is not None and len(classes := labels.unique()[:8]) == 8:
+        yield (
+            "attributes.png",
+            interpolation_rows(z[:8], torch.stack([z[labels == label].mean(0) for label in classes])),
+        )
     if z.shape[1] == 2:
         yield "manifold.png", png(grid(manifold(model, device), space, side=16))
 
 
 def manifold(model: HasReconstruction, device: torch.device, side: int = 16) -> Tensor:
-    """Return E[x | z] on a grid of quantiles of the prior, the first axis rightwards and the second upwards."""
+    """Return E[x | z] on a grid of quantiles of the prior, the first axis to the right and the second upwards."""
     q = torch.special.ndtri((torch.arange(side) + 0.5) / side)
     up, right = torch.meshgrid(q.flip(0), q, indexing="ij")
     return model.decode(torch.stack((right, up), -1).view(-1, 2).to(device)).cpu()
@@ -133,20 +136,20 @@ def scatter(z: Tensor, labels: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(picture), dtype=torch.uint8).view(size[1], size[0], 4)[..., :3]
 
 
-# -------------------------------------------------------------------------------------- the amortisation gap
+# -------------------------------------------------------------------------------------- the amortization gap
 
 
-def gap(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return how much the ELBO gains where q is optimised for each test point instead of taken from the model.
+def measure_amortisation(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return how much the ELBO increases if q is optimized for each test point instead of taken from the model.
 
-    - amortisation_gap: nats of a point (Inference Suboptimality in Variational Autoencoders, 2018, eq. 5), for
-      diagonal Gaussians, by natural gradients from the model's own q until a round of 40 steps moves the ELBO of a
-      point by less than 0.05 nats, at most 400 steps. It is never negative but for the draws. A model that optimises q
-      itself has what its own optimization leaves.
-    - amortisation_residual: what the ELBO gains by 200 steps more with four times the draws: how much too small the
-      gap may be.
+    - amortisation_gap: nats per point (Inference Suboptimality in Variational Autoencoders, 2018, eq. 5), for diagonal
+      Gaussians, by natural gradients from the model's own q until a round of 40 steps changes the ELBO of a point by
+      less than 0.05 nats, or after 400 steps. Only sampling noise can make it negative. For a model that optimizes q
+      itself, it is what that optimization leaves.
+    - amortisation_residual: the increase of the ELBO by 200 more steps with four times the draws, which shows by how
+      much the gap may be underestimated.
 
-    The first 512 test points, 64 draws, the same before and after.
+    On the first 512 test points, with the same 64 draws before and after.
     """
     model = evaluation.model
     if not isinstance(model, HasPosterior):
@@ -164,7 +167,7 @@ def gap(evaluation: Evaluation) -> dict[str, Measurement]:
             )
             gains.append(optimal - own)
             residuals.append(longer - optimal)
-    make_measurement = partial(averaged, unit="nats", better="lower", kind="estimate", impl="amortisation 2")
+    make_measurement = partial(mean_measurement, unit="nats", better="lower", kind="estimate", impl="amortisation 2")
     return {
         "amortisation_gap": make_measurement(torch.cat(gains)),
         "amortisation_residual": make_measurement(torch.cat(residuals)),
@@ -174,12 +177,12 @@ def gap(evaluation: Evaluation) -> dict[str, Measurement]:
 # ------------------------------------------------------------------------------------------- gradient variances
 
 
-def variances(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return the variance of each estimator's gradient of the mean ELBO with regard to what makes q, over draws of z.
+def measure_gradients(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return the variance over draws of z of three estimators of the gradient of the mean ELBO.
 
-    It is summed over the parameters of the encoder, on the first 128 training points: by reparameterisation; by the
-    log-derivative; and by the log-derivative with the best constant baseline, the mean of log p(x | z). All three
-    have the same mean; all take the KL in closed form.
+    The gradient is with respect to the encoder's parameters, over which the variance is summed, on the first 128
+    training points: by reparameterization; by the log-derivative (REINFORCE); and by the log-derivative with a constant
+    baseline, the mean of log p(x | z). All three have the same mean, and all take the KL in closed form.
     """
     model, encoder = evaluation.model, getattr(evaluation.model, "encoder", None)
     if not isinstance(model, HasPosterior) or not isinstance(encoder, torch.nn.Module):
@@ -189,14 +192,15 @@ def variances(evaluation: Evaluation) -> dict[str, Measurement]:
         mu, logvar = model.posterior(x)
         z = mu + torch.exp(0.5 * logvar) * torch.randn(DRAWS, *mu.shape, device=mu.device)
         b = model.log_likelihood(x, z).mean().item()
-    ways = {"reparameterised": None, "log_derivative": 0.0, "log_derivative_baseline": b}
+    baselines = {"reparameterised": None, "log_derivative": 0.0, "log_derivative_baseline": b}
     return {
-        f"gradient_variance_{name}": variance(partial(model.surrogate, x, b), parameters) for name, b in ways.items()
+        f"gradient_variance_{name}": variance(partial(model.surrogate, x, b), parameters)
+        for name, b in baselines.items()
     }
 
 
 def variance(loss: Callable[[], Tensor], parameters: list[torch.nn.Parameter]) -> Measurement:
-    """Return the variance of the gradient of `loss`, summed over `parameters`, over 200 calls."""
+    """Return the variance of the gradient of `loss` over 200 calls, summed over `parameters`."""
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
     for _ in range(GRADIENTS):
@@ -212,5 +216,5 @@ def variance(loss: Callable[[], Tensor], parameters: list[torch.nn.Parameter]) -
 
 
 latents = Metric(measure)
-amortisation = Metric(gap)
-gradients = Metric(variances)
+amortisation = Metric(measure_amortisation)
+gradients = Metric(measure_gradients)
