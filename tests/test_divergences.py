@@ -14,7 +14,16 @@ from torch import Tensor
 
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation, Measurement
-from genbench.metrics.divergences import Grid, alpha, divergences, grid, jensen_shannon, kl, reverse_kl, smooth
+from genbench.metrics.divergences import (
+    Grid,
+    alpha,
+    divergences,
+    grid,
+    jensen_shannon,
+    kl,
+    measure_extrapolated,
+    reverse_kl,
+)
 from genbench.metrics.modes import modes
 from genbench.registry import find
 from genbench.suite import Run
@@ -157,7 +166,7 @@ def test_kl_with_a_missing_mode_is_an_underestimate_and_impl_says_so():
     mode = torch.multinomial(weights, 20_000, replacement=True, generator=generator)
     noise = torch.randn(20_000, 2, generator=generator, dtype=torch.float64)
     x = EIGHT.modes.centers[mode].double() + EIGHT.modes.sigma * noise
-    kl = smooth(grid(EIGHT), x, partial(Measurement, kind="estimate"))["kl_data_model"]
+    kl = measure_extrapolated(grid(EIGHT), x, partial(Measurement, kind="estimate"))["kl_data_model"]
     assert truth == pytest.approx(1.64, abs=0.005)
     assert kl.value == pytest.approx(0.95, abs=0.02)
     assert kl.impl.endswith("too low where a mode is missing")

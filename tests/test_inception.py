@@ -81,7 +81,7 @@ def test_images_of_any_size_in_grey_and_colour_have_2048_features(digest):
 @pytest.mark.slow
 def test_fid_is_zero_for_equal_sets_and_large_for_black_images(digest, monkeypatch):
     monkeypatch.setattr(fidelity, "MIN_SAMPLES", N)
-    monkeypatch.setattr(fidelity, "FEW", 2)
+    monkeypatch.setattr(fidelity, "FEW_DRAWS", 2)
     whole = fidelity.fid  # with all 2048 features it takes ten seconds
     monkeypatch.setattr(fidelity, "fid", lambda a, b: whole(a[:, :256], b[:, :256]))
     reference = random_images(N, 2)

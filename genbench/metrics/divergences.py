@@ -35,7 +35,7 @@ WIDTH = 0.25  # of a cell; whole numbers, where densities may jump, are on the e
 NODES = 4  # of Gauss-Legendre quadrature, along each side of a cell
 UNIFORM = 0.001  # weight of the uniform distribution over cells that is mixed in
 IMPL = f"divergences 2, cells of {WIDTH}"
-SMOOTH_IMPL = f"{IMPL}, {UNIFORM} in any: too low where a mode is missing"
+EXTRAPOLATED_IMPL = f"{IMPL}, {UNIFORM} in any: too low where a mode is missing"
 MIN_SAMPLES = 1000
 DRAWS = 5  # of halves, and of sample sets from the truth, where each may take a second
 
@@ -67,7 +67,7 @@ def alpha(p: Tensor, q: Tensor, a: float = 0.5) -> float:
     return ((1 - (p**a * q ** (1 - a)).sum()) / (a * (1 - a))).item()
 
 
-SMOOTH: dict[str, Callable[[Tensor, Tensor], float]] = {  # their bias from finite samples is linear in 1/n
+EXTRAPOLATED: dict[str, Callable[[Tensor, Tensor], float]] = {  # their bias from finite samples is linear in 1/n
     "kl_data_model": kl,
     "kl_model_data": reverse_kl,
     "jensen_shannon": jensen_shannon,
@@ -160,21 +160,28 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
         return {}
     x = evaluation.sampled(max(MIN_SAMPLES, len(data.test))).double()
     make_measurement = partial(Measurement, kind="estimate", n=len(x))
-    return smooth(grid(data), x, make_measurement) | rough(grid(data), x, make_measurement)
+    return measure_extrapolated(grid(data), x, make_measurement) | measure_plain(grid(data), x, make_measurement)
 
 
-def smooth(truth: Grid, x: Tensor, make_measurement: Callable[..., Measurement]) -> dict[str, Measurement]:
+def measure_extrapolated(
+    truth: Grid, x: Tensor, make_measurement: Callable[..., Measurement]
+) -> dict[str, Measurement]:
     """Return the divergences whose bias is linear in 1/n, extrapolated to infinitely many samples, of x (n, 2)."""
     measurements = {}
-    for name, divergence in SMOOTH.items():
+    for name, divergence in EXTRAPOLATED.items():
         distance = partial(truth.distance, divergence)
         halves = half_sample_jackknife(distance, x)
-        value, stderr = extrapolate_n_to_inf(distance(x), halves), jackknife_stderr(halves)
-        measurements[name] = make_measurement(value=value, unit="nats", better="lower", stderr=stderr, impl=SMOOTH_IMPL)
+        measurements[name] = make_measurement(
+            value=extrapolate_n_to_inf(distance(x), halves),
+            unit="nats",
+            better="lower",
+            stderr=jackknife_stderr(halves),
+            impl=EXTRAPOLATED_IMPL,
+        )
     return measurements
 
 
-def rough(truth: Grid, x: Tensor, make_measurement: Callable[..., Measurement]) -> dict[str, Measurement]:
+def measure_plain(truth: Grid, x: Tensor, make_measurement: Callable[..., Measurement]) -> dict[str, Measurement]:
     """Return the other divergences of x (n, 2), not extrapolated, and what as many samples from the truth get."""
     measurements, generator = {}, torch.Generator().manual_seed(0)
     true_samples = [truth.sample(len(x), generator) for _ in range(DRAWS)]

@@ -30,7 +30,7 @@ MIN_SAMPLES, MAX_REFERENCE = 1000, 10_000  # samples; test points that they are 
 SUBSETS, SUBSET_SIZE = 10, 1000  # of KID
 NEIGHBOURS = 3  # of precision and recall
 MIN_POINTS = 2 * (NEIGHBOURS + 1)  # of a split: each half of the test split needs neighbours
-WIDE, FEW = 512, 4  # from so many features on, so few halves: FID of 2048 features takes many seconds
+MANY_FEATURES, FEW_DRAWS = 512, 4  # with at least 512 features, 4 halves: FID of 2048 features takes many seconds
 
 MakeMeasurement = Callable[..., Measurement]
 
@@ -67,7 +67,7 @@ def measure(
     sets = (evaluation.sampled(n), reference, data.train[:n])
     (fake, logits), (real, _), (train, _) = (net(pixels(x, data.space), evaluation.device) for x in sets)
     make_measurement = partial(Measurement, unit="", n=n, impl=f"{name} 2, {net.about}, {m} points of test")
-    draws = DRAWS if fake.shape[1] < WIDE else FEW
+    draws = DRAWS if fake.shape[1] < MANY_FEATURES else FEW_DRAWS
     jackknife = partial(half_sample_jackknife, draws=draws)
     measurements = {
         **frechet(real, fake, train, draws, make_measurement),
@@ -100,7 +100,7 @@ def frechet(
 def precision_and_recall(real: Tensor, fake: Tensor, make_measurement: MakeMeasurement) -> dict[str, Measurement]:
     """Return precision and recall, with standard errors."""
     values = precision_recall(real, fake)
-    halves = half_sample_jackknife(precision_recall, real, fake, draws=FEW).unbind(1)
+    halves = half_sample_jackknife(precision_recall, real, fake, draws=FEW_DRAWS).unbind(1)
     return {
         key: make_measurement(value=value, stderr=jackknife_stderr(half_sample_values), better="higher")
         for key, value, half_sample_values in zip(("precision", "recall"), values, halves, strict=True)
