@@ -23,18 +23,18 @@ from genbench.runner.worker import perform
 from genbench.suite import Run
 from tests.sampler import Sampler
 
-COLOURS = Space((3, 32, 32), 256)
+COLORS = Space((3, 32, 32), 256)
 N = 8
 INCEPTION = find("metrics", "fidelity:inception")
 
 
 def random_images(n: int, seed: int) -> Tensor:
-    return torch.randint(256, (n, *COLOURS.shape), generator=torch.Generator().manual_seed(seed)).byte()
+    return torch.randint(256, (n, *COLORS.shape), generator=torch.Generator().manual_seed(seed)).byte()
 
 
 def evaluation_of(draw: Callable[[int], Tensor]) -> Evaluation:
-    data = Dataset(COLOURS, train=random_images(2 * N, 0), validation=random_images(2, 1), test=random_images(N, 2))
-    return Evaluation(Sampler(COLOURS, draw), data, Run(suite="s", name="n", model="m", data="colours"))
+    data = Dataset(COLORS, train=random_images(2 * N, 0), validation=random_images(2, 1), test=random_images(N, 2))
+    return Evaluation(Sampler(COLORS, draw), data, Run(suite="s", name="n", model="m", data="colors"))
 
 
 def random_inception() -> nn.Module:
@@ -67,8 +67,8 @@ def digest(file, monkeypatch) -> str:
 
 
 @pytest.mark.slow
-def test_images_of_any_size_in_grey_and_colour_have_2048_features(digest):
-    for space in (COLOURS, Space((1, 28, 28), 256), Space((1, 8, 8), 17)):
+def test_images_of_any_size_in_gray_and_color_have_2048_features(digest):
+    for space in (COLORS, Space((1, 28, 28), 256), Space((1, 8, 8), 17)):
         images = torch.randint(space.levels, (2, *space.shape)).byte()
         net = features.inception("data", Dataset(space, images, images, images))
         assert net.about == f"Inception-v3 {digest}"

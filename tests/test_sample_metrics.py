@@ -157,7 +157,7 @@ def test_a_generator_that_is_too_wide_has_recall_and_no_precision():
     assert precision < 0.2
 
 
-def test_precision_is_the_proportion_within_the_third_neighbours_of_data():
+def test_precision_is_the_proportion_within_the_third_neighbors_of_data():
     real, fake = torch.randn(60, 3), torch.randn(70, 3) + 0.8
 
     def within(reference: Tensor, x: Tensor) -> float:
@@ -261,7 +261,7 @@ def test_a_classifier_of_other_images_is_set_aside_and_trained_again(tmp_path, m
     assert f"{path} is damaged: RuntimeError: " in capsys.readouterr().err
 
 
-def test_data_without_labels_or_in_colour_have_no_classifier():
+def test_data_without_labels_or_in_color_have_no_classifier():
     assert features.in_domain("photos", find("datasets", "photos")()) is None
     assert fidelity.measure(evaluation_of(find("datasets", "toys:moons")(), lambda n: torch.randn(n, 2))) == {}
 
@@ -447,13 +447,13 @@ def test_images_of_any_shape_make_a_picture_of_bounded_size(shape, levels):
     assert len(picture.unique()) > 2, "more than an empty frame"
 
 
-def test_one_channel_is_grey_three_are_colours_and_others_are_side_by_side():
+def test_one_channel_is_gray_three_are_colors_and_others_are_side_by_side():
     x = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 4, 1, 1).expand(-1, -1, 2, 2)
     row = grid(x, Space((4, 2, 2), None))
     middle = row[len(row) // 2, LINE:-LINE]
     assert middle.unique_consecutive(dim=0).tolist() == [[0] * 3, [255] * 3, [128] * 3, [64] * 3]
-    colours = grid(x[:, :3], Space((3, 2, 2), None))
-    assert colours[len(colours) // 2, len(colours) // 2].tolist() == [0, 255, 128]
+    colors = grid(x[:, :3], Space((3, 2, 2), None))
+    assert colors[len(colors) // 2, len(colors) // 2].tolist() == [0, 255, 128]
 
 
 @pytest.mark.parametrize("value", [0.0, -7.5, 3e38])

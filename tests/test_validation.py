@@ -26,7 +26,7 @@ from genbench.validation.datasets import InvalidData, check_dataset, check_densi
 from genbench.validation.models import InvalidModel
 
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-GREY = torch.randint(0, 17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+GRAY = torch.randint(0, 17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 BINARY = torch.randint(0, 2, (40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 NAN, INF = math.nan, math.inf
 
@@ -35,8 +35,8 @@ def reals(x: Any = X, **changes: Any) -> Dataset:
     return replace(Dataset(Space((2,)), x, X[:5], X[:9]), **changes)
 
 
-def grey(x: Any = GREY, levels: Any = 17, **changes: Any) -> Dataset:
-    return replace(Dataset(Space((1, 8, 8), levels), x, GREY[:5], GREY[:9]), **changes)
+def gray(x: Any = GRAY, levels: Any = 17, **changes: Any) -> Dataset:
+    return replace(Dataset(Space((1, 8, 8), levels), x, GRAY[:5], GRAY[:9]), **changes)
 
 
 def binary(**changes: Any) -> Dataset:
@@ -68,28 +68,28 @@ INVALID: dict[str, tuple[Any, str]] = {
     "sparse": (reals(X.to_sparse()), "split train is torch.sparse_coo on cpu"),
     "on a device": (reals(X.to("meta")), "split train is torch.strided on meta"),
     "another shape": (reals(torch.cat((X, X), 1)), r"split train has shape \(40, 4\); expected \(N, 2\)"),
-    "another shape of a later split": (grey(test=GREY[:9, 0]), r"split test has shape \(9, 8, 8\); expected \(N, 1"),
+    "another shape of a later split": (gray(test=GRAY[:9, 0]), r"split test has shape \(9, 8, 8\); expected \(N, 1"),
     "a number": (reals(torch.tensor(3.0)), r"split train has shape \(\)"),
     "no training points": (reals(X[:0]), "split train is empty"),
     "no validation points": (reals(validation=X[:0]), "split validation is empty"),
-    "no test points": (grey(test=GREY[:0]), "split test is empty"),
+    "no test points": (gray(test=GRAY[:0]), "split test is empty"),
     "integers for reals": (reals(X.long()), "split train is int64, but its space is of reals"),
     "complex": (reals(X.to(torch.complex64)), "split train is complex64"),
     "NaN": (reals(with_value(X, NAN)), r"split train has 1 values that are not finite, the first nan at point 3"),
     "infinity": (reals(validation=with_value(X[:5], -INF)), "split validation has 1 values that are not finite"),
     "beyond float32": (reals(test=with_value(X[:9], 1e300, torch.float64)), "split test .* not finite, the first inf"),
-    "floats of levels": (grey(GREY / 16), "split train is float32, but its space declares 17 levels; convert"),
-    "whole floats of levels": (grey(validation=GREY[:5].float()), "split validation is float32, but"),
-    "above the levels": (grey(with_value(GREY, 17)), "split train holds 17, but its space declares 17 levels"),
-    "above the levels, test": (grey(test=with_value(GREY[:9], 255)), "split test holds 255"),
-    "below 0": (grey(with_value(GREY, -1, torch.int64)), "split train holds -1"),
-    "labels of one split": (grey(labels=LABELS[0]), r"labels are a tensor of int64.*expected \(train, valid"),
-    "two labels": (grey(labels=LABELS[:2]), "labels are a value of type tuple"),
-    "labels too few": (grey(labels=(LABELS[0][:-1], *LABELS[1:])), r"labels of split train have shape \(39,\)"),
-    "labels one-hot": (grey(labels=(*LABELS[:2], torch.eye(9))), r"labels of split test have shape \(9, 9\)"),
-    "labels of floats": (grey(labels=(LABELS[0], LABELS[1].float(), LABELS[2])), "labels of split validation are"),
-    "labels below 0": (grey(labels=(LABELS[0] - 1, *LABELS[1:])), "labels of split train hold -1"),
-    "labels in a list": (grey(labels=([1] * 40, *LABELS[1:])), "labels of split train is a value of type list"),
+    "floats of levels": (gray(GRAY / 16), "split train is float32, but its space declares 17 levels; convert"),
+    "whole floats of levels": (gray(validation=GRAY[:5].float()), "split validation is float32, but"),
+    "above the levels": (gray(with_value(GRAY, 17)), "split train holds 17, but its space declares 17 levels"),
+    "above the levels, test": (gray(test=with_value(GRAY[:9], 255)), "split test holds 255"),
+    "below 0": (gray(with_value(GRAY, -1, torch.int64)), "split train holds -1"),
+    "labels of one split": (gray(labels=LABELS[0]), r"labels are a tensor of int64.*expected \(train, valid"),
+    "two labels": (gray(labels=LABELS[:2]), "labels are a value of type tuple"),
+    "labels too few": (gray(labels=(LABELS[0][:-1], *LABELS[1:])), r"labels of split train have shape \(39,\)"),
+    "labels one-hot": (gray(labels=(*LABELS[:2], torch.eye(9))), r"labels of split test have shape \(9, 9\)"),
+    "labels of floats": (gray(labels=(LABELS[0], LABELS[1].float(), LABELS[2])), "labels of split validation are"),
+    "labels below 0": (gray(labels=(LABELS[0] - 1, *LABELS[1:])), "labels of split train hold -1"),
+    "labels in a list": (gray(labels=([1] * 40, *LABELS[1:])), "labels of split train is a value of type list"),
     "probs above 1": (binary(bernoulli_probs=BINARY * 1.5), "bernoulli_probs hold 1.5; expected probabilities"),
     "probs below 0": (binary(bernoulli_probs=BINARY - 0.5), "bernoulli_probs hold -0.5"),
     "probs NaN": (
@@ -97,7 +97,7 @@ INVALID: dict[str, tuple[Any, str]] = {
         "bernoulli_probs has 1 values that are not finite",
     ),
     "probs of another shape": (binary(bernoulli_probs=torch.rand(39, 3)), r"bernoulli_probs have shape \(39, 3\)"),
-    "probs of more levels": (grey(bernoulli_probs=GREY / 16), "bernoulli_probs are of binary data, but levels=17"),
+    "probs of more levels": (gray(bernoulli_probs=GRAY / 16), "bernoulli_probs are of binary data, but levels=17"),
     "probs of reals": (reals(bernoulli_probs=X.sigmoid()), "bernoulli_probs are of binary data, but levels=None"),
     "a truth that is a number": (reals(log_prob=-1.0), "log_prob is a value of type float"),
     "a truth per dimension": (reals(log_prob=lambda x: -(x**2)), r"its log_prob returned a tensor of float32 and"),
@@ -131,8 +131,8 @@ def test_reals_of_other_precision_become_float32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16])
 def test_integers_of_any_type_are_accepted(dtype: torch.dtype) -> None:
-    data = check_dataset("d", grey(GREY.to(dtype)))
-    assert torch.equal(data.train.long(), GREY.long())
+    data = check_dataset("d", gray(GRAY.to(dtype)))
+    assert torch.equal(data.train.long(), GRAY.long())
     assert data.train.dtype == data.validation.dtype == data.test.dtype, "splits can be joined"
     truths = check_dataset("d", binary(train=BINARY.bool()))
     assert torch.equal(truths.train, BINARY)
@@ -142,12 +142,12 @@ def test_valid_data_are_returned_unchanged() -> None:
     truth = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
     for data in (
         reals(log_prob=truth.log_prob, entropy=1.0, modes=Modes(torch.zeros(1, 2), 1.0)),
-        grey(labels=LABELS),
+        gray(labels=LABELS),
         binary(bernoulli_probs=BINARY * 0.5),
         Dataset(Space((2,)), X[:1], X[:1], X[:1]),
     ):
         assert check_dataset("d", data) is data
-    labels = check_dataset("d", grey(labels=[y.to(torch.int32) for y in LABELS])).labels
+    labels = check_dataset("d", gray(labels=[y.to(torch.int32) for y in LABELS])).labels
     assert all(torch.equal(y, z) and y.dtype == torch.int64 for y, z in zip(labels, LABELS, strict=True))
     assert not check_dataset("d", reals(X.clone().requires_grad_())).train.requires_grad
 
@@ -160,7 +160,7 @@ def test_every_registered_data_set_passes_unchanged(name: str) -> None:
 
 
 def test_constant_integers_are_valid_and_a_constant_column_of_reals_has_no_density() -> None:
-    blank = grey(torch.zeros_like(GREY))
+    blank = gray(torch.zeros_like(GRAY))
     assert check_dataset("d", blank) is blank
     check_density("d", blank)
     flat = reals(torch.stack((X[:, 0], torch.full((40,), 0.5)), 1))

@@ -1,4 +1,4 @@
-"""A classifier of small grey images with labels, whose features compare samples with data in `fidelity` and `cas`.
+"""A classifier of small gray images with labels, whose features compare samples with data in `fidelity` and `cas`.
 
 It is trained once per data set, on the training split, and saved in the folder ``feature-nets`` of GENBENCH_DATA. It
 does not depend on the run: it has its own seed and is trained in float64 on the CPU, and its weights are rounded to

@@ -28,18 +28,18 @@ class FeatureNet:
         name: appended to the names of measurements in brackets, since another network gives other numbers.
         about: a digest of its weights, and its accuracy, for `impl`.
         net: pixels (B, C, H, W) uint8 -> features (B, F), logits (B, classes).
-        colour: whether it takes three channels; a single channel is then repeated.
+        color: whether it takes three channels; a single channel is then repeated.
     """
 
     name: str
     about: str
     net: nn.Module
-    colour: bool = False
+    color: bool = False
 
     def __call__(self, x: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return features (N, F) and logits (N, classes) of pixels x (N, C, H, W) uint8, float64 on the CPU."""
         self.net.to(device)
-        x = x.expand(-1, 3, -1, -1) if self.colour else x
+        x = x.expand(-1, 3, -1, -1) if self.color else x
         with torch.no_grad():
             parts = [self.net(part.to(device)) for part in x.split(BATCH)]
         features, logits = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
@@ -56,9 +56,9 @@ def pixels(x: Tensor, space: Space) -> Tensor:
 
 
 def in_domain(data: str, dataset: Dataset) -> FeatureNet | None:
-    """Return the classifier of the data set called `data`; None unless it has grey images with labels."""
-    grey = dataset.space.is_image and dataset.space.shape[0] == 1 and dataset.space.levels
-    return trained_classifier(data, dataset) if grey and dataset.labels is not None else None
+    """Return the classifier of the data set called `data`; None unless it has gray images with labels."""
+    gray = dataset.space.is_image and dataset.space.shape[0] == 1 and dataset.space.levels
+    return trained_classifier(data, dataset) if gray and dataset.labels is not None else None
 
 
 @functools.lru_cache(maxsize=2)
@@ -99,7 +99,7 @@ def inception_net(path: Path) -> FeatureNet:
         raise UsageError(f"{path} is damaged: it is not the file whose SHA-256 is {INCEPTION_SHA256}")
 
     net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
-    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {INCEPTION_SHA256[:8]}", net, colour=True)
+    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {INCEPTION_SHA256[:8]}", net, color=True)
 
 
 def inception_weights() -> Path:

@@ -1,6 +1,6 @@
 """Sample quality in the features of a network: FID, KID, Inception score, precision and recall.
 
-`fidelity` takes a classifier trained on the data set, for grey images with labels; `fidelity:inception` takes the
+`fidelity` takes a classifier trained on the data set, for gray images with labels; `fidelity:inception` takes the
 Inception-v3 of the literature. The network is part of the name of each measurement, so that the two never share a
 column. All numbers are computed by torch-fidelity.
 """
@@ -28,8 +28,8 @@ __all__ = ["fidelity", "inception"]
 
 MIN_SAMPLES, MAX_REFERENCE = 1000, 10_000  # samples; test points that they are compared with
 SUBSETS, SUBSET_SIZE = 10, 1000  # of KID
-NEIGHBOURS = 3  # of precision and recall
-MIN_POINTS = 2 * (NEIGHBOURS + 1)  # of a split: each half of the test split needs neighbours
+NEIGHBORS = 3  # of precision and recall
+MIN_POINTS = 2 * (NEIGHBORS + 1)  # of a split: each half of the test split needs neighbors
 MANY_FEATURES, FEW_DRAWS = 512, 4  # with at least 512 features, 4 halves: FID of 2048 features takes many seconds
 
 MakeMeasurement = Callable[..., Measurement]
@@ -54,7 +54,7 @@ def measure(
       that it may be negative (Demystifying MMD GANs, 2018, section 4).
     - inception_score: exp E KL(p(y | x), p(y)), at most the number of classes (Improved Techniques for Training GANs,
       2016, section 4), over all samples in one split.
-    - precision, recall: the proportion of samples within the distance of some reference point to its third neighbour,
+    - precision, recall: the proportion of samples within the distance of some reference point to its third neighbor,
       and the proportion of the reference within that distance of some sample, for equally many of both (Improved
       Precision and Recall Metric for Assessing Generative Models, 2019, eq. 2). New data get about 0.9.
     """
@@ -140,7 +140,7 @@ def precision_recall(real: Tensor, fake: Tensor) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     result = prc_features_to_metric(
-        fake.float(), real.float(), prc_neighborhood=NEIGHBOURS, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+        fake.float(), real.float(), prc_neighborhood=NEIGHBORS, prc_batch_size=1000, save_cpu_ram=True, verbose=False
     )
     return float(result[KEY_METRIC_PRECISION]), float(result[KEY_METRIC_RECALL])
 

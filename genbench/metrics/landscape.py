@@ -19,8 +19,8 @@ from genbench.snapshots import POINTS, Snapshots, extent, lattice
 
 __all__ = ["landscape"]
 
-LEVELS = 21  # colours of v, from red (low) to blue (high); few, so that files are small
-COLOURS = ListedColormap(matplotlib.colormaps["RdBu"](torch.linspace(0.1, 0.9, LEVELS).numpy()))
+LEVELS = 21  # colors of v, from red (low) to blue (high); few, so that files are small
+COLORS = ListedColormap(matplotlib.colormaps["RdBu"](torch.linspace(0.1, 0.9, LEVELS).numpy()))
 REAL, FAKE = "black", "#ffb000"  # data and samples
 RESOLUTION = 192  # values of v along each side of critic.png
 COLUMNS, INCHES, DPI = 4, 1.75, 110  # panels in a row of training.png, the side of each; resolution of both pictures
@@ -32,7 +32,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     - critic.png: v of the evaluated weights, with test points and samples.
     - training.png: v and samples of the snapshots taken during training, all from the same z; the last panel is data.
 
-    The colours of each panel are centred at the mean of v over data and samples, half of each, since GAN losses differ
+    The colors of each panel are centered at the mean of v over data and samples, half of each, since GAN losses differ
     in which v means "as likely real as not". They span the deviations of v from that mean on data and samples;
     training.png states that span.
     """
@@ -49,8 +49,8 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     return {}
 
 
-def colour_range(v: Tensor, real: Tensor, fake: Tensor, edge: float) -> tuple[float, float]:
-    """Return the center and the radius of the colour scale for v (N, N) on [-edge, edge]^2.
+def color_range(v: Tensor, real: Tensor, fake: Tensor, edge: float) -> tuple[float, float]:
+    """Return the center and the radius of the color scale for v (N, N) on [-edge, edge]^2.
 
     The center is (E_p v + E_q v) / 2 over equally many real and fake points (n, 2), v read from the cell of a point, or
     the nearest cell for points outside; the radius is the 99 % quantile of |v - center| over the same points.
@@ -66,7 +66,7 @@ def draw_critic(v: Tensor, real: Tensor, fake: Tensor, edge: float) -> bytes:
     """Return a picture of v (N, N) on [-edge, edge]^2 with real and fake points (n, 2), as a PNG file."""
     figure = Figure(figsize=(3.6, 3.2), dpi=1.3 * DPI)
     axes = figure.add_axes((0.02, 0.11, 0.78, 0.8775))  # a square
-    field = draw_field(axes, v, colour_range(v, real, fake, edge), edge)
+    field = draw_field(axes, v, color_range(v, real, fake, edge), edge)
     draw_points(axes, real, REAL, "data", 3)
     draw_points(axes, fake, FAKE, "samples", 3)
     bar = figure.colorbar(field, cax=figure.add_axes((0.83, 0.19, 0.03, 0.72)), extend="both")
@@ -85,7 +85,7 @@ def draw_training(snapshots: Snapshots, real: Tensor, edge: float) -> bytes:
         axes.set_axis_off()
     for axes, (step, snapshot) in zip(panels, snapshots.items(), strict=False):
         v, fake = snapshot["critic"], snapshot["samples"]
-        center, radius = colour_range(v, real, fake, edge)
+        center, radius = color_range(v, real, fake, edge)
         draw_field(axes, v, (center, radius), edge)
         draw_points(axes, fake, FAKE, "samples", 2)
         axes.set_title(f"step {step}, v ± {radius:.2g}", fontsize=8)
@@ -95,23 +95,23 @@ def draw_training(snapshots: Snapshots, real: Tensor, edge: float) -> bytes:
     return to_png(figure)
 
 
-def draw_field(axes: Axes, v: Tensor, colours: tuple[float, float], edge: float) -> AxesImage:
+def draw_field(axes: Axes, v: Tensor, colors: tuple[float, float], edge: float) -> AxesImage:
     """Draw v (N, N) on [-edge, edge]^2, the first coordinate to the right and the second upwards; return the image."""
-    center, radius = colours
+    center, radius = colors
     axes.set(xticks=[], yticks=[], xlim=(-edge, edge), ylim=(-edge, edge))
     return axes.imshow(
-        v.T.numpy(), cmap=COLOURS, vmin=center - radius, vmax=center + radius, origin="lower",
+        v.T.numpy(), cmap=COLORS, vmin=center - radius, vmax=center + radius, origin="lower",
         extent=(-edge, edge, -edge, edge), interpolation="bilinear",
     )  # fmt: skip
 
 
-def draw_points(axes: Axes, x: Tensor, colour: str, label: str, size: float) -> None:
+def draw_points(axes: Axes, x: Tensor, color: str, label: str, size: float) -> None:
     """Draw the points x (n, 2) on `axes`."""
-    axes.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=size, c=colour, linewidths=0, label=label)
+    axes.scatter(x[:, 0].numpy(), x[:, 1].numpy(), s=size, c=color, linewidths=0, label=label)
 
 
 def to_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file in 256 colours; the same figure gives the same bytes."""
+    """Return the figure as a PNG file in 256 colors; the same figure gives the same bytes."""
     canvas, file = io.BytesIO(), io.BytesIO()
     figure.savefig(canvas, format="png")
     picture = Image.open(canvas).convert("RGB")

@@ -119,7 +119,7 @@ def manifold(model: HasReconstruction, device: torch.device, side: int = 16) -> 
 
 
 def scatter(z: Tensor, labels: Tensor) -> Tensor:
-    """Return z (N, Z) on its two leading principal axes, coloured by labels (N,), as a picture (height, width, 3)."""
+    """Return z (N, Z) on its two leading principal axes, colored by labels (N,), as a picture (height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -127,8 +127,8 @@ def scatter(z: Tensor, labels: Tensor) -> Tensor:
     points = z if z.shape[1] == 2 else (z - z.mean(0)) @ axes.T
     figure = Figure(figsize=(PIXELS / 100, PIXELS / 100), dpi=100, layout="tight")
     canvas, plot = FigureCanvasAgg(figure), figure.add_subplot()
-    colours = matplotlib.colormaps["tab10"](labels.numpy() % 10)
-    plot.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=9, c=colours)
+    colors = matplotlib.colormaps["tab10"](labels.numpy() % 10)
+    plot.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=9, c=colors)
     for label in labels.unique().tolist():
         right, up = points[labels == label].median(0).values.tolist()
         plot.annotate(str(label), (right, up), weight="bold", ha="center", va="center")

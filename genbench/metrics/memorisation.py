@@ -49,7 +49,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
 
 
 def nearest(x: Tensor, train: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the distance of each x (n, D) to its nearest neighbour in train (N, D), and the index of that, (n,)."""
+    """Return the distance of each x (n, D) to its nearest neighbor in train (N, D), and the index of that, (n,)."""
     x, train = x.to(device), train.to(device)
     parts = [torch.cdist(part, train).min(1) for part in x.split(256)]
     return torch.cat([part.values for part in parts]).cpu(), torch.cat([part.indices for part in parts]).cpu()

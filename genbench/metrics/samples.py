@@ -51,7 +51,7 @@ def grid(x: Tensor, space: Space, side: int = SIDE) -> Tensor:
     """Return the first side^2 images of x (N, C, H, W) as one picture (height, width, 3), uint8.
 
     Its sides have at most `MAX_PIXELS` pixels: small images are enlarged, and large ones shrunk with their aspect
-    ratio. Three channels are colours and one is grey; other numbers of channels are drawn side by side, each in grey.
+    ratio. Three channels are colors and one is gray; other numbers of channels are drawn side by side, each in gray.
     """
     side = max(1, min(side, math.isqrt(len(x)), MAX_PIXELS // (1 + 2 * LINE)))
     x, max_side = x[: side * side], MAX_PIXELS // side - 2 * LINE
@@ -105,7 +105,7 @@ def histogram(x: Tensor, edge: float, bins: int = 96) -> Tensor:
     """Return a histogram of x (N, 2) on [-edge, edge]^2 as a picture (PIXELS, PIXELS, 3)."""
     inside, edge = x[x.isfinite().all(1)].double(), edge or 1.0  # edge is 0 if all data are at the origin
     counts, _ = torch.histogramdd(inside, bins=[bins, bins], range=[-edge, edge, -edge, edge])
-    return colour_map(counts)
+    return color_map(counts)
 
 
 def density_pictures(evaluation: Evaluation, edge: float, points: int = 128) -> Tensor:
@@ -114,14 +114,14 @@ def density_pictures(evaluation: Evaluation, edge: float, points: int = 128) -> 
     model = evaluation.log_prob_of(plane).exp().view(points, points)
     truth = evaluation.dataset.log_prob
     if truth is None:
-        return colour_map(model)
+        return color_map(model)
     true = truth(plane).double().exp().view(points, points)
     top = true.quantile(0.995).item()
-    return side_by_side(colour_map(model, top), colour_map(true, top))
+    return side_by_side(color_map(model, top), color_map(true, top))
 
 
-def colour_map(values: Tensor, top: float | None = None) -> Tensor:
-    """Return values[x, y] as a picture (PIXELS, PIXELS, 3), y upwards; colours span 0..`top` or the 99.5 % quantile."""
+def color_map(values: Tensor, top: float | None = None) -> Tensor:
+    """Return values[x, y] as a picture (PIXELS, PIXELS, 3), y upwards; colors span 0..`top` or the 99.5 % quantile."""
     values = values.nan_to_num(0, posinf=MAX_DENSITY).clamp(max=MAX_DENSITY)
     top = top or max(values.flatten().quantile(0.995).item(), 1e-12)
     picture = matplotlib.colormaps["magma"]((values / top).clamp(0, 1).T.flip(0).numpy(), bytes=True)
