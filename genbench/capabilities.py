@@ -120,7 +120,7 @@ class HasPosterior(Protocol):
     def elbo_of(self, x: Tensor, mu: Tensor, logvar: Tensor, k: int = 1) -> Tensor:
         """Return the ELBO of N(mu, e^logvar) by k draws, x (B, *shape), mu and logvar (B, Z) -> (B,) nats."""
 
-    def optimized(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
+    def optimize_posterior(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
         """Return the q of highest ELBO for each x (B, *shape), to `tolerance` nats, from mu and logvar (B, Z)."""
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class HasSimilarity(Protocol):
     Texts are letters: 1..26 for a to z, 0 for a blank.
     """
 
-    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def split_pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W) in [0, 1] and texts (B, letters) of points x (B, D)."""
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ def measure_amortisation(evaluation: Evaluation) -> dict[str, Measurement]:
             mu, logvar = model.posterior(x)
             log_p = partial(model.log_likelihood, x)
             eps = antithetic(DRAWS // 2, mu.shape, mu)
-            best = model.optimized(x, mu, logvar, TOLERANCE, MAX_STEPS)
+            best = model.optimize_posterior(x, mu, logvar, TOLERANCE, MAX_STEPS)
             more = ascend(log_p, best.mu, best.logvar, MORE_STEPS, MORE_RATE, MORE_PAIRS)
             own, optimal, longer = (
                 elbo(log_p, *q, eps).double().cpu() for q in ((mu, logvar), (best.mu, best.logvar), more)

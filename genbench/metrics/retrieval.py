@@ -32,11 +32,11 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     model, data = evaluation.model, evaluation.dataset
     if not isinstance(model, HasSimilarity):
         return {}
-    names = model.parted(data.train)[1].unique(dim=0)
-    truth = (model.parted(data.test)[1][:, None] == names).all(2)
+    names = model.split_pairs(data.train)[1].unique(dim=0)
+    truth = (model.split_pairs(data.test)[1][:, None] == names).all(2)
     with torch.no_grad():
         texts = names.to(evaluation.device)
-        parts = [model.similarity(model.parted(x)[0], texts).cpu() for x in evaluation.batches(data.test)]
+        parts = [model.similarity(model.split_pairs(x)[0], texts).cpu() for x in evaluation.batches(data.test)]
     similarity = torch.cat(parts).double()
     evaluation.files["similarity.png"] = matrix(similarity, truth, list(map(word, names)))
     return {"zero_shot_accuracy": accuracy(similarity, truth), "retrieval_map": precision(similarity, truth)}

@@ -126,7 +126,7 @@ class DiagonalGaussian(LatentModel):
         samples = sample_posterior(mu, logvar, k)
         return self.log_likelihood(x, samples.z).mean(0) - samples.kl
 
-    def optimized(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
+    def optimize_posterior(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
         """Return the q of highest ELBO for each x (B, *shape), to `tolerance` nats, from a start mu, logvar (B, Z)."""
         return optimize(x, self.log_likelihood, mu, logvar, tolerance, max_steps)
 
