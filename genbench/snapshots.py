@@ -1,40 +1,29 @@
-"""Moments of a training that are kept to be drawn: in the plane, where a game stands.
-
-What a critic makes of the plane and where the samples are is a small tensor, while the weights that gave it are gone.
-"""
+"""Snapshots of a GAN on the plane during training: samples and values of the critic, for pictures."""
 
 from __future__ import annotations
-
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasCritic
 from genbench.dataset import Dataset
 from genbench.model import Model
 
-SNAPSHOTS = 11  # of a training, its start and its end among them
-POINTS, SIDE = 512, 48  # samples of a moment; values of the critic along a side of the plane: 13 kB in all
+SNAPSHOTS = 11  # per training run, including its start and its end
+POINTS, SIDE = 512, 48  # samples, and values of the critic along each side of the plane: 13 kB per snapshot
 
-Snapshots = dict[int, dict[str, Tensor]]  # by the steps that were done
-
-
-@runtime_checkable
-class HasCritic(Protocol):
-    """A model with v(x), the higher the more x (B, *shape), in the data's own units, seems of the data, (B,)."""
-
-    def critic_score(self, x: Tensor) -> Tensor: ...
+Snapshots = dict[int, dict[str, Tensor]]  # by step
 
 
 def steps_of(steps: int) -> set[int]:
-    """Return after how many of `steps` a moment is kept: ever further apart, for most is to be seen at first."""
+    """Return the steps, of `steps` in all, at which snapshots are taken: denser at the start, where most changes."""
     return {round(steps * (k / (SNAPSHOTS - 1)) ** 2) for k in range(SNAPSHOTS)}
 
 
 def snapshot(model: Model, dataset: Dataset) -> dict[str, Tensor]:
     """Return samples (512, 2) and v (48, 48) on the lattice of `extent`, on the CPU.
 
-    Nothing for a model without a critic or for data that are not points of the plane.
+    Nothing for a model without a critic, or for data that are not 2-D points.
     """
     if not isinstance(model, HasCritic) or dataset.space.shape != (2,):
         return {}
@@ -44,11 +33,11 @@ def snapshot(model: Model, dataset: Dataset) -> dict[str, Tensor]:
 
 
 def extent(dataset: Dataset) -> float:
-    """Return half the side of the square around 0 that is drawn of the plane: all training points and a tenth more."""
+    """Return half the side of the square around 0 that pictures show: all training points and a margin of a tenth."""
     return dataset.train.abs().max().item() * 1.1
 
 
 def lattice(edge: float, side: int) -> Tensor:
-    """Return the middles of side^2 cells of [-edge, edge]^2, the second coordinate the faster, (side^2, 2)."""
+    """Return the centers (side^2, 2) of the cells of a grid on [-edge, edge]^2; the second coordinate varies faster."""
     axis = (torch.arange(side) + 0.5) / side * 2 * edge - edge
     return torch.cartesian_prod(axis, axis)

@@ -1,4 +1,4 @@
-"""Truths about annealed importance sampling: moves keep a density, the mean of weights is p(x), bounds hold it."""
+"""Annealed importance sampling: transitions keep a density invariant, weights average to p(x), bounds enclose it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics import likelihood
 from genbench.metrics.ais import ais, measure, quick
-from genbench.metrics.annealing import LARGEST, at, lower, move, schedule, steps, upper, weights
-from genbench.metrics.decoders import Noisy
+from genbench.metrics.annealing import (
+    MAX_STEP,
+    hmc_transition,
+    log_weights,
+    lower_bound,
+    schedule,
+    state_at,
+    tune_step_sizes,
+    upper_bound,
+)
+from genbench.metrics.decoders import NoisyGenerator
 from genbench.models.autoencoders.autoencoder import Autoencoder
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
@@ -26,7 +35,7 @@ from genbench.suite import Run, read_suite, suite_paths
 from tests.test_vaes import LinearGaussian
 
 RUN = Run(suite="s", name="n", model="vaes.vae:VAE", data="digits")
-SMALL = partial(measure, points=40, drawn=40, chains=8, temperatures=40)
+SMALL = partial(measure, points=40, simulated=40, chains=8, temperatures=40)
 X = 0.8 * torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).double()
 
 
@@ -46,12 +55,12 @@ def posterior(model: LinearGaussian, x: Tensor, chains: int) -> Tensor:
     return (mu + (0.5 * logvar).exp() * normals(chains, *mu.shape)).detach()
 
 
-def evaluated(model: nn.Module, x: Tensor) -> Evaluation:
-    """Return the model beside x (N, *shape), which is all three splits."""
+def evaluation_of(model: nn.Module, x: Tensor) -> Evaluation:
+    """Return an evaluation of the model on x (N, *shape), which is all three splits."""
     return Evaluation(model.eval(), Dataset(model.space, x, x, x), RUN)
 
 
-# ------------------------------------------------------------------------------------------------ schedules, moves
+# ----------------------------------------------------------------------------------------- schedules, transitions
 
 
 @pytest.mark.parametrize("name", ["linear", "sigmoid"])
@@ -65,16 +74,16 @@ def test_schedules_rise_from_0_to_1_and_are_symmetric(name: str) -> None:
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("step", [0.1, 0.45])
-def test_moves_leave_the_tempered_posterior_as_it_is(beta: float, step: float) -> None:
-    """N(z; 0, I) p(x | z)^beta is Gaussian here: moments of draws of it are the same after moves with many refusals."""
+def test_transitions_leave_the_tempered_posterior_invariant(beta: float, step: float) -> None:
+    """N(z; 0, I) p(x | z)^beta is Gaussian here; draws keep their moments though many are rejected."""
     model, x, n = LinearGaussian(), X[:2], 20_000
     precision = torch.eye(2).double() + beta * model.W.T @ model.W / model.var
     mean = beta * (x - model.b) @ model.W / model.var @ precision.inverse()
     z = mean + normals(n, 2, 2) @ torch.linalg.cholesky(precision.inverse()).T
     log_p = partial(model.log_likelihood, x)
-    state, accepted = at(z, log_p), torch.zeros(())
+    state, accepted = state_at(z, log_p), torch.zeros(())
     for _ in range(2):
-        state, accept = move(state, beta, torch.full((2,), step), log_p)
+        state, accept = hmc_transition(state, beta, torch.full((2,), step), log_p)
         accepted = accepted + accept.mean() / 2
     assert step < 0.4 or beta < 1 or accepted < 0.95
     assert (state.z != z).any(-1).double().mean() > 0.5
@@ -85,62 +94,62 @@ def test_moves_leave_the_tempered_posterior_as_it_is(beta: float, step: float) -
     torch.testing.assert_close(state.log_p, log_p(state.z))
 
 
-def test_leaps_are_found_that_are_accepted_about_two_thirds_of_the_time() -> None:
-    """Posteriors of the same model under noise of 1/2 and of 1/20: the leaps shrink as they do."""
+def test_tuned_step_sizes_are_accepted_about_two_thirds_of_the_time() -> None:
+    """Posteriors of the same model under noise of 1/2 and of 1/20: the step sizes shrink in proportion."""
     x, betas = 0.3 * normals(4, 8), schedule(300)
     for sigma in (0.5, 0.05):
 
         def log_p(z: Tensor, sigma: float = sigma) -> Tensor:
             return -0.5 * ((x - z) ** 2).sum(-1) / sigma**2
 
-        found = steps(normals(8, 4, 8), betas, log_p)
-        assert found.shape == (299, 4)
+        step_sizes = tune_step_sizes(normals(8, 4, 8), betas, log_p)
+        assert step_sizes.shape == (299, 4)
         z = x / (1 + sigma**2) + sigma / (1 + sigma**2) ** 0.5 * normals(400, 4, 8)
-        _, accept = move(at(z, log_p), 1.0, found[-20:].mean(0), log_p)
+        _, accept = hmc_transition(state_at(z, log_p), 1.0, step_sizes[-20:].mean(0), log_p)
         assert accept.mean().item() == pytest.approx(0.65, abs=0.2)
-        assert found[-1].max().item() < LARGEST
-        assert 0.3 < found[-1].mean().item() / sigma < 2
+        assert step_sizes[-1].max().item() < MAX_STEP
+        assert 0.3 < step_sizes[-1].mean().item() / sigma < 2
 
 
 # --------------------------------------------------------------------------------------------------------- weights
 
 
-def test_with_one_temperature_it_is_importance_sampling_from_the_prior() -> None:
+def test_one_temperature_is_importance_sampling_from_the_prior() -> None:
     model, z = LinearGaussian(), normals(5, 6, 2)
     log_p, none = partial(model.log_likelihood, X), torch.zeros(0, 6)
     for backwards in (False, True):
-        log_w = weights(z, schedule(1), none, log_p, backwards=backwards)
+        log_w = log_weights(z, schedule(1), none, log_p, backwards=backwards)
         torch.testing.assert_close(log_w, log_p(z))
-    torch.testing.assert_close(lower(log_w), log_p(z).exp().mean(0).log())
-    torch.testing.assert_close(upper(log_w), -(-log_p(z)).exp().mean(0).log())
+    torch.testing.assert_close(lower_bound(log_w), log_p(z).exp().mean(0).log())
+    torch.testing.assert_close(upper_bound(log_w), -(-log_p(z)).exp().mean(0).log())
 
 
-def test_the_mean_of_weights_is_the_evidence_and_that_of_inverse_ones_its_inverse() -> None:
+def test_weights_average_to_the_evidence_and_inverse_weights_to_its_inverse() -> None:
     model, n, betas = LinearGaussian(), 10_000, schedule(8, "linear")
-    log_p, leaps = partial(model.log_likelihood, X), torch.full((7, 6), 0.3)
-    forth = weights(normals(n, 6, 2), betas, leaps, log_p) - model.truth(X)
-    back = model.truth(X) - weights(posterior(model, X, n), betas, leaps, log_p, backwards=True)
-    for ratio in (forth.exp(), back.exp()):
+    log_p, step_sizes = partial(model.log_likelihood, X), torch.full((7, 6), 0.3)
+    forward = log_weights(normals(n, 6, 2), betas, step_sizes, log_p) - model.truth(X)
+    backward = model.truth(X) - log_weights(posterior(model, X, n), betas, step_sizes, log_p, backwards=True)
+    for ratio in (forward.exp(), backward.exp()):
         assert ((ratio.mean(0) - 1).abs() < 5 * ratio.std(0) / n**0.5).all()
-    assert (forth.mean(0) < 0).all()
-    assert (back.mean(0) < 0).all()
+    assert (forward.mean(0) < 0).all()
+    assert (backward.mean(0) < 0).all()
 
 
-def test_bounds_close_to_under_a_tenth_of_a_nat_around_the_truth() -> None:
-    """Every gap shrinks with temperatures; log p(x) lies between."""
+def test_bounds_tighten_to_a_tenth_of_a_nat_around_the_truth() -> None:
+    """The gap shrinks with more temperatures, and log p(x) lies between the bounds."""
     model = LinearGaussian()
     log_p, n, gaps = partial(model.log_likelihood, X), 100, list[float]()
     for temperatures in (3, 30, 200):
         betas = schedule(temperatures)
-        leaps = steps(normals(4, 6, 2), betas, log_p)
-        forth = weights(normals(n, 6, 2), betas, leaps, log_p)
-        back = weights(posterior(model, X, n), betas, leaps, log_p, backwards=True)
-        gaps.append((upper(back) - lower(forth)).mean().item())
-        noise = 4 * (forth.std(0) + back.std(0)) / n**0.5
-        assert (lower(forth) < model.truth(X) + noise).all()
-        assert (upper(back) > model.truth(X) - noise).all()
+        step_sizes = tune_step_sizes(normals(4, 6, 2), betas, log_p)
+        forward = log_weights(normals(n, 6, 2), betas, step_sizes, log_p)
+        backward = log_weights(posterior(model, X, n), betas, step_sizes, log_p, backwards=True)
+        gaps.append((upper_bound(backward) - lower_bound(forward)).mean().item())
+        noise = 4 * (forward.std(0) + backward.std(0)) / n**0.5
+        assert (lower_bound(forward) < model.truth(X) + noise).all()
+        assert (upper_bound(backward) > model.truth(X) - noise).all()
     assert gaps[0] > gaps[1] > gaps[2]
-    for bound in (lower(forth), upper(back)):
+    for bound in (lower_bound(forward), upper_bound(backward)):
         assert (bound - model.truth(X)).abs().max().item() < 0.1
 
 
@@ -151,21 +160,21 @@ def test_the_metric_bounds_the_evidence_of_the_test_points() -> None:
     model = LinearGaussian()
     with torch.no_grad():
         x = model.sample(60).double()
-    found = SMALL(evaluated(model, x))
-    assert set(found) == {"ais_nats", "ais_gap_nats"}
-    nats, gap = found["ais_nats"], found["ais_gap_nats"]
+    measurements = SMALL(evaluation_of(model, x))
+    assert set(measurements) == {"ais_nats", "ais_gap_nats"}
+    nats, gap = measurements["ais_nats"], measurements["ais_gap_nats"]
     assert nats.value == pytest.approx(-model.truth(x[:40]).mean().item(), abs=0.15)
     assert -4 * gap.stderr < gap.value < 0.3
     assert (nats.kind, nats.n, gap.n) == ("bound", 40, 40)
     assert nats.impl == "ais 2, first 40 points, 8 chains, 40 temperatures"
     torch.manual_seed(5)
-    again = SMALL(evaluated(model, x))
+    again = SMALL(evaluation_of(model, x))
     torch.manual_seed(5)
-    assert SMALL(evaluated(model, x)) == again != found
+    assert SMALL(evaluation_of(model, x)) == again != measurements
 
 
-def test_both_bounds_are_of_the_same_points_with_their_excess_over_the_truth() -> None:
-    """The truth is the model's own: the excess of AIS is near 0, and that of a shifted q is of known size."""
+def test_both_bounds_and_their_excess_are_of_the_same_points() -> None:
+    """The truth is the model's own density: the excess of AIS is near 0, and that of L_k with a shifted q is known."""
     model, k = LinearGaussian(shift=0.3), 50
     with torch.no_grad():
         x = model.sample(90).double()
@@ -184,7 +193,7 @@ def test_both_bounds_are_of_the_same_points_with_their_excess_over_the_truth() -
     assert by_draws["nats"].impl == "likelihood 1, L_50, first 40 points"
 
 
-def test_every_suite_with_annealing_takes_all_its_likelihoods_of_the_same_points() -> None:
+def test_suites_with_ais_take_all_likelihoods_on_the_same_points() -> None:
     suites = [suite for suite in map(read_suite, suite_paths().values()) if any("ais" in m for m in suite.metrics)]
     assert len(suites) >= 2
     for suite in suites:
@@ -196,7 +205,7 @@ def test_every_suite_with_annealing_takes_all_its_likelihoods_of_the_same_points
 
 
 class Affine(nn.Module):
-    """G(z) = W z + b, in the data's own units."""
+    """G(z) = W z + b in the data's own units."""
 
     latent = 2
 
@@ -215,49 +224,49 @@ class Affine(nn.Module):
         return self.net(z)
 
 
-def test_a_generator_with_noise_is_a_linear_gaussian_model_on_reals() -> None:
+def test_a_linear_generator_with_noise_is_a_linear_gaussian_model_on_reals() -> None:
     model = Affine(Space((3,)), 2.0)
     W, b = model.net.weight.detach(), model.net.bias.detach()
     truth = torch.distributions.MultivariateNormal(b, W @ W.T + 0.5**2 * torch.eye(3).double())
     x = truth.sample((40,))
-    found = SMALL(evaluated(model, x), sigma=0.5)
-    assert found["ais_nats"].value == pytest.approx(-truth.log_prob(x).mean().item(), abs=0.15)
-    assert (found["ais_nats"].kind, found["ais_nats"].impl[-9:]) == ("estimate", "sigma 0.5")
-    drawn = Noisy(model, 0.5).observed(normals(20_000, 2))
+    measurements = SMALL(evaluation_of(model, x), sigma=0.5)
+    assert measurements["ais_nats"].value == pytest.approx(-truth.log_prob(x).mean().item(), abs=0.15)
+    assert (measurements["ais_nats"].kind, measurements["ais_nats"].impl[-9:]) == ("estimate", "sigma 0.5")
+    drawn = NoisyGenerator(model, 0.5).sample_x(normals(20_000, 2))
     torch.testing.assert_close(drawn.T.cov(), truth.covariance_matrix, rtol=0.1, atol=0.05)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
-def test_a_generator_with_noise_gives_integers_probabilities_that_sum_to_one(sigma: float) -> None:
-    model = Noisy(Affine(Space((2,), 4), 3.0), sigma)
+def test_probabilities_of_integers_under_a_generator_with_noise_sum_to_one(sigma: float) -> None:
+    model = NoisyGenerator(Affine(Space((2,), 4), 3.0), sigma)
     x, z = torch.tensor(list(itertools.product(range(4), repeat=2))), normals(5, 1, 2).expand(5, 16, 2)
     p = model.log_likelihood(x, z).exp()
     torch.testing.assert_close(p.sum(1), torch.ones(5).double())
-    drawn = model.observed(z[0, :1].expand(40_000, 2)).long() @ torch.tensor([4, 1])
+    drawn = model.sample_x(z[0, :1].expand(40_000, 2)).long() @ torch.tensor([4, 1])
     frequency = torch.bincount(drawn, minlength=16) / 40_000
     assert ((frequency - p[0]).abs() < 5 * (p[0] / 40_000).sqrt() + 1e-4).all()
 
 
-def test_far_from_what_a_generator_gives_the_mass_keeps_its_gradient() -> None:
-    model = Noisy(Affine(Space((3,), 256), 1.0).float(), 1.0)
+def test_the_likelihood_has_a_finite_gradient_far_from_the_samples() -> None:
+    model = NoisyGenerator(Affine(Space((3,), 256), 1.0).float(), 1.0)
     x = torch.tensor([[0, 128, 255]])
     for z in (torch.full((1, 2), 300.0), torch.full((1, 2), -300.0), torch.zeros(1, 2)):
-        state = at(z[None], partial(model.log_likelihood, x))
+        state = state_at(z[None], partial(model.log_likelihood, x))
         assert state.log_p.isfinite().all()
         assert state.gradient.isfinite().all()
 
 
-def test_every_decoder_of_integers_has_bounds_and_other_models_have_none() -> None:
+def test_ais_applies_to_decoders_and_generators_only() -> None:
     space = Space((1, 4, 4), 5)
     x = torch.randint(0, 5, (6, 1, 4, 4)).to(torch.uint8)
-    tiny = partial(measure, points=4, drawn=3, chains=2, temperatures=3)
+    tiny = partial(measure, points=4, simulated=3, chains=2, temperatures=3)
     mlp = {"latent": 2, "hidden": (8,)}
     for model in (VAE(space, **mlp), HierarchicalVAE(space, layers=(1, 2), width=8), GAN(space, **mlp)):
-        found = tiny(evaluated(model, x))
-        assert set(found) == {"ais_nats", "ais_bpd", "ais_gap_nats"}
-        assert found["ais_bpd"].value == pytest.approx(found["ais_nats"].value / math.log(2) / 16)
-        assert (found["ais_nats"].n, found["ais_gap_nats"].n) == (4, 3)
-        assert found["ais_nats"].kind == ("estimate" if isinstance(model, GAN) else "bound")
+        measurements = tiny(evaluation_of(model, x))
+        assert set(measurements) == {"ais_nats", "ais_bpd", "ais_gap_nats"}
+        assert measurements["ais_bpd"].value == pytest.approx(measurements["ais_nats"].value / math.log(2) / 16)
+        assert (measurements["ais_nats"].n, measurements["ais_gap_nats"].n) == (4, 3)
+        assert measurements["ais_nats"].kind == ("estimate" if isinstance(model, GAN) else "bound")
     for model in (Linear(space), Autoencoder(space, **mlp)):
-        assert quick.measure(evaluated(model, x)) == ais.measure(evaluated(model, x)) == {}
+        assert quick.measure(evaluation_of(model, x)) == ais.measure(evaluation_of(model, x)) == {}
     assert find("metrics", "ais:quick") is quick

@@ -193,7 +193,7 @@ def test_unsuitable_spaces_are_rejected() -> None:
 def test_text_embeddings_use_every_letter_and_image_embeddings_ignore_the_text() -> None:
     model, data = build(CLIP)
     model.eval()
-    images, texts = model.parted(data.test[:10])
+    images, texts = model.split_pairs(data.test[:10])
     for vectors in (model.embed_images(images), model.embed_texts(texts)):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(10))
     for j in range(5):

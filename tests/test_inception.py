@@ -1,4 +1,4 @@
-"""FID through torch-fidelity's Inception-v3, of random weights in the place where the published ones belong."""
+"""FID by torch-fidelity's Inception-v3, with random weights in place of the published ones."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from genbench.metrics import features, fidelity
 from genbench.registry import find
 from genbench.runner.worker import perform
 from genbench.suite import Run
-from tests.drawn import Drawn
+from tests.sampler import Sampler
 
-COLOURS = Space((3, 32, 32), 256)
+COLORS = Space((3, 32, 32), 256)
 N = 8
 INCEPTION = find("metrics", "fidelity:inception")
 
 
-def drawn(n: int, seed: int) -> Tensor:
-    return torch.randint(256, (n, *COLOURS.shape), generator=torch.Generator().manual_seed(seed)).byte()
+def random_images(n: int, seed: int) -> Tensor:
+    return torch.randint(256, (n, *COLORS.shape), generator=torch.Generator().manual_seed(seed)).byte()
 
 
-def evaluated(draw: Callable[[int], Tensor]) -> Evaluation:
-    data = Dataset(COLOURS, train=drawn(2 * N, 0), validation=drawn(2, 1), test=drawn(N, 2))
-    return Evaluation(Drawn(COLOURS, draw), data, Run(suite="s", name="n", model="m", data="colours"))
+def evaluation_of(draw: Callable[[int], Tensor]) -> Evaluation:
+    data = Dataset(COLORS, train=random_images(2 * N, 0), validation=random_images(2, 1), test=random_images(N, 2))
+    return Evaluation(Sampler(COLORS, draw), data, Run(suite="s", name="n", model="m", data="colors"))
 
 
 def random_inception() -> nn.Module:
-    """Return Inception-v3 as it is before its weights are loaded."""
+    """Return Inception-v3 before its weights are loaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_fidelity, "load_state_dict_from_url", lambda *_, **__: {})
         patch.setattr(torch_fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
@@ -48,7 +48,7 @@ def random_inception() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    """A file of random weights in the folder of feature nets, its digest in its name as the published one has it."""
+    """A file of random weights in the folder of feature nets, with its digest in its name, like the published file."""
     folder = tmp_path_factory.mktemp("data") / "feature-nets"
     folder.mkdir()
     path = folder / "weights.pth"
@@ -58,7 +58,7 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def digest(file, monkeypatch) -> str:
-    """GENBENCH_DATA says where that file is; there is nothing to download. Its digest."""
+    """The digest of that file; GENBENCH_DATA points to it, and nothing is downloaded."""
     monkeypatch.setenv("GENBENCH_DATA", str(file.parents[1]))
     monkeypatch.setattr(torch_fidelity, "URL_INCEPTION_V3", f"https://example.invalid/{file.name}")
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)
@@ -67,8 +67,8 @@ def digest(file, monkeypatch) -> str:
 
 
 @pytest.mark.slow
-def test_images_of_any_size_in_grey_and_colour_have_2048_features(digest):
-    for space in (COLOURS, Space((1, 28, 28), 256), Space((1, 8, 8), 17)):
+def test_images_of_any_size_in_gray_and_color_have_2048_features(digest):
+    for space in (COLORS, Space((1, 28, 28), 256), Space((1, 8, 8), 17)):
         images = torch.randint(space.levels, (2, *space.shape)).byte()
         net = features.inception("data", Dataset(space, images, images, images))
         assert net.about == f"Inception-v3 {digest}"
@@ -79,13 +79,13 @@ def test_images_of_any_size_in_grey_and_colour_have_2048_features(digest):
 
 
 @pytest.mark.slow
-def test_a_set_is_at_no_distance_from_itself_and_black_images_are(digest, monkeypatch):
-    monkeypatch.setattr(fidelity, "LEAST", N)
-    monkeypatch.setattr(fidelity, "FEW", 2)
-    whole = fidelity.fid  # of all 2048 it takes ten seconds each time
+def test_fid_is_zero_for_equal_sets_and_large_for_black_images(digest, monkeypatch):
+    monkeypatch.setattr(fidelity, "MIN_SAMPLES", N)
+    monkeypatch.setattr(fidelity, "FEW_DRAWS", 2)
+    whole = fidelity.fid  # with all 2048 features it takes ten seconds
     monkeypatch.setattr(fidelity, "fid", lambda a, b: whole(a[:, :256], b[:, :256]))
-    reference = drawn(N, 2)
-    same = INCEPTION.measure(evaluated(lambda n: reference.repeat(n // N, 1, 1, 1)))
+    reference = random_images(N, 2)
+    same = INCEPTION.measure(evaluation_of(lambda n: reference.repeat(n // N, 1, 1, 1)))
     fid = same["fid[inception-v3-bilinear]"]
     net = features.inception_net(features.inception_weights())
     real, black = (net(x, torch.device("cpu"))[0] for x in (reference, torch.zeros_like(reference)))
@@ -95,7 +95,7 @@ def test_a_set_is_at_no_distance_from_itself_and_black_images_are(digest, monkey
     assert same["precision[inception-v3-bilinear]"].value == same["recall[inception-v3-bilinear]"].value == 1
 
 
-def test_without_weights_and_network_one_line_says_what_to_put_where(tmp_path, monkeypatch):
+def test_without_weights_and_network_the_error_says_which_file_goes_where(tmp_path, monkeypatch):
     def unreachable(*_: object, **__: object) -> None:
         raise URLError("[Errno -3] Temporary failure\nin name resolution")
 
@@ -105,7 +105,7 @@ def test_without_weights_and_network_one_line_says_what_to_put_where(tmp_path, m
         features.inception_weights()
     message, name = str(error.value), torch_fidelity.URL_INCEPTION_V3.rpartition("/")[2]
     assert "\n" not in message
-    assert f"put {name} of torch-fidelity there" in message
+    assert f"put {name} of torch-fidelity in that folder" in message
     assert str(tmp_path / "feature-nets") in message
     assert "GENBENCH_DATA" in message
     assert list((tmp_path / "feature-nets").glob("*.pth*")) == []
@@ -114,8 +114,8 @@ def test_without_weights_and_network_one_line_says_what_to_put_where(tmp_path, m
     assert (record.status, record.error) == ("error", f"fidelity:inception: UsageError: {message}")
 
 
-def test_weights_that_agree_in_their_first_digits_alone_are_set_aside(tmp_path, monkeypatch, capsys):
-    """The published name has 8 of 64 digits, which 2^32 tries find; here the file has its own first 8 in the name."""
+def test_weights_whose_digest_matches_in_the_first_digits_only_are_set_aside(tmp_path, monkeypatch, capsys):
+    """The published name has 8 of 64 digits, so that 2^32 tries match it; here the file has its own 8 in the name."""
     content = b"other weights"
     digest = hashlib.sha256(content).hexdigest()
     name = f"weights-{digest[:8]}.pth"
@@ -125,7 +125,7 @@ def test_weights_that_agree_in_their_first_digits_alone_are_set_aside(tmp_path, 
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
     monkeypatch.setattr(torch_fidelity, "URL_INCEPTION_V3", f"https://example.invalid/{name}")
     monkeypatch.setattr(features, "INCEPTION_SHA256", f"{digest[:8]}{'0' * 56}")
-    monkeypatch.setattr(torch.hub, "urlopen", lambda *_, **__: Answer(content))
+    monkeypatch.setattr(torch.hub, "urlopen", lambda *_, **__: Response(content))
     with pytest.raises(UsageError, match=r"could not be downloaded \(invalid hash value"):
         features.inception_weights()
     assert f"{path} is damaged: its SHA-256 is {digest} and should be" in capsys.readouterr().err
@@ -135,8 +135,8 @@ def test_weights_that_agree_in_their_first_digits_alone_are_set_aside(tmp_path, 
     assert path.read_bytes() == content
 
 
-class Answer(io.BytesIO):
-    """What urlopen gives."""
+class Response(io.BytesIO):
+    """A response of urlopen."""
 
     def info(self):
         return Message()
@@ -146,4 +146,4 @@ def test_data_other_than_images_need_no_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
     data = find("datasets", "toys:moons")()
     run = Run(suite="s", name="n", model="m", data="toys:moons")
-    assert INCEPTION.measure(Evaluation(Drawn(data.space, lambda n: torch.randn(n, 2)), data, run)) == {}
+    assert INCEPTION.measure(Evaluation(Sampler(data.space, lambda n: torch.randn(n, 2)), data, run)) == {}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
-from genbench.metrics.landscape import landscape, reach
+from genbench.metrics.landscape import color_range, landscape
 from genbench.metrics.samples import arc, interpolations, samples
 from genbench.model import Model
 from genbench.models.autoencoders.pca import PCA
@@ -44,8 +44,8 @@ class LinearCritic(Model):
 
 def test_snapshot_has_the_critic_indexed_by_first_and_second_coordinate() -> None:
     state = snapshot(LinearCritic(DATA_2D.space), DATA_2D)
-    middle = extent(DATA_2D) * (1 - 1 / SIDE)
-    axis = torch.linspace(-middle, middle, SIDE)
+    center = extent(DATA_2D) * (1 - 1 / SIDE)
+    axis = torch.linspace(-center, center, SIDE)
     torch.testing.assert_close(state["critic"], axis[:, None] + 10 * axis[None])
     assert state["samples"].shape == (POINTS, 2)
     assert X.abs().max() < extent(DATA_2D)
@@ -68,13 +68,13 @@ def test_color_scale_is_centered_between_data_and_samples_and_covers_both() -> N
     edge, side = 3.0, 96
     v = LinearCritic(DATA_2D.space).critic_score(lattice(edge, side)).view(side, side)
     real, fake = torch.tensor([[-1.0, 0.0]]).expand(50, 2), torch.tensor([[1.0, 0.0]]).expand(50, 2)
-    middle, far = reach(v, real, fake, edge)
+    center, radius = color_range(v, real, fake, edge)
     cell = 2 * edge / side
-    assert middle == pytest.approx(0, abs=11 * cell / 2)
-    assert far == pytest.approx(1, abs=cell)
-    assert reach(v + 5, real, fake, edge) == pytest.approx((middle + 5, far)), "only differences of v matter"
-    assert reach(torch.zeros(8, 8), real, fake, edge)[1] > 0
-    assert all(map(math.isfinite, reach(v, real, 1e9 * fake, edge))), "distant samples use the nearest cell"
+    assert center == pytest.approx(0, abs=11 * cell / 2)
+    assert radius == pytest.approx(1, abs=cell)
+    assert color_range(v + 5, real, fake, edge) == pytest.approx((center + 5, radius)), "only differences of v matter"
+    assert color_range(torch.zeros(8, 8), real, fake, edge)[1] > 0
+    assert all(map(math.isfinite, color_range(v, real, 1e9 * fake, edge))), "distant samples use the nearest cell"
 
 
 def test_pictures_of_the_critic_and_of_the_training() -> None:

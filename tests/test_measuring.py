@@ -1,4 +1,4 @@
-"""Metrics: one that fails is named and leaves the others, and likelihoods that cannot be are called so."""
+"""Metrics: a failing one is named and does not affect the others, and impossible likelihoods are marked invalid."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ METRICS = {
 
 @pytest.fixture
 def performed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Record]:
-    """Return a function that gives the record of a run with metrics out of `METRICS`, called mine:<name>."""
+    """Return a function that returns the record of a run with metrics from `METRICS`, called mine:<name>."""
     plugin = ModuleType("mine")
     vars(plugin).update({name: Metric(measure) for name, measure in METRICS.items()})
     monkeypatch.setitem(sys.modules, "mine", plugin)
@@ -112,37 +112,37 @@ def performed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         ("one", "error", "one: InvalidMeasurement: returned a value of type Measurement; expected a dict"),
         ("nan", "error", "nan: Measurement: value: input should be a finite number, got nan"),
         ("word", "error", "word: Measurement: value: input should be a valid number, unable to parse"),
-        ("unnamed", "error", "unnamed: InvalidMeasurement: returned a measurement called 3; expected a name"),
-        ("blank", "error", "blank: InvalidMeasurement: returned a measurement called ' '; expected a name"),
-        ("same", "error", "same: InvalidMeasurement: 'good' is measured by mine:good already; choose another name"),
-        ("same_picture", "error", "same_picture: InvalidMeasurement: 'a.png' is measured by mine:picture already"),
+        ("unnamed", "error", "unnamed: InvalidMeasurement: returned a measurement called 3; expected a non"),
+        ("blank", "error", "blank: InvalidMeasurement: returned a measurement called ' '; expected a non"),
+        ("same", "error", "same: InvalidMeasurement: 'good' is already taken by mine:good; choose another name"),
+        ("same_picture", "error", "same_picture: InvalidMeasurement: 'a.png' is already taken by mine:picture"),
         ("folder", "error", "folder: InvalidMeasurement: drew a file called '../a.png'; expected a name without a"),
         ("text", "error", "text: InvalidMeasurement: drew a value of type str for 'b.png'; expected bytes"),
     ],
 )
-def test_a_metric_that_fails_is_named_and_leaves_the_others(
+def test_a_metric_that_fails_is_named_and_does_not_affect_the_others(
     performed: Callable[..., Record], metric: str, status: str, problem: str
 ) -> None:
     record, alone = performed("good", "picture", metric, "after"), performed("after")
     problem = f"mine:{problem}"
     assert (record.status, record.error[: len(problem)]) == (status, problem)
     assert set(record.measurements) == {"good", "after"}
-    assert record.measurements["good"].value == 2.0, "the first of a name stays"
-    assert record.measurements["after"] == alone.measurements["after"], "draws depend on no other metric"
+    assert record.measurements["good"].value == 2.0, "the first measurement of a name stays"
+    assert record.measurements["after"] == alone.measurements["after"], "random numbers do not depend on other metrics"
     assert set(record.files) == {"a.png"}
     assert record.completed == record.metrics == ("mine:good", "mine:picture", "mine:after")
 
 
 def test_every_failure_is_named(performed: Callable[..., Record], tmp_path: Path) -> None:
     record = performed("zero", "good", "diverged", "bare")
-    assert record.status == "diverged", "what else fails may fail for that"
+    assert record.status == "diverged", "other failures may follow from divergence"
     assert [part.split(":")[1] for part in record.error.split("; ")[:3]] == ["zero", "diverged", "bare"]
     text = (tmp_path / "work" / record.id / "error.txt").read_text()
     assert "ZeroDivisionError" in text
     assert "the likelihood is nan" in text
 
 
-def test_a_metric_that_does_not_apply_is_in_the_record_and_named_once_at_the_end(
+def test_a_metric_that_does_not_apply_is_recorded_and_named_once_at_the_end(
     performed: Callable[..., Record],
 ) -> None:
     record = performed("none", "good", "picture")
@@ -160,7 +160,7 @@ def test_a_metric_that_does_not_apply_is_in_the_record_and_named_once_at_the_end
     ]
 
 
-def test_only_the_metric_that_failed_is_lacking_and_both_executions_are_read(
+def test_only_the_failed_metric_is_missing_and_both_executions_are_read(
     performed: Callable[..., Record], tmp_path: Path
 ) -> None:
     store, first = Store(tmp_path), performed("good", "zero", "none")
@@ -184,7 +184,7 @@ def test_only_the_metric_that_failed_is_lacking_and_both_executions_are_read(
         (["ais:quick", "parameters", "ais"], "metrics.2: 'ais' measures 'ais_nats', as 'ais:quick' does"),
     ],
 )
-def test_two_metrics_that_are_known_to_measure_the_same_are_refused(metrics: list[str], problem: str) -> None:
+def test_two_metrics_with_the_same_measurements_are_rejected(metrics: list[str], problem: str) -> None:
     model = {"A": "flows.linear:Linear"}
     suite = checked(SuiteFile, {"suite": "s", "data": ["digits"], "metrics": metrics, "models": model})
     with pytest.raises(UsageError, match=problem):
@@ -208,8 +208,8 @@ def bits(n: int = 50) -> Dataset:
     return Dataset(Space((3,), 2), x, x, x)
 
 
-class Given(Model):
-    """log p = that of N(0, I) + `extra`, or `extra` alone for integers."""
+class Shifted(Model):
+    """log p of N(0, I) plus `extra` for reals, and `extra` alone for integers."""
 
     def __init__(self, space: Space, extra: float | Tensor, kind: Any = "exact") -> None:
         super().__init__(space)
@@ -222,7 +222,7 @@ class Given(Model):
 
 def verdicts(data: Dataset, extra: float | Tensor, kind: Any = "exact") -> set[str | None]:
     run = Run(suite="s", name="n", model="m", data="d")
-    measurements = likelihood.measure(Evaluation(Given(data.space, extra, kind), data, run))
+    measurements = likelihood.measure(Evaluation(Shifted(data.space, extra, kind), data, run))
     assert set(measurements) == {"nats"} | (
         {"bpd"} if data.space.levels else {"excess_nats"} if data.log_prob else set()
     )
@@ -230,30 +230,30 @@ def verdicts(data: Dataset, extra: float | Tensor, kind: Any = "exact") -> set[s
 
 
 @pytest.mark.parametrize("kind", ["exact", "bound", "estimate"])
-def test_a_density_above_the_truth_is_invalid_and_the_truth_is_not(kind: Any) -> None:
+def test_a_density_above_the_truth_is_invalid_and_the_truth_is_valid(kind: Any) -> None:
     assert verdicts(truth(), 0.0, kind) == verdicts(truth(), -0.1, kind) == {None}
     assert verdicts(truth(), 0.05, kind) == verdicts(truth(8), 4.0, kind) == {"invalid"}
     assert verdicts(truth(2), 4.0, kind) == {None}, "two points may be lucky"
 
 
 def test_a_density_may_beat_the_truth_by_chance() -> None:
-    """That of the best mean for few points does, by half a nat a dimension over all of them, and point by point."""
+    """With the mean fitted to the points it does, by half a nat per dimension in total."""
     for n in (1, 2, 3, 10, 100):
         x = POINTS[:n]
-        fitted = NORMAL.log_prob(x - x.mean(0)) - NORMAL.log_prob(x)
-        assert not is_impossible(NORMAL.log_prob(x) + fitted, "exact", truth(n), NORMAL.log_prob(x))
-    lucky = torch.full((20,), math.log(1 / 0.9))  # of a model with nothing where a tenth of the data is
+        gain = NORMAL.log_prob(x - x.mean(0)) - NORMAL.log_prob(x)
+        assert not is_impossible(NORMAL.log_prob(x) + gain, "exact", truth(n), NORMAL.log_prob(x))
+    lucky = torch.full((20,), math.log(1 / 0.9))  # of a model without mass where a tenth of the data lie
     assert not is_impossible(NORMAL.log_prob(POINTS[:20]) + lucky, "exact", truth(20), NORMAL.log_prob(POINTS[:20]))
 
 
-def test_one_point_that_is_far_above_the_truth_is_invalid_though_the_mean_is_within_its_error() -> None:
+def test_one_point_far_above_the_truth_is_invalid_though_the_mean_is_within_its_error() -> None:
     spike = torch.zeros(2000)
     spike[7] = 60.0
     assert spike.mean() < 2 * spike.std() / 2000**0.5
     assert verdicts(truth(), spike) == {"invalid"}
 
 
-def test_where_the_entropy_alone_is_known_the_mean_must_not_be_far_below_it() -> None:
+def test_if_only_the_entropy_is_known_the_mean_must_not_be_far_below_it() -> None:
     known = truth(log_prob=None)
     assert verdicts(known, 0.0) == verdicts(known, 0.05) == {None}
     assert verdicts(known, 4.0) == {"invalid"}
@@ -262,13 +262,13 @@ def test_where_the_entropy_alone_is_known_the_mean_must_not_be_far_below_it() ->
 
 
 @pytest.mark.parametrize("kind", ["exact", "bound", "estimate"])
-def test_integers_have_probabilities_of_at_most_1(kind: Any) -> None:
+def test_probabilities_of_integers_are_at_most_1(kind: Any) -> None:
     assert verdicts(bits(), 0.0, kind) == verdicts(bits(), -2.0, kind) == {None}
-    assert verdicts(bits(), 1e-3, kind) == {None}, "that is rounding"
+    assert verdicts(bits(), 1e-3, kind) == {None}, "within rounding"
     assert verdicts(bits(), 1.0, kind) == {"invalid"}
 
 
-def test_any_exact_probability_above_1_is_invalid_and_one_draw_of_a_bound_is_not() -> None:
+def test_a_single_exact_probability_above_1_is_invalid_and_a_single_bound_is_not() -> None:
     one = torch.full((50,), -5.0)
     one[3] = 0.5
     assert verdicts(bits(), one, "exact") == {"invalid"}
@@ -283,8 +283,8 @@ CODES = ("representation:linear_probe", "representation:clustering", "anomalies"
 
 @pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 2, 2), (8, 3, 8)])
 @pytest.mark.parametrize("model", ["flows.linear:Linear", "vaes.vae:VAE"])
-def test_metrics_take_a_few_points(sizes: tuple[int, int, int], model: str) -> None:
-    """Each gives finite numbers, or says that it does not apply."""
+def test_metrics_handle_a_few_points(sizes: tuple[int, int, int], model: str) -> None:
+    """Each returns finite numbers, or none if it does not apply."""
     plane, generator = model.startswith("flows"), torch.Generator().manual_seed(0)
     if plane:
         splits = [POINTS[:n] for n in sizes]
@@ -299,7 +299,7 @@ def test_metrics_take_a_few_points(sizes: tuple[int, int, int], model: str) -> N
         check_measurements(find("metrics", name).measure(evaluation))
 
 
-def test_codes_that_tell_nothing_are_as_good_as_the_most_frequent_label() -> None:
+def test_uninformative_codes_predict_the_most_frequent_label() -> None:
     y, y_test = torch.tensor([1, 1, 0]), torch.tensor([1, 0, 1, 1])
     assert probe(torch.ones(3, 2), y, torch.ones(4, 2), y_test).value == 0.75
     assert probe(torch.randn(3, 2), torch.ones(3), torch.randn(4, 2), y_test).value == 0.75

@@ -1,4 +1,4 @@
-"""FID, KID, Inception score, precision and recall against closed forms; the net of the digits; memorisation."""
+"""FID, KID, Inception score, precision and recall against closed forms; the digits classifier; memorization."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from genbench.metrics.estimates import (
     permutation_null,
 )
 from genbench.metrics.fidelity import fid, fidelity, inception, inception_score, kid, precision_recall
-from genbench.metrics.memorisation import copying, memorisation, z_score
-from genbench.metrics.samples import LARGEST, LINE, grid, histogram
+from genbench.metrics.memorisation import data_copying, memorisation, z_score
+from genbench.metrics.samples import LINE, MAX_PIXELS, grid, histogram
 from genbench.records.artifacts import Work
 from genbench.registry import find
 from genbench.suite import Run
-from tests.drawn import Drawn
+from tests.sampler import Sampler
 
 DIGITS = find("datasets", "digits")()
 
 
-def evaluated(data: Dataset, draw: Callable[[int], Tensor], name: str = "digits") -> Evaluation:
-    return Evaluation(Drawn(data.space, draw), data, Run(suite="s", name="n", model="m", data=name))
+def evaluation_of(data: Dataset, draw: Callable[[int], Tensor], name: str = "digits") -> Evaluation:
+    return Evaluation(Sampler(data.space, draw), data, Run(suite="s", name="n", model="m", data=name))
 
 
 def whitened(n: int, d: int) -> Tensor:
-    """Return x (n, d) of mean 0 and covariance I, exactly."""
+    """Return x (n, d) with sample mean 0 and sample covariance I."""
     x = torch.randn(n, d, dtype=torch.float64)
     x = x - x.mean(0)
     return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / (n - 1)).T)
 
 
-def copies(of: Tensor) -> Callable[[int], Tensor]:
-    return lambda n: of[torch.randint(len(of), (n,))]
+def resample(x: Tensor) -> Callable[[int], Tensor]:
+    return lambda n: x[torch.randint(len(x), (n,))]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,24 +64,24 @@ def folder(tmp_path_factory) -> Iterator[Path]:
 # ----------------------------------------------------------------------------------------------------------- FID
 
 
-def test_fid_of_commuting_covariances_is_that_of_their_roots():
+def test_fid_of_commuting_covariances_is_the_distance_of_their_roots():
     a, b, shift = torch.tensor([4.0, 1.0, 0.25]), torch.tensor([1.0, 9.0, 0.01]), torch.tensor([1.0, -2.0, 0.5])
     x, y = whitened(50, 3) * a.sqrt(), whitened(80, 3) * b.sqrt() + shift
     assert fid(x, y) == pytest.approx((shift.square() + (a.sqrt() - b.sqrt()).square()).sum().item(), rel=1e-6)
 
 
-def test_fid_of_a_set_from_itself_is_nothing():
+def test_fid_between_a_set_and_itself_is_zero():
     assert fid(x := torch.randn(200, 16).double(), x) == pytest.approx(0, abs=1e-9)
 
 
-def test_fid_is_what_the_root_of_a_matrix_gives():
+def test_fid_agrees_with_a_matrix_square_root():
     x, y = (torch.randn(300, 8).double() @ torch.randn(8, 8).double() + i for i in range(2))
     a, b = (np.cov(z.numpy(), rowvar=False) for z in (x, y))
     direct = (x.mean(0) - y.mean(0)).square().sum().item() + np.trace(a + b - 2 * sqrtm(a @ b).real)
     assert fid(x, y) == pytest.approx(direct, rel=1e-3)
 
 
-def test_fid_of_two_draws_has_its_known_bias_and_extrapolated_none():
+def test_fid_of_two_samples_has_its_known_bias_and_extrapolated_none():
     roots, n, m = torch.tensor([1.0, 2.0, 0.5, 0.1]).double(), 200, 400
     values = []
     for _ in range(150):
@@ -92,15 +92,15 @@ def test_fid_of_two_draws_has_its_known_bias_and_extrapolated_none():
     rows, columns = variances[:, None], variances
     spread = (rows * columns * (1 + torch.eye(4)) / (rows + columns)).sum() / 2
     bias = ((1 / n + 1 / m) * (variances.sum() + spread)).item()
-    found, extrapolated = torch.tensor(values).mean(0).tolist()
-    assert found == pytest.approx(bias, rel=0.1)
+    mean, extrapolated = torch.tensor(values).mean(0).tolist()
+    assert mean == pytest.approx(bias, rel=0.1)
     assert abs(extrapolated) < 0.25 * bias
 
 
 # ----------------------------------------------------------------------------------------------------------- KID
 
 
-def test_kid_of_degree_one_is_the_unbiased_square_of_the_difference_of_means():
+def test_kid_of_degree_one_is_the_unbiased_squared_difference_of_means():
     x, y = torch.randn(60, 5).double(), torch.randn(60, 5).double() + 0.3
 
     def pairs(z: Tensor) -> Tensor:
@@ -116,14 +116,14 @@ def test_kid_is_the_mean_over_pairs_of_a_cubic_kernel():
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / 5 + 1) ** 3
 
-    def apart(k: Tensor) -> Tensor:
+    def off_diagonal_mean(k: Tensor) -> Tensor:
         return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
 
-    direct = apart(kernel(x, x)) + apart(kernel(y, y)) - 2 * kernel(x, y).mean()
+    direct = off_diagonal_mean(kernel(x, x)) + off_diagonal_mean(kernel(y, y)) - 2 * kernel(x, y).mean()
     assert kid(x, y) == pytest.approx(direct.item(), rel=1e-9)
 
 
-def test_kid_of_one_law_is_nothing_on_average_and_negative_half_of_the_time():
+def test_kid_of_equal_distributions_is_zero_on_average_and_often_negative():
     values = torch.tensor([kid(torch.randn(30, 4).double(), torch.randn(30, 4).double()) for _ in range(100)])
     assert abs(values.mean()) < 4 * values.std() / 10
     assert 30 < (values < 0).sum() < 90
@@ -132,37 +132,37 @@ def test_kid_of_one_law_is_nothing_on_average_and_negative_half_of_the_time():
 # ---------------------------------------------------------------------------------- Inception score, precision, recall
 
 
-def test_inception_score_is_the_number_of_classes_for_sure_and_balanced_ones_and_one_for_constants():
-    sure = 100 * torch.eye(7).double().repeat(30, 1)
-    assert inception_score(sure) == pytest.approx(7, rel=1e-6)
+def test_inception_score_is_the_number_of_classes_if_certain_and_balanced_and_one_for_constants():
+    certain = 100 * torch.eye(7).double().repeat(30, 1)
+    assert inception_score(certain) == pytest.approx(7, rel=1e-6)
     assert inception_score(torch.randn(1, 7).double().expand(50, 7)) == pytest.approx(1, rel=1e-6)
 
 
-def test_precision_and_recall_of_one_set_are_one_and_of_sets_apart_nothing():
+def test_precision_and_recall_are_one_for_equal_sets_and_zero_for_distant_ones():
     x = torch.randn(100, 4)
     assert precision_recall(real=x, fake=x) == (1, 1)
     assert precision_recall(real=x, fake=x + 100) == (0, 0)
 
 
-def test_a_collapsed_generator_is_precise_and_recalls_nothing():
+def test_a_collapsed_generator_has_precision_and_no_recall():
     real = torch.randn(200, 4)
     precision, recall = precision_recall(real=real, fake=real[:1] + 1e-3 * torch.randn(200, 4))
     assert precision == 1
     assert recall < 0.02
 
 
-def test_a_generator_that_spreads_recalls_all_and_is_not_precise():
+def test_a_generator_that_is_too_wide_has_recall_and_no_precision():
     precision, recall = precision_recall(real=torch.randn(200, 4), fake=4 * torch.randn(200, 4))
     assert recall > 0.9
     assert precision < 0.2
 
 
-def test_precision_is_the_share_within_the_third_neighbours_of_data():
+def test_precision_is_the_proportion_within_the_third_neighbors_of_data():
     real, fake = torch.randn(60, 3), torch.randn(70, 3) + 0.8
 
-    def within(of: Tensor, x: Tensor) -> float:
-        radius = torch.stack([(of - p).norm(dim=1).sort().values[3] for p in of])
-        return torch.stack([((of - p).norm(dim=1) <= radius).any() for p in x]).double().mean().item()
+    def within(reference: Tensor, x: Tensor) -> float:
+        radius = torch.stack([(reference - p).norm(dim=1).sort().values[3] for p in reference])
+        return torch.stack([((reference - p).norm(dim=1) <= radius).any() for p in x]).double().mean().item()
 
     assert precision_recall(real, fake) == pytest.approx((within(real, fake), within(fake, real)), abs=1e-6)
 
@@ -187,16 +187,16 @@ def test_permutations_keep_the_sizes_of_the_samples_and_all_of_their_points():
 # ---------------------------------------------------------------------------------------------------- feature nets
 
 
-def test_pixels_are_rounded_and_span_a_byte():
+def test_pixels_are_rounded_and_span_0_to_255():
     levels = torch.arange(17, dtype=torch.uint8).view(17, 1, 1, 1)
-    found = features.pixels(levels, Space((1, 1, 1), 17)).flatten()
-    assert found.tolist() == [round(255 * i / 16) for i in range(17)]
+    pixels = features.pixels(levels, Space((1, 1, 1), 17)).flatten()
+    assert pixels.tolist() == [round(255 * i / 16) for i in range(17)]
     every = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1)
     assert torch.equal(features.pixels(every, Space((1, 1, 1), 256)), every)
     assert features.pixels(torch.tensor([[[[0, 1]]]]), Space((1, 1, 2), 2)).flatten().tolist() == [0, 255]
 
 
-def test_the_net_depends_on_its_data_alone(monkeypatch):
+def test_the_classifier_depends_on_the_data_only(monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 3)
     x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
     threads, digests = torch.get_num_threads(), set()
@@ -204,39 +204,39 @@ def test_the_net_depends_on_its_data_alone(monkeypatch):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
         torch.set_num_threads(seed)
-        digests.add(classifier.digest(classifier.fitted(x, y, 10)))
+        digests.add(classifier.digest(classifier.fit(x, y, 10)))
         assert torch.equal(torch.get_rng_state(), state)
     torch.set_num_threads(threads)
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (1, 4, 4)])
-def test_a_net_has_64_features_of_images_of_any_size(shape):
+def test_the_classifier_has_64_features_for_images_of_any_size(shape):
     h, logits = classifier.Classifier(shape, 7)(torch.zeros(3, *shape, dtype=torch.uint8))
     assert (h.shape, logits.shape) == ((3, 64), (3, 7))
 
 
-def test_the_net_of_the_digits_is_right_is_kept_and_is_named(folder, monkeypatch):
+def test_the_classifier_of_the_digits_is_accurate_saved_and_named(folder, monkeypatch):
     net = features.in_domain("digits", DIGITS)
-    right = int(net.about.split()[-3])
-    assert right >= 174
+    correct = int(net.about.split()[-3])
+    assert correct >= 174
     assert net.name == "digits-cnn"
     assert len(list(folder.glob("*.pt"))) == 1
-    monkeypatch.setattr(classifier, "fitted", None)
-    features.classifying.cache_clear()
+    monkeypatch.setattr(classifier, "fit", None)
+    features.trained_classifier.cache_clear()
     assert features.in_domain("digits", DIGITS).about == net.about
 
 
-def test_where_nothing_can_be_kept_the_net_is_fitted_anew(tmp_path, monkeypatch):
+def test_the_classifier_is_trained_again_if_it_cannot_be_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 1)
     (tmp_path / "file").touch()
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path / "file"))
     x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
-    assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(classifier.fitted(x, y, 10))
+    assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(classifier.fit(x, y, 10))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:-83] + bytes([b[-83] ^ 1]) + b[-82:]])
-def test_a_damaged_net_is_set_aside_and_fitted_again(damage, folder, tmp_path, monkeypatch, capsys):
+def test_a_damaged_classifier_is_set_aside_and_trained_again(damage, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(classifier, "STEPS", 1)
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
     x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
@@ -249,35 +249,35 @@ def test_a_damaged_net_is_set_aside_and_fitted_again(damage, folder, tmp_path, m
     assert path.with_name(f"{path.name}.damaged").exists()
 
 
-def test_a_net_of_other_images_is_set_aside_and_fitted_again(tmp_path, monkeypatch, capsys):
+def test_a_classifier_of_other_images_is_set_aside_and_trained_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(classifier, "STEPS", 1)
     monkeypatch.setenv("GENBENCH_DATA", str(tmp_path))
     x, y = features.pixels(DIGITS.train, DIGITS.space), DIGITS.labels[0]
     first = classifier.classifier(x, y)
     (path,) = (tmp_path / "feature-nets").glob("*.pt")
     other = classifier.Classifier((1, 28, 28), 10)
-    Work(path.parent).save(path.name, classifier.packed(other))
+    Work(path.parent).save(path.name, classifier.to_bytes(other))
     assert classifier.digest(classifier.classifier(x, y)) == classifier.digest(first)
     assert f"{path} is damaged: RuntimeError: " in capsys.readouterr().err
 
 
-def test_data_without_labels_or_in_colour_have_no_net_of_their_own():
+def test_data_without_labels_or_in_color_have_no_classifier():
     assert features.in_domain("photos", find("datasets", "photos")()) is None
-    assert fidelity.measure(evaluated(find("datasets", "toys:moons")(), lambda n: torch.randn(n, 2))) == {}
+    assert fidelity.measure(evaluation_of(find("datasets", "toys:moons")(), lambda n: torch.randn(n, 2))) == {}
 
 
 # -------------------------------------------------------------------------------------------------------- the metric
 
 
-def test_new_digits_are_at_the_floor_and_fewer_kinds_or_noise_are_not():
+def test_fid_of_new_digits_is_at_the_floor_and_that_of_fewer_classes_or_noise_is_not():
     everything = torch.cat((DIGITS.train, DIGITS.validation, DIGITS.test))
     some = DIGITS.train[DIGITS.labels[0] < 5]
-    new, half = (fidelity.measure(evaluated(DIGITS, copies(of))) for of in (everything, some))
-    noise = fidelity.measure(evaluated(DIGITS, lambda n: torch.randint(17, (n, 1, 8, 8)).byte()))
+    new, half = (fidelity.measure(evaluation_of(DIGITS, resample(x))) for x in (everything, some))
+    noise = fidelity.measure(evaluation_of(DIGITS, lambda n: torch.randint(17, (n, 1, 8, 8)).byte()))
     assert {key.partition("[")[2] for key in new} == {"digits-cnn]"}
-    value, floor, endless_value = (new[f"{key}[digits-cnn]"].value for key in ("fid", "fid_floor", "fid_infinity"))
+    value, floor, extrapolated = (new[f"{key}[digits-cnn]"].value for key in ("fid", "fid_floor", "fid_infinity"))
     assert 0.4 * floor < value < 1.6 * floor
-    assert abs(endless_value) < floor
+    assert abs(extrapolated) < floor
     assert floor < half["fid[digits-cnn]"].value / 5 < noise["fid[digits-cnn]"].value / 5
     assert half["precision[digits-cnn]"].value > 0.8 > 0.6 > half["recall[digits-cnn]"].value
     assert half["inception_score[digits-cnn]"].value == pytest.approx(5, abs=0.5)
@@ -285,25 +285,25 @@ def test_new_digits_are_at_the_floor_and_fewer_kinds_or_noise_are_not():
     assert new["fid[digits-cnn]"].impl.endswith("180 points of test")
     assert new["fid[digits-cnn]"].n == 1000
     floors = {measurements["fid_floor[digits-cnn]"] for measurements in (new, half, noise)}
-    assert len(floors) == 1, "the floor is of data alone"
+    assert len(floors) == 1, "the floor depends on data only"
     assert floors.pop().value == pytest.approx(8, abs=2)
 
 
-def test_points_that_select_weights_are_not_those_that_samples_are_compared_with():
+def test_samples_are_compared_with_the_test_split_and_not_the_validation_split():
     """Another validation split changes nothing; another test split does."""
-    draw = copies(DIGITS.train)
+    draw = resample(DIGITS.train)
     zeros = torch.zeros_like(DIGITS.validation)
-    whole, selected, tested = (
-        fidelity.measure(evaluated(data, draw))["fid[digits-cnn]"].value
+    original, other_validation, other_test = (
+        fidelity.measure(evaluation_of(data, draw))["fid[digits-cnn]"].value
         for data in (DIGITS, replace(DIGITS, validation=zeros), replace(DIGITS, test=zeros))
     )
-    assert whole == selected
-    assert tested > 10 * whole
+    assert original == other_validation
+    assert other_test > 10 * original
 
 
-def test_samples_are_the_same_whoever_asks_first_and_move_no_other_draws():
+def test_samples_do_not_depend_on_who_needs_them_first_nor_change_the_generators():
     plane = Dataset(Space((2,)), *torch.rand(3, 10, 2))
-    one, other = (evaluated(plane, lambda n: torch.rand(n, 2)) for _ in range(2))
+    one, other = (evaluation_of(plane, lambda n: torch.rand(n, 2)) for _ in range(2))
     state = torch.get_rng_state()
     many = one.sampled(1500)
     assert torch.equal(torch.get_rng_state(), state)
@@ -316,13 +316,13 @@ def test_samples_are_the_same_whoever_asks_first_and_move_no_other_draws():
 # -------------------------------------------------------------------------------------------------------- Inception
 
 
-def test_without_a_network_it_is_said_which_weights_go_where(folder, monkeypatch):
+def test_without_a_network_the_error_says_which_weights_go_where(folder, monkeypatch):
     def unreachable(*_: object, **__: object) -> None:
         raise URLError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     with pytest.raises(UsageError) as error:
-        inception.measure(evaluated(DIGITS, lambda n: DIGITS.train[:n]))
+        inception.measure(evaluation_of(DIGITS, lambda n: DIGITS.train[:n]))
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith(f"the weights of Inception-v3 are not in {folder} and could not be downloaded")
@@ -330,12 +330,12 @@ def test_without_a_network_it_is_said_which_weights_go_where(folder, monkeypatch
     assert "GENBENCH_DATA" in message
 
 
-def test_other_weights_than_the_published_are_refused(tmp_path):
+def test_weights_other_than_the_published_are_refused(tmp_path):
     path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
     path.write_bytes(b"something else")
     with pytest.raises(UsageError, match="is damaged"):
         features.inception_net(path)
-    assert not path.exists()  # it is set aside, beside where it was
+    assert not path.exists()  # it was renamed in the same folder
 
 
 @pytest.mark.slow
@@ -349,71 +349,71 @@ def test_inception_loads_and_repeats_one_channel(tmp_path, monkeypatch):
     torch.save(net.state_dict(), tmp_path / "weights.pth")
     path = tmp_path / "weights.pth"
     monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    found = features.inception_net(path)
+    net = features.inception_net(path)
     x = torch.randint(256, (2, 1, 8, 8)).byte()
-    h, logits = found(x, torch.device("cpu"))
+    h, logits = net(x, torch.device("cpu"))
     assert (h.shape, logits.shape) == ((2, 2048), (2, 1008))
-    assert torch.equal(h, found(x.repeat(1, 3, 1, 1), torch.device("cpu"))[0])
+    assert torch.equal(h, net(x.repeat(1, 3, 1, 1), torch.device("cpu"))[0])
 
 
 # --------------------------------------------------------------------------------------------------------- diversity
 
 
-def diverse(draw: Callable[[int], Tensor], data: Dataset) -> tuple[float | None, str | None]:
-    found = diversity.measure(evaluated(data, draw))["diversity"]
-    return found.value, found.verdict
+def diversity_of(draw: Callable[[int], Tensor], data: Dataset) -> tuple[float | None, str | None]:
+    measurement = diversity.measure(evaluation_of(data, draw))["diversity"]
+    return measurement.value, measurement.verdict
 
 
 @pytest.mark.parametrize("part", [1.0, 0.5, 0.125])
-def test_the_diversity_of_a_part_of_the_data_is_that_part(part):
+def test_diversity_is_the_part_of_the_data_that_is_covered(part):
     line = Dataset(Space((1,)), *torch.rand(3, 1000, 1))
-    values = [diverse(lambda n: torch.rand(n, 1) * part, line) for _ in range(20)]
+    values = [diversity_of(lambda n: torch.rand(n, 1) * part, line) for _ in range(20)]
     assert np.mean([value for value, _ in values]) == pytest.approx(part, rel=0.1)
     assert {verdict for _, verdict in values} == {None}
 
 
-def test_a_constant_and_a_hundredth_of_the_data_have_collapsed_and_what_spreads_has_not():
+def test_a_constant_and_a_hundredth_of_the_data_are_collapsed_and_wider_samples_are_not():
     plane = Dataset(Space((2,)), *torch.randn(3, 1000, 2))
-    assert diverse(lambda n: torch.ones(n, 2), plane) == (pytest.approx(0.001, rel=0.01), "collapsed")
-    assert diverse(lambda n: 0.1 * torch.randn(n, 2), plane) == (pytest.approx(0.01, rel=0.1), "collapsed")
-    value, verdict = diverse(lambda n: 2 * torch.randn(n, 2), plane)
+    assert diversity_of(lambda n: torch.ones(n, 2), plane) == (pytest.approx(0.001, rel=0.01), "collapsed")
+    assert diversity_of(lambda n: 0.1 * torch.randn(n, 2), plane) == (pytest.approx(0.01, rel=0.1), "collapsed")
+    value, verdict = diversity_of(lambda n: 2 * torch.randn(n, 2), plane)
     assert (value > 3, verdict) == (True, None)
 
 
-def test_digits_are_as_diverse_as_others_and_one_of_them_is_not():
-    assert diverse(copies(DIGITS.test), DIGITS)[1] is None
-    value, verdict = diverse(lambda n: DIGITS.train[:1].expand(n, -1, -1, -1), DIGITS)
+def test_new_digits_are_not_collapsed_and_a_single_digit_is():
+    assert diversity_of(resample(DIGITS.test), DIGITS)[1] is None
+    value, verdict = diversity_of(lambda n: DIGITS.train[:1].expand(n, -1, -1, -1), DIGITS)
     assert (value, verdict) == (pytest.approx(0.001, rel=0.02), "collapsed")
 
 
-# ------------------------------------------------------------------------------------------------------ memorisation
+# ------------------------------------------------------------------------------------------------------ memorization
 
 
-def test_the_z_score_is_that_of_mann_and_whitney():
+def test_the_z_score_is_that_of_the_mann_whitney_test():
     a, b = torch.rand(40), torch.rand(30) + 0.2
     two_sided = mannwhitneyu(a, b, use_continuity=False, method="asymptotic").pvalue
     assert 2 * torch.special.ndtr(torch.tensor(z_score(a, b))).item() == pytest.approx(two_sided, rel=1e-4)
 
 
-def test_the_memorization_score_weights_cells_by_the_shares_of_test_points() -> None:
+def test_data_copying_weights_cells_by_their_number_of_test_points() -> None:
     """A Non-Parametric Test to Detect Data-Copying (2020), section 3; cells with fewer than five of either are out."""
     generator = torch.Generator().manual_seed(0)
-    of_fake, of_test = torch.tensor([12, 40, 30, 4]), torch.tensor([30, 10, 4, 50])
-    cells, new_cells = (torch.arange(4).repeat_interleave(counts) for counts in (of_fake, of_test))
-    near, new = (torch.rand(len(of), generator=generator) + 0.3 * of for of in (cells, new_cells))
+    counts = torch.tensor([12, 40, 30, 4]), torch.tensor([30, 10, 4, 50])  # of samples and test points in each cell
+    cells, new_cells = (torch.arange(4).repeat_interleave(n) for n in counts)
+    near, new = (torch.rand(len(c), generator=generator) + 0.3 * c for c in (cells, new_cells))
     near[cells == 1] -= 0.2
     first, second = (z_score(near[cells == cell], new[new_cells == cell]) for cell in (0, 1))
     assert abs(first - second) > 1
-    assert copying(near, new, cells, new_cells) == pytest.approx((30 * first + 10 * second) / 40)
-    assert copying(near[:4], new, cells[:4], new_cells) is None
+    assert data_copying(near, new, cells, new_cells) == pytest.approx((30 * first + 10 * second) / 40)
+    assert data_copying(near[:4], new, cells[:4], new_cells) is None
 
 
-def test_copies_are_nearer_than_new_points_and_new_points_are_not():
-    law = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
-    data = Dataset(Space((3,)), law.sample((3000,)), law.sample((10,)), law.sample((1500,)))
+def test_copies_are_nearer_than_new_points():
+    normal = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
+    data = Dataset(Space((3,)), normal.sample((3000,)), normal.sample((10,)), normal.sample((1500,)))
     copied, new, far = (
-        memorisation.measure(evaluated(data, draw))
-        for draw in (copies(data.train), lambda n: law.sample((n,)), lambda n: 5 + law.sample((n,)))
+        memorisation.measure(evaluation_of(data, draw))
+        for draw in (resample(data.train), lambda n: normal.sample((n,)), lambda n: 5 + normal.sample((n,)))
     )
     assert copied["nearer_than_new"].value == 1
     assert copied["data_copying"].value < -10
@@ -422,8 +422,8 @@ def test_copies_are_nearer_than_new_points_and_new_points_are_not():
     assert far["nearer_than_new"].value < 0.05
 
 
-def test_images_are_drawn_beside_their_nearest_training_points():
-    evaluation = evaluated(DIGITS, copies(DIGITS.train))
+def test_the_picture_shows_samples_beside_their_nearest_training_points():
+    evaluation = evaluation_of(DIGITS, resample(DIGITS.train))
     memorisation.measure(evaluation)
     assert evaluation.files["neighbours.png"].startswith(b"\x89PNG")
 
@@ -443,35 +443,35 @@ def test_images_of_any_shape_make_a_picture_of_bounded_size(shape, levels):
     picture = grid(x, Space(shape, levels))
     assert picture.dtype == torch.uint8
     assert picture.shape[2] == 3
-    assert max(picture.shape[:2]) <= LARGEST
-    assert len(picture.unique()) > 2, "more than a frame around nothing"
+    assert max(picture.shape[:2]) <= MAX_PIXELS
+    assert len(picture.unique()) > 2, "more than an empty frame"
 
 
-def test_one_channel_is_grey_three_are_colours_and_others_stand_side_by_side():
+def test_one_channel_is_gray_three_are_colors_and_others_are_side_by_side():
     x = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 4, 1, 1).expand(-1, -1, 2, 2)
     row = grid(x, Space((4, 2, 2), None))
     middle = row[len(row) // 2, LINE:-LINE]
     assert middle.unique_consecutive(dim=0).tolist() == [[0] * 3, [255] * 3, [128] * 3, [64] * 3]
-    colours = grid(x[:, :3], Space((3, 2, 2), None))
-    assert colours[len(colours) // 2, len(colours) // 2].tolist() == [0, 255, 128]
+    colors = grid(x[:, :3], Space((3, 2, 2), None))
+    assert colors[len(colors) // 2, len(colors) // 2].tolist() == [0, 255, 128]
 
 
 @pytest.mark.parametrize("value", [0.0, -7.5, 3e38])
-def test_constant_images_and_a_constant_plane_have_a_picture(value):
+def test_constant_images_and_constant_points_have_a_picture(value):
     assert grid(torch.full((64, 1, 8, 8), value), Space((1, 8, 8), None)).unique().tolist() == [0, 128]
     assert histogram(torch.zeros(10, 2), 0.0).shape == (384, 384, 3)
 
 
-def test_reals_as_large_as_there_are_keep_their_order_in_a_picture():
+def test_the_largest_floats_keep_their_order_in_a_picture():
     x = torch.tensor([-3e38, 0.0, 3e38]).view(1, 1, 1, 3)
     middle = grid(x, Space((1, 1, 3), None))[:, LINE:-LINE]
     assert middle[len(middle) // 2].unique_consecutive(dim=0)[:, 0].tolist() == [0, 128, 255]
 
 
-def test_memorisation_of_fewer_points_than_cells_has_a_value_and_no_warning(recwarn):
+def test_memorization_of_fewer_points_than_cells_has_a_value_and_no_warning(recwarn):
     data = Dataset(Space((2,)), *torch.randn(3, 8, 2).unbind())
-    measurements = memorisation.measure(evaluated(data, copies(data.train)))
+    measurements = memorisation.measure(evaluation_of(data, resample(data.train)))
     assert measurements["nearer_than_new"].value > 0.5
     assert [str(w.message) for w in recwarn if "cluster" in str(w.message)] == []
     one = Dataset(Space((2,)), torch.zeros(8, 2), torch.zeros(1, 2), torch.zeros(1, 2))
-    assert memorisation.measure(evaluated(one, copies(one.train)))["nearer_than_new"].stderr is None
+    assert memorisation.measure(evaluation_of(one, resample(one.train)))["nearer_than_new"].stderr is None

@@ -22,7 +22,7 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_optimal_q_is_the_posterior_where_that_is_gaussian(start: float) -> None:
     model = LinearGaussian()
     far = torch.full((5, 2), start).double()
-    best = model.optimized(X, far, torch.zeros_like(far), tolerance=1e-3, max_steps=400)
+    best = model.optimize_posterior(X, far, torch.zeros_like(far), tolerance=1e-3, max_steps=400)
     mu, logvar = model.posterior(X)
     torch.testing.assert_close(best.mu, mu, rtol=0, atol=0.03)
     torch.testing.assert_close(best.logvar, logvar, rtol=0, atol=0.15)  # 0.006 nats per dimension
@@ -33,7 +33,7 @@ def test_optimal_q_is_the_posterior_where_that_is_gaussian(start: float) -> None
 def test_elbo_gap_of_the_optimal_q_is_below_the_tolerance() -> None:
     model = LinearGaussian()
     start = torch.zeros(5, 2).double()
-    best = model.optimized(X, start, start, tolerance=0.05, max_steps=400)
+    best = model.optimize_posterior(X, start, start, tolerance=0.05, max_steps=400)
     model.posterior = lambda x: (best.mu, best.logvar)
     with torch.no_grad():
         gap = model.truth(X) - model.elbo_of(X, best.mu, best.logvar, 20_000)

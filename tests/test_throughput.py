@@ -1,4 +1,4 @@
-"""Throughput is points over wall time of complete steps, in bounded time on any machine."""
+"""Throughput is points per second of complete steps, measured in bounded time on any machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from genbench.dataset import Dataset, Space
 from genbench.evaluation import Evaluation
 from genbench.metrics import throughput as module
-from genbench.metrics.throughput import SECONDS, Training, memory, rise, speed, throughput
+from genbench.metrics.throughput import MIN_SECONDS, Training, memory, rise, speed, throughput
 from genbench.models.flows.linear import Linear
 from genbench.models.gans.gan import GAN
 from genbench.models.vaes.vqvae import FlatVQVAE
@@ -24,13 +24,13 @@ PLANE = Dataset(Space((2,)), X, X, X)
 
 
 class Clock:
-    """A clock that only calls move."""
+    """A clock that only advances during calls."""
 
     def __init__(self) -> None:
         self.now, self.calls = 0.0, 0
 
     def call(self, seconds: Callable[[int], float]) -> Callable[[], None]:
-        """Return a call whose number i takes `seconds(i)`."""
+        """Return a function whose call number i takes `seconds(i)`."""
 
         def timed() -> None:
             self.now += seconds(self.calls)
@@ -51,24 +51,24 @@ def run(**changes: object) -> Run:
     return Run(**base | {"optimizer": {"ema": 0.5}} | changes)
 
 
-# ------------------------------------------------------------------------------------------------- points over time
+# ------------------------------------------------------------------------------------------------- points per second
 
 
 @pytest.mark.parametrize("duration", [1e-5, 0.004, 0.3])
-def test_the_rate_is_points_over_the_time_of_a_call(clock: Clock, duration: float) -> None:
+def test_throughput_is_points_divided_by_the_time_of_a_call(clock: Clock, duration: float) -> None:
     rate = speed(clock.call(lambda _: duration), 128, CPU)
     assert rate.value == pytest.approx(128 / duration)
     assert rate.raw == pytest.approx([128 / duration] * rate.n)
     assert (rate.unit, rate.better, rate.impl) == ("samples/s", "higher", "throughput 2")
 
 
-def test_the_rate_of_a_call_that_sleeps() -> None:
+def test_throughput_of_a_call_that_sleeps() -> None:
     rate = speed(lambda: time.sleep(0.02), 10, CPU)
     assert 10 / 0.04 < rate.value <= 10 / 0.02
 
 
-def test_repetitions_are_counted_and_the_median_is_of_them(clock: Clock) -> None:
-    durations = [1.0, 0.1, 0.2, 0.4, 0.8]  # the first warms up; the others last over a second, so three are enough
+def test_the_value_is_the_median_of_the_repetitions(clock: Clock) -> None:
+    durations = [1.0, 0.1, 0.2, 0.4, 0.8]  # the first is warm-up; the others last over a second, so three are enough
     rate = speed(clock.call(lambda i: durations[i]), 1, CPU)
     assert rate.raw == pytest.approx((10.0, 5.0, 2.5))
     assert (rate.n, rate.value, clock.calls) == (3, pytest.approx(5.0), 4)
@@ -76,18 +76,16 @@ def test_repetitions_are_counted_and_the_median_is_of_them(clock: Clock) -> None
 
 
 @pytest.mark.parametrize(("duration", "repetitions"), [(1.4, 3), (3.0, 1), (1000.0, 1)])
-def test_a_slow_call_is_timed_at_least_once_and_the_rest_is_bounded(
-    clock: Clock, duration: float, repetitions: int
-) -> None:
+def test_a_slow_call_is_timed_at_least_once_in_bounded_time(clock: Clock, duration: float, repetitions: int) -> None:
     rate = speed(clock.call(lambda _: duration), 7, CPU)
     assert (rate.n, rate.value) == (repetitions, pytest.approx(7 / duration))
-    assert clock.now <= max(module.LIMIT + duration, 2 * duration)
+    assert clock.now <= max(module.HARD_LIMIT + duration, 2 * duration)
 
 
-def test_a_machine_that_slows_down_a_thousandfold_does_not_take_a_thousand_times_as_long(clock: Clock) -> None:
-    """One call of 10 us at first, and then each of 10 ms."""
+def test_measuring_stays_short_on_a_machine_that_becomes_a_thousand_times_slower(clock: Clock) -> None:
+    """The first calls take 10 us, and later ones 10 ms."""
     rate = speed(clock.call(lambda i: 1e-5 if i < 5 else 1e-2), 1, CPU)
-    assert clock.now < 7 * SECONDS
+    assert clock.now < 7 * MIN_SECONDS
     assert rate.value == pytest.approx(100)
 
 
@@ -95,7 +93,7 @@ def test_a_machine_that_slows_down_a_thousandfold_does_not_take_a_thousand_times
 
 
 def timed_gan(clock: Clock, repeats: int) -> GAN:
-    """Return a GAN whose critic's loss takes .01 s, and the generator's .02 s."""
+    """Return a GAN whose critic loss takes .01 s, and whose generator loss takes .02 s."""
     torch.manual_seed(0)
     model = GAN(PLANE.space, hidden=(4,), critic_steps=repeats)
     for name, seconds in (("critic_loss", 0.01), ("generator_loss", 0.02)):
@@ -115,7 +113,7 @@ def test_a_step_of_a_gan_counts_its_points_once(clock: Clock, repeats: int) -> N
     assert speed(training.step, 16, CPU).value == pytest.approx(16 / (0.01 * repeats + 0.02))
 
 
-def test_the_metric_counts_points_of_a_training_batch(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_metric_counts_the_points_of_a_training_batch(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     def step(self: Training) -> None:
         clock.now += 0.5
 
@@ -131,7 +129,7 @@ def test_the_metric_counts_points_of_a_training_batch(clock: Clock, monkeypatch:
     assert throughput.measure(Evaluation(gan, PLANE, run()))["train_throughput"].value == 32
 
 
-def test_a_step_gathers_its_batches_and_moves_weights_and_their_averages() -> None:
+def test_a_step_gathers_its_batches_and_updates_weights_and_their_averages() -> None:
     torch.manual_seed(0)
     training, gathered = Training(GAN(PLANE.space, hidden=(4,), critic_steps=3), PLANE, run(), CPU), []
     batch = training.batch
@@ -143,8 +141,8 @@ def test_a_step_gathers_its_batches_and_moves_weights_and_their_averages() -> No
         assert not all(map(torch.equal, old, new))
 
 
-def test_steps_cover_the_stages_of_a_run_by_their_shares() -> None:
-    """A model of codes learns them for .6 of the run, and then the prior over them."""
+def test_steps_cover_the_stages_of_a_run_in_proportion() -> None:
+    """A VQ-VAE learns its codes for 60 % of the run, and then the prior over them."""
     space = Space((1, 4, 4), 5)
     x = torch.randint(5, (32, 1, 4, 4)).byte()
     model = FlatVQVAE(space, codes=4, dim=2, width=8, depth=1, heads=1)
@@ -167,8 +165,8 @@ def test_memory_counts_averaged_weights_and_the_stage_that_needs_most() -> None:
     assert bytes_of(ema=0.5) - bytes_of() == pytest.approx(weights, abs=0.5 * weights)
 
 
-def test_memory_of_a_gpu_is_what_the_call_adds_at_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 bytes are allocated before; the call takes 300 more, of which 100 stay."""
+def test_gpu_memory_is_what_a_call_adds_at_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 bytes are allocated before the call, which allocates 300 more and frees 200 of them."""
     device = {"now": 1000, "peak": 5000}
 
     def call() -> None:

@@ -1,4 +1,4 @@
-"""The boundary: what data sets and models give is accepted as promised, or refused in one line that names the fault."""
+"""Validation: valid data sets and models pass unchanged, and others are rejected in one line that names the problem."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from genbench.validation.datasets import InvalidData, check_dataset, check_densi
 from genbench.validation.models import InvalidModel
 
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-GREY = torch.randint(0, 17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+GRAY = torch.randint(0, 17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 BINARY = torch.randint(0, 2, (40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 NAN, INF = math.nan, math.inf
 
@@ -35,8 +35,8 @@ def reals(x: Any = X, **changes: Any) -> Dataset:
     return replace(Dataset(Space((2,)), x, X[:5], X[:9]), **changes)
 
 
-def grey(x: Any = GREY, levels: Any = 17, **changes: Any) -> Dataset:
-    return replace(Dataset(Space((1, 8, 8), levels), x, GREY[:5], GREY[:9]), **changes)
+def gray(x: Any = GRAY, levels: Any = 17, **changes: Any) -> Dataset:
+    return replace(Dataset(Space((1, 8, 8), levels), x, GRAY[:5], GRAY[:9]), **changes)
 
 
 def binary(**changes: Any) -> Dataset:
@@ -53,14 +53,14 @@ LABELS = (torch.arange(40) % 3, torch.zeros(5, dtype=torch.long), torch.ones(9, 
 
 # ------------------------------------------------------------------------------------------------------- data sets
 
-REFUSED: dict[str, tuple[Any, str]] = {
-    "no data set": ([X, X, X], "its loader returned a value of type list, not a Dataset"),
+INVALID: dict[str, tuple[Any, str]] = {
+    "not a data set": ([X, X, X], "its loader returned a value of type list, not a Dataset"),
     "nothing": (None, "its loader returned None"),
     "no space": (reals(space=(2,)), "space is a value of type tuple, not a Space"),
     "a shape that is a list": (reals(space=Space([2])), r"space.shape is \[2\]; expected a tuple"),
     "no dimensions": (reals(space=Space(())), "space.shape is"),
     "a size of zero": (reals(space=Space((2, 0))), "space.shape is"),
-    "one level": (binary(space=Space((3,), 1)), "space.levels is 1; expected an integer from 2 on"),
+    "one level": (binary(space=Space((3,), 1)), "space.levels is 1; expected an integer of at least 2"),
     "no level": (binary(space=Space((3,), 0)), "space.levels is 0"),
     "levels that are no integer": (binary(space=Space((3,), 2.0)), r"space.levels is 2\.0"),
     "levels that are true": (binary(space=Space((3,), True)), "space.levels is True"),
@@ -68,28 +68,28 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sparse": (reals(X.to_sparse()), "split train is torch.sparse_coo on cpu"),
     "on a device": (reals(X.to("meta")), "split train is torch.strided on meta"),
     "another shape": (reals(torch.cat((X, X), 1)), r"split train has shape \(40, 4\); expected \(N, 2\)"),
-    "another shape of a later split": (grey(test=GREY[:9, 0]), r"split test has shape \(9, 8, 8\); expected \(N, 1"),
+    "another shape of a later split": (gray(test=GRAY[:9, 0]), r"split test has shape \(9, 8, 8\); expected \(N, 1"),
     "a number": (reals(torch.tensor(3.0)), r"split train has shape \(\)"),
     "no training points": (reals(X[:0]), "split train is empty"),
     "no validation points": (reals(validation=X[:0]), "split validation is empty"),
-    "no test points": (grey(test=GREY[:0]), "split test is empty"),
+    "no test points": (gray(test=GRAY[:0]), "split test is empty"),
     "integers for reals": (reals(X.long()), "split train is int64, but its space is of reals"),
     "complex": (reals(X.to(torch.complex64)), "split train is complex64"),
     "NaN": (reals(with_value(X, NAN)), r"split train has 1 values that are not finite, the first nan at point 3"),
     "infinity": (reals(validation=with_value(X[:5], -INF)), "split validation has 1 values that are not finite"),
     "beyond float32": (reals(test=with_value(X[:9], 1e300, torch.float64)), "split test .* not finite, the first inf"),
-    "floats of levels": (grey(GREY / 16), "split train is float32, but its space declares 17 levels; convert"),
-    "whole floats of levels": (grey(validation=GREY[:5].float()), "split validation is float32, but"),
-    "above the levels": (grey(with_value(GREY, 17)), "split train holds 17, but its space declares 17 levels"),
-    "above the levels, test": (grey(test=with_value(GREY[:9], 255)), "split test holds 255"),
-    "below 0": (grey(with_value(GREY, -1, torch.int64)), "split train holds -1"),
-    "labels of one split": (grey(labels=LABELS[0]), r"labels are a tensor of int64.*expected \(train, valid"),
-    "two labels": (grey(labels=LABELS[:2]), "labels are a value of type tuple"),
-    "labels too few": (grey(labels=(LABELS[0][:-1], *LABELS[1:])), r"labels of split train have shape \(39,\)"),
-    "labels one-hot": (grey(labels=(*LABELS[:2], torch.eye(9))), r"labels of split test have shape \(9, 9\)"),
-    "labels of floats": (grey(labels=(LABELS[0], LABELS[1].float(), LABELS[2])), "labels of split validation are"),
-    "labels below 0": (grey(labels=(LABELS[0] - 1, *LABELS[1:])), "labels of split train hold -1"),
-    "labels in a list": (grey(labels=([1] * 40, *LABELS[1:])), "labels of split train is a value of type list"),
+    "floats of levels": (gray(GRAY / 16), "split train is float32, but its space declares 17 levels; convert"),
+    "whole floats of levels": (gray(validation=GRAY[:5].float()), "split validation is float32, but"),
+    "above the levels": (gray(with_value(GRAY, 17)), "split train holds 17, but its space declares 17 levels"),
+    "above the levels, test": (gray(test=with_value(GRAY[:9], 255)), "split test holds 255"),
+    "below 0": (gray(with_value(GRAY, -1, torch.int64)), "split train holds -1"),
+    "labels of one split": (gray(labels=LABELS[0]), r"labels are a tensor of int64.*expected \(train, valid"),
+    "two labels": (gray(labels=LABELS[:2]), "labels are a value of type tuple"),
+    "labels too few": (gray(labels=(LABELS[0][:-1], *LABELS[1:])), r"labels of split train have shape \(39,\)"),
+    "labels one-hot": (gray(labels=(*LABELS[:2], torch.eye(9))), r"labels of split test have shape \(9, 9\)"),
+    "labels of floats": (gray(labels=(LABELS[0], LABELS[1].float(), LABELS[2])), "labels of split validation are"),
+    "labels below 0": (gray(labels=(LABELS[0] - 1, *LABELS[1:])), "labels of split train hold -1"),
+    "labels in a list": (gray(labels=([1] * 40, *LABELS[1:])), "labels of split train is a value of type list"),
     "probs above 1": (binary(bernoulli_probs=BINARY * 1.5), "bernoulli_probs hold 1.5; expected probabilities"),
     "probs below 0": (binary(bernoulli_probs=BINARY - 0.5), "bernoulli_probs hold -0.5"),
     "probs NaN": (
@@ -97,11 +97,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "bernoulli_probs has 1 values that are not finite",
     ),
     "probs of another shape": (binary(bernoulli_probs=torch.rand(39, 3)), r"bernoulli_probs have shape \(39, 3\)"),
-    "probs of more levels": (grey(bernoulli_probs=GREY / 16), "bernoulli_probs are of binary data, but levels=17"),
+    "probs of more levels": (gray(bernoulli_probs=GRAY / 16), "bernoulli_probs are of binary data, but levels=17"),
     "probs of reals": (reals(bernoulli_probs=X.sigmoid()), "bernoulli_probs are of binary data, but levels=None"),
     "a truth that is a number": (reals(log_prob=-1.0), "log_prob is a value of type float"),
-    "a truth a dimension": (reals(log_prob=lambda x: -(x**2)), r"its log_prob returned a tensor of float32 and"),
-    "a truth a batch": (reals(log_prob=lambda x: -(x**2).sum()), r"its log_prob returned a tensor of float32 and"),
+    "a truth per dimension": (reals(log_prob=lambda x: -(x**2)), r"its log_prob returned a tensor of float32 and"),
+    "a truth per batch": (reals(log_prob=lambda x: -(x**2).sum()), r"its log_prob returned a tensor of float32 and"),
     "a truth of integers": (reals(log_prob=lambda x: x[:, 0].long()), "its log_prob returned a tensor of int64"),
     "a truth that is NaN": (reals(log_prob=lambda x: x[:, 0] * NAN), "its log_prob is nan at point 0 of split test"),
     "a truth that fails": (reals(log_prob=lambda x: x[:, 5]), "its log_prob failed with IndexError"),
@@ -112,9 +112,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_bad_data_are_refused_with_their_name_and_the_problem(case: str) -> None:
-    data, problem = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_data_are_rejected_with_their_name_and_the_problem(case: str) -> None:
+    data, problem = INVALID[case]
     with pytest.raises(InvalidData, match=problem) as error:
         check_dataset("mine:set", data)
     assert str(error.value).startswith("data mine:set: ")
@@ -130,41 +130,41 @@ def test_reals_of_other_precision_become_float32(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16])
-def test_integers_are_integers_whatever_their_type(dtype: torch.dtype) -> None:
-    data = check_dataset("d", grey(GREY.to(dtype)))
-    assert torch.equal(data.train.long(), GREY.long())
+def test_integers_of_any_type_are_accepted(dtype: torch.dtype) -> None:
+    data = check_dataset("d", gray(GRAY.to(dtype)))
+    assert torch.equal(data.train.long(), GRAY.long())
     assert data.train.dtype == data.validation.dtype == data.test.dtype, "splits can be joined"
     truths = check_dataset("d", binary(train=BINARY.bool()))
     assert torch.equal(truths.train, BINARY)
 
 
-def test_good_data_are_passed_through_as_they_are() -> None:
+def test_valid_data_are_returned_unchanged() -> None:
     truth = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
     for data in (
         reals(log_prob=truth.log_prob, entropy=1.0, modes=Modes(torch.zeros(1, 2), 1.0)),
-        grey(labels=LABELS),
+        gray(labels=LABELS),
         binary(bernoulli_probs=BINARY * 0.5),
         Dataset(Space((2,)), X[:1], X[:1], X[:1]),
     ):
         assert check_dataset("d", data) is data
-    labels = check_dataset("d", grey(labels=[y.to(torch.int32) for y in LABELS])).labels
+    labels = check_dataset("d", gray(labels=[y.to(torch.int32) for y in LABELS])).labels
     assert all(torch.equal(y, z) and y.dtype == torch.int64 for y, z in zip(labels, LABELS, strict=True))
     assert not check_dataset("d", reals(X.clone().requires_grad_())).train.requires_grad
 
 
 @pytest.mark.parametrize("name", [name for name in names("datasets") if not name.startswith(("vision", "tabular"))])
-def test_every_data_set_of_our_own_passes_unchanged(name: str) -> None:
+def test_every_registered_data_set_passes_unchanged(name: str) -> None:
     data = load_dataset(name)
     assert check_dataset(name, data) is data
     check_density(name, data)
 
 
-def test_constant_integers_are_data_and_a_constant_column_of_reals_has_no_density() -> None:
-    blank = grey(torch.zeros_like(GREY))
+def test_constant_integers_are_valid_and_a_constant_column_of_reals_has_no_density() -> None:
+    blank = gray(torch.zeros_like(GRAY))
     assert check_dataset("d", blank) is blank
     check_density("d", blank)
     flat = reals(torch.stack((X[:, 0], torch.full((40,), 0.5)), 1))
-    assert check_dataset("d", flat) is flat, "what has no likelihood can learn it"
+    assert check_dataset("d", flat) is flat, "models without a likelihood can use it"
     with pytest.raises(InvalidData, match=r"data d: split train is constant in column 1 \(always 0.5\)"):
         check_density("d", flat)
 
@@ -214,13 +214,13 @@ class Normal(Model):
         return self.mu + torch.randn(n, 2)
 
 
-def gives(method: str, value: Callable[[Tensor], Any], base: type[Model] = Normal) -> type[Model]:
-    """Return a model of which one method gives `value` of what it should."""
-    right = getattr(base, method)
-    return type("Mine", (base,), {method: lambda self, *args: value(right(self, *args))})
+def with_method(method: str, value: Callable[[Tensor], Any], base: type[Model] = Normal) -> type[Model]:
+    """Return a model class of which one method returns `value` of its correct result."""
+    original = getattr(base, method)
+    return type("Mine", (base,), {method: lambda self, *args: value(original(self, *args))})
 
 
-def recorded(tmp_path: Path, monkeypatch: Any, model: Any, data: Dataset | None = None, **changes: Any) -> Record:
+def record_of(tmp_path: Path, monkeypatch: Any, model: Any, data: Dataset | None = None, **changes: Any) -> Record:
     """Return the record of a run of `model` on `data`."""
     plugin = ModuleType("mine")
     vars(plugin).update(m=model, d=loader_of(data or reals()))
@@ -229,8 +229,8 @@ def recorded(tmp_path: Path, monkeypatch: Any, model: Any, data: Dataset | None 
     return perform(Run(**(base | {"metrics": ("likelihood",)} | changes)), work=str(tmp_path))
 
 
-class Apart(Normal):
-    """Its loss does not ask for its log_prob."""
+class SeparateLoss(Normal):
+    """A model whose loss does not use its log_prob."""
 
     def loss(self, x: Tensor) -> Tensor:
         return -Normal.log_prob(self, x).mean()
@@ -252,25 +252,25 @@ class Apart(Normal):
         (lambda y: (y, y), "a value of type tuple; expected a tensor"),
     ],
 )
-def test_a_log_prob_of_another_kind_is_an_error(
+def test_an_invalid_log_prob_is_an_error(
     tmp_path: Path, monkeypatch: Any, value: Callable[[Tensor], Any], problem: str
 ) -> None:
-    """At the first check of a training, and where a metric asks for it first."""
-    model, data = gives("log_prob", value, Apart), reals(validation=X[:9])
+    """At the first check during training, and where a metric uses it first."""
+    model, data = with_method("log_prob", value, SeparateLoss), reals(validation=X[:9])
     for steps in (0, 4):
-        record = recorded(tmp_path / str(steps), monkeypatch, model, data, steps=steps)
+        record = record_of(tmp_path / str(steps), monkeypatch, model, data, steps=steps)
         assert record.status == "error"
         assert f"InvalidModel: Mine.log_prob returned {problem}" in record.error
 
 
 @pytest.mark.parametrize("steps", [0, 4])
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_a_likelihood_that_is_no_number_has_diverged(
+def test_a_likelihood_that_is_not_finite_means_diverged(
     tmp_path: Path, monkeypatch: Any, value: float, steps: int
 ) -> None:
-    record = recorded(tmp_path, monkeypatch, gives("log_prob", lambda y: y + value, Apart), steps=steps)
+    record = record_of(tmp_path, monkeypatch, with_method("log_prob", lambda y: y + value, SeparateLoss), steps=steps)
     assert record.status == "diverged"
-    assert record.selected_step == steps, "the last weights, for no score was finite"
+    assert record.selected_step == steps, "the last weights, since no score was finite"
     assert record.weights == (None if steps == 0 else "last")
 
 
@@ -285,10 +285,10 @@ def test_a_likelihood_that_is_no_number_has_diverged(
         (lambda y: y + 1j, "complex64; expected floating point"),
     ],
 )
-def test_a_loss_of_another_kind_is_an_error(
+def test_an_invalid_loss_is_an_error(
     tmp_path: Path, monkeypatch: Any, value: Callable[[Tensor], Any], problem: str
 ) -> None:
-    record = recorded(tmp_path, monkeypatch, gives("loss", value))
+    record = record_of(tmp_path, monkeypatch, with_method("loss", value))
     assert record.status == "error"
     assert record.error.startswith(f"InvalidModel: Mine.loss returned {problem}")
 
@@ -305,15 +305,15 @@ def test_a_loss_of_another_kind_is_an_error(
         (lambda x: x.tolist(), "Mine.sample returned a value of type list; expected a tensor"),
     ],
 )
-def test_samples_of_another_kind_are_an_error(value: Callable[[Tensor], Any], problem: str) -> None:
-    model = gives("sample", value)(Space((2,)))
+def test_invalid_samples_are_an_error(value: Callable[[Tensor], Any], problem: str) -> None:
+    model = with_method("sample", value)(Space((2,)))
     with pytest.raises(InvalidModel) as error:
         Evaluation(model, reals(), Run(suite="s", name="n", model="m", data="d")).sampled(10)
     assert problem in str(error.value)
 
 
 class Bits(Model):
-    """Samples that are set from outside."""
+    """A model with given samples."""
 
     def __init__(self, space: Space, x: Tensor) -> None:
         super().__init__(space)
@@ -333,34 +333,36 @@ class Bits(Model):
 )
 def test_samples_outside_the_levels_are_an_error(x: Tensor, problem: str) -> None:
     with pytest.raises(InvalidModel) as error:
-        evaluated(x).sampled(10)
+        evaluation_of(x).sampled(10)
     assert f"Bits.sample returned a tensor that {problem}" in str(error.value)
 
 
-def evaluated(x: Tensor) -> Evaluation:
+def evaluation_of(x: Tensor) -> Evaluation:
     return Evaluation(Bits(Space((3,), 2), x), binary(), Run(suite="s", name="n", model="m", data="d"))
 
 
-def test_samples_come_in_the_type_of_the_data() -> None:
+def test_samples_have_the_type_of_the_data() -> None:
     for x in (torch.tensor([0, 1, 1]), torch.tensor([False, True, True])):
-        samples = evaluated(x).sampled(10)
+        samples = evaluation_of(x).sampled(10)
         assert samples.dtype == torch.uint8
         assert torch.equal(samples, x.byte().expand(10, 3))
-    double = gives("sample", Tensor.double)(Space((2,)))
+    double = with_method("sample", Tensor.double)(Space((2,)))
     assert Evaluation(double, reals(), Run(suite="s", name="n", model="m", data="d")).samples.dtype == torch.float32
 
 
-def test_log_weights_are_a_row_a_draw() -> None:
-    evaluation = Evaluation(gives("log_prob", lambda y: y)(Space((2,))), reals(), evaluated(torch.zeros(3)).run)
+def test_log_weights_have_one_row_per_draw() -> None:
+    evaluation = Evaluation(
+        with_method("log_prob", lambda y: y)(Space((2,))), reals(), evaluation_of(torch.zeros(3)).run
+    )
     assert evaluation.log_weights_of(X, 5).shape == (1, 40)
     for wrong in (lambda y: y.T, lambda y: y[0], lambda y: y.expand(6, -1), lambda y: y[:0]):
-        evaluation.model = gives("log_weights", wrong)(Space((2,)))
+        evaluation.model = with_method("log_weights", wrong)(Space((2,)))
         with pytest.raises(InvalidModel, match=r"Mine.log_weights returned a tensor of .* for 5 draws of 40 points"):
             evaluation.log_weights_of(X, 5)
 
 
 class Undefined(Normal):
-    """It has neither of the methods that it says it has."""
+    """A model without the methods that it claims to have."""
 
     log_prob = Model.log_prob
     sample = Model.sample
@@ -369,36 +371,36 @@ class Undefined(Normal):
         return (x - self.mu).square().mean()
 
 
-def test_methods_that_are_promised_and_missing_are_named(tmp_path: Path, monkeypatch: Any) -> None:
-    record = recorded(tmp_path / "a", monkeypatch, Undefined)
+def test_missing_methods_are_named(tmp_path: Path, monkeypatch: Any) -> None:
+    record = record_of(tmp_path / "a", monkeypatch, Undefined)
     assert record.error.endswith("Undefined has no likelihood; define log_prob, or set likelihood = None")
-    silent = type("Silent", (Undefined,), {"likelihood": None})
-    record = recorded(tmp_path / "b", monkeypatch, silent, metrics=("diversity",))
-    assert record.error.endswith("Silent has no samples; define sample, or set generative = False")
+    without_likelihood = type("WithoutLikelihood", (Undefined,), {"likelihood": None})
+    record = record_of(tmp_path / "b", monkeypatch, without_likelihood, metrics=("diversity",))
+    assert record.error.endswith("WithoutLikelihood has no samples; define sample, or set generative = False")
 
 
-def test_what_is_no_model_is_named(tmp_path: Path, monkeypatch: Any) -> None:
-    record = recorded(tmp_path, monkeypatch, lambda space: nn.Linear(2, 2))
+def test_what_is_not_a_model_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    record = record_of(tmp_path, monkeypatch, lambda space: nn.Linear(2, 2))
     assert record.error == "InvalidModel: model mine:m: expected a genbench.model.Model, got a value of type Linear"
-    record = recorded(tmp_path, monkeypatch, type("Mine", (Normal,), {"likelihood": "lower"}))
+    record = record_of(tmp_path, monkeypatch, type("Mine", (Normal,), {"likelihood": "lower"}))
     assert record.error.startswith("InvalidModel: model mine:m: likelihood is 'lower'; expected 'exact', 'bound'")
 
 
-def test_bad_data_are_an_error_of_every_model_and_never_diverged(tmp_path: Path, monkeypatch: Any) -> None:
-    record = recorded(tmp_path, monkeypatch, Normal, reals(with_value(X, NAN)))
+def test_invalid_data_are_an_error_for_every_model_and_never_diverged(tmp_path: Path, monkeypatch: Any) -> None:
+    record = record_of(tmp_path, monkeypatch, Normal, reals(with_value(X, NAN)))
     assert record.status == "error"
     assert record.error.startswith("InvalidData: data mine:d: split train has 1 values that are not finite")
     flat = reals(torch.zeros(40, 2))
-    assert "constant" in recorded(tmp_path, monkeypatch, Normal, flat).error
-    silent = type("Silent", (Normal,), {"likelihood": None, "loss": Undefined.loss})
-    assert recorded(tmp_path, monkeypatch, silent, flat, metrics=("parameters",)).status == "ok"
+    assert "constant" in record_of(tmp_path, monkeypatch, Normal, flat).error
+    without_likelihood = type("WithoutLikelihood", (Normal,), {"likelihood": None, "loss": Undefined.loss})
+    assert record_of(tmp_path, monkeypatch, without_likelihood, flat, metrics=("parameters",)).status == "ok"
 
 
 # ------------------------------------------------------------------------------------------------------ parameters
 
 
-def moved(tmp_path: Path, model: Model, **changes: Any) -> dict[str, Tensor]:
-    """Return by how much training moves each parameter of `model`."""
+def parameter_changes(tmp_path: Path, model: Model, **changes: Any) -> dict[str, Tensor]:
+    """Return by how much training changes each parameter of `model`."""
     from genbench.records.artifacts import Work
     from genbench.train import train
 
@@ -408,7 +410,7 @@ def moved(tmp_path: Path, model: Model, **changes: Any) -> dict[str, Tensor]:
     return {name: p.detach() - before[name] for name, p in model.named_parameters()}
 
 
-class Two(Normal):
+class WithUnused(Normal):
     """N(mu + shift, I), and a parameter that no loss uses."""
 
     def __init__(self, space: Space) -> None:
@@ -419,15 +421,15 @@ class Two(Normal):
         return super().log_prob(x - self.shift)
 
 
-def test_frozen_and_unused_parameters_stay_where_they_are(tmp_path: Path) -> None:
-    model = Two(Space((2,)))
+def test_frozen_and_unused_parameters_do_not_change(tmp_path: Path) -> None:
+    model = WithUnused(Space((2,)))
     model.shift.requires_grad_(False)
-    by = moved(tmp_path, model, optimizer={"weight_decay": 0.1, "name": "adamw"})
+    by = parameter_changes(tmp_path, model, optimizer={"weight_decay": 0.1, "name": "adamw"})
     assert by["mu"].abs().min() > 0
     assert by["shift"].abs().max() == by["idle"].abs().max() == 0
 
 
-def test_a_model_without_parameters_to_train_is_measured_as_it_is(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_model_without_trainable_parameters_is_measured_as_it_is(tmp_path: Path, monkeypatch: Any) -> None:
     class Fixed(Normal):
         def __init__(self, space: Space) -> None:
             super().__init__(space)
@@ -439,7 +441,7 @@ def test_a_model_without_parameters_to_train_is_measured_as_it_is(tmp_path: Path
             del self.mu
             self.mu = torch.zeros(2)
 
-    records = [recorded(tmp_path / m.__name__, monkeypatch, m) for m in (Fixed, Bare)]
+    records = [record_of(tmp_path / m.__name__, monkeypatch, m) for m in (Fixed, Bare)]
     expected = (0.5 * X[:9].square().sum(1) + math.log(2 * math.pi)).mean().item()
     for record in records:
         assert record.status == "ok"
@@ -447,7 +449,7 @@ def test_a_model_without_parameters_to_train_is_measured_as_it_is(tmp_path: Path
         assert [(point.step, point.loss) for point in record.curve] == [(2, None), (4, None)]
 
 
-def test_lazy_parameters_take_their_shapes_before_training(tmp_path: Path, monkeypatch: Any) -> None:
+def test_lazy_parameters_are_initialized_before_training(tmp_path: Path, monkeypatch: Any) -> None:
     class Lazy(Normal):
         def __init__(self, space: Space) -> None:
             super().__init__(space)
@@ -456,8 +458,8 @@ def test_lazy_parameters_take_their_shapes_before_training(tmp_path: Path, monke
         def log_prob(self, x: Tensor) -> Tensor:
             return super().log_prob(x + self.net(x).mul(0) + self.net.bias)
 
-    first = recorded(tmp_path, monkeypatch, Lazy)
-    again = recorded(tmp_path, monkeypatch, Lazy)  # loaded
+    first = record_of(tmp_path, monkeypatch, Lazy)
+    again = record_of(tmp_path, monkeypatch, Lazy)  # loaded
     assert first.status == again.status == "ok"
     assert first.measurements == again.measurements
 
@@ -466,13 +468,13 @@ def test_lazy_parameters_take_their_shapes_before_training(tmp_path: Path, monke
             super().__init__(space)
             self.net = nn.LazyLinear(2)
 
-    record = recorded(tmp_path / "b", monkeypatch, Never)
+    record = record_of(tmp_path / "b", monkeypatch, Never)
     assert record.error.startswith("InvalidModel: Never leaves net.weight, net.bias without a shape after a first loss")
 
 
 @pytest.mark.parametrize("when", ["loss", "fit_closed_form"])
 @pytest.mark.parametrize("kind", ["parameter", "buffer", "replaced"])
-def test_state_that_is_made_after_the_model_is_refused(tmp_path: Path, monkeypatch: Any, when: str, kind: str) -> None:
+def test_state_added_after_construction_is_rejected(tmp_path: Path, monkeypatch: Any, when: str, kind: str) -> None:
     calls: list[int] = []
 
     def extend(self: Model, x: Tensor) -> None:
@@ -487,7 +489,7 @@ def test_state_that_is_made_after_the_model_is_refused(tmp_path: Path, monkeypat
         extend(self, x)
         return -self.log_prob(x).mean()
 
-    record = recorded(tmp_path, monkeypatch, type("Mine", (Normal,), {when: loss if when == "loss" else extend}))
+    record = record_of(tmp_path, monkeypatch, type("Mine", (Normal,), {when: loss if when == "loss" else extend}))
     named = "'late', 'mu'" if kind == "replaced" else "'late'"
     assert record.error.startswith(f"InvalidModel: Mine added or replaced {named} after it was built")
     assert len(calls) == 1, "after the first step, not at the end of training"
@@ -495,9 +497,7 @@ def test_state_that_is_made_after_the_model_is_refused(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("kind", ["tensor", "number", "list", "buffer"])
 @pytest.mark.parametrize("likelihood", ["exact", None])
-def test_state_that_is_lost_when_saved_is_refused(
-    tmp_path: Path, monkeypatch: Any, kind: str, likelihood: str | None
-) -> None:
+def test_state_lost_when_saved_is_rejected(tmp_path: Path, monkeypatch: Any, kind: str, likelihood: str | None) -> None:
     class Shifted(Normal):
         def __init__(self, space: Space) -> None:
             super().__init__(space)
@@ -515,7 +515,7 @@ def test_state_that_is_lost_when_saved_is_refused(
             return self.mean_of_data + (self.shift[0] if isinstance(self.shift, list) else self.shift)
 
         def log_prob(self, x: Tensor) -> Tensor:
-            assert likelihood, "a model without a likelihood is asked for samples"
+            assert likelihood, "of a model without a likelihood, samples are compared"
             return super().log_prob(x - self.center())
 
         def loss(self, x: Tensor) -> Tensor:
@@ -525,14 +525,14 @@ def test_state_that_is_lost_when_saved_is_refused(
             return super().sample(n) + (0 if likelihood else self.center())
 
     Shifted.likelihood = likelihood
-    record = recorded(tmp_path, monkeypatch, Shifted, metrics=("diversity",))
+    record = record_of(tmp_path, monkeypatch, Shifted, metrics=("diversity",))
     assert record.status == ("ok" if kind == "buffer" else "error")
     if kind != "buffer":
         assert record.error.startswith("InvalidModel: Shifted has state outside its state dict and is lost when saved")
-        assert not list(tmp_path.glob("*/model.pt")), "nor is it saved"
+        assert not list(tmp_path.glob("*/model.pt")), "it is not saved"
 
 
-def optimized_as(make: Callable[[Normal, MakeOptimizer], Any]) -> Normal:
+def with_optimizers(make: Callable[[Normal, MakeOptimizer], Any]) -> Normal:
     return type("Mine", (Normal,), {"configure_optimizers": make})(Space((2,)))
 
 
@@ -547,24 +547,24 @@ def optimized_as(make: Callable[[Normal, MakeOptimizer], Any]) -> Normal:
         ),
         (
             lambda self, make: [OptimizedLoss(self.loss, make([]))],
-            "Mine.configure_optimizers makes an optimizer without parameters",
+            "Mine.configure_optimizers creates an optimizer without parameters",
         ),
         (lambda self, make: [OptimizedLoss(lambda x: None, make([self.mu]))], "Mine.loss returned None"),
     ],
 )
-def test_losses_of_another_kind_are_refused(tmp_path: Path, make: Callable[..., Any], problem: str) -> None:
+def test_invalid_losses_are_rejected(tmp_path: Path, make: Callable[..., Any], problem: str) -> None:
     with pytest.raises(InvalidModel, match=problem):
-        moved(tmp_path, optimized_as(make))
+        parameter_changes(tmp_path, with_optimizers(make))
 
 
-def test_losses_that_share_a_parameter_each_move_it_by_their_own_gradient(tmp_path: Path) -> None:
-    """d/dmu of 3 sum(mu) and of sum(mu): a step of SGD for each, taken in turn or at once."""
+def test_losses_that_share_a_parameter_each_update_it_with_their_own_gradient(tmp_path: Path) -> None:
+    """d/dmu of 3 sum(mu) and of sum(mu): one SGD step for each, in turn or simultaneously."""
 
     def configure_optimizers(self: Normal, make: MakeOptimizer, at_once: bool) -> list[Any]:
         pair = [OptimizedLoss(lambda x, w=w: w * self.mu.sum(), make([self.mu])) for w in (3.0, 1.0)]
         return [tuple(pair)] if at_once else pair
 
     for at_once in (False, True):
-        model = optimized_as(lambda self, make, at_once=at_once: configure_optimizers(self, make, at_once))
-        by = moved(tmp_path / str(at_once), model, steps=1, optimizer={"name": "sgd", "lr": 0.1})
+        model = with_optimizers(lambda self, make, at_once=at_once: configure_optimizers(self, make, at_once))
+        by = parameter_changes(tmp_path / str(at_once), model, steps=1, optimizer={"name": "sgd", "lr": 0.1})
         torch.testing.assert_close(by["mu"], torch.full((2,), -0.4))

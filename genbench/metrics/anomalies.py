@@ -1,9 +1,9 @@
-"""Anomaly detection: how well a model's scores tell test points from points that are none.
+"""Anomaly detection: how well a model's scores separate test points from outliers.
 
-`anomalies` takes, for anomalies, test points whose dimensions are each drawn from another test point: each dimension
-by itself is distributed as before, and only what binds them is gone. `anomalies:ising`, `anomalies:digits` and
-`anomalies:binary` take the test split of another data set of the same space. `anomalies:nine` takes the nines for a
-model of the digits that was trained, selected and tested without them: those of all splits, for it has seen none.
+The outliers of `anomalies` are test points of which each dimension is shuffled over points by itself: the marginals
+stay the same, and all dependence is gone. `anomalies:ising`, `anomalies:digits` and `anomalies:binary` take the test
+split of another data set on the same space. `anomalies:nine` takes the nines of all splits, for a model that was
+trained, selected and tested on the digits without them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasReconstruction
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
-from genbench.metrics.latents import Reconstructs
 from genbench.validation.datasets import load_dataset
 
 __all__ = ["anomalies", "binary", "digits", "ising", "nine"]
@@ -24,32 +24,38 @@ __all__ = ["anomalies", "binary", "digits", "ising", "nine"]
 WITHOUT_NINES = {"digits": "digits:but_nine", "digits:binary": "digits:binary_but_nine"}
 
 
-def measure(evaluation: Evaluation, said: str, strangers: Callable[[Dataset], Tensor | None]) -> dict[str, Measurement]:
-    """Return the area under the ROC curve of each score that the model has, 1/2 that of chance.
+def measure(
+    evaluation: Evaluation, suffix: str, outliers: Callable[[Dataset], Tensor | None]
+) -> dict[str, Measurement]:
+    """Return the area under the ROC curve of each score that the model has; chance gives 1/2.
 
-    - anomaly_auroc_reconstruction_<said>: the score is the squared distance of a point from its reconstruction.
-    - anomaly_auroc_likelihood_<said>: it is -log p(x), exact or a bound.
+    - anomaly_auroc_reconstruction_<suffix>: the score is the squared distance of a point from its reconstruction.
+    - anomaly_auroc_likelihood_<suffix>: the score is -log p(x), exact or a bound.
 
     Args:
-        strangers: the anomalies for a model of a data set, (N, *shape); None: there are none, and no measurements.
+        outliers: returns the outliers (N, *shape) for a data set, or None if it has none; then nothing is measured.
     """
-    x, others = evaluation.dataset.test, strangers(evaluation.dataset)
+    x, others = evaluation.dataset.test, outliers(evaluation.dataset)
     if others is None:
         return {}
     with torch.no_grad():
-        found = dict(scores(evaluation, torch.cat((x, others)).split(512)))
-    strange = torch.cat((torch.zeros(len(x)), torch.ones(len(others))))
-    return {f"anomaly_auroc_{name}_{said}": auroc(strange, score) for name, score in found.items()}
+        by_name = dict(scores(evaluation, torch.cat((x, others)).split(512)))
+    is_outlier = torch.cat((torch.zeros(len(x)), torch.ones(len(others))))
+    return {f"anomaly_auroc_{name}_{suffix}": auroc(is_outlier, score) for name, score in by_name.items()}
 
 
-def another(name: str, data: Dataset) -> Tensor | None:
-    """Return the test split of the data set `name`, unless that is `data` itself or of another space."""
+def points_of_other(name: str, data: Dataset) -> Tensor | None:
+    """Return the test split of the data set `name`; None if that is `data` itself or lies in another space."""
     other = load_dataset(name)
     return other.test if other.space == data.space and other.sha256 != data.sha256 else None
 
 
 def held_out(label: int, without: dict[str, str], data: Dataset) -> Tensor | None:
-    """Return all points of `label` of the set that `data` is the rest of, if it is; `without`: names, whole to rest."""
+    """Return all points of `label` of the data set that `data` is without that label; None if it is none of them.
+
+    Args:
+        without: names of data sets, with the label -> without it.
+    """
     for name, rest in without.items():
         whole = load_dataset(name)
         if whole.space == data.space and load_dataset(rest).sha256 == data.sha256:
@@ -59,32 +65,32 @@ def held_out(label: int, without: dict[str, str], data: Dataset) -> Tensor | Non
 
 
 def shuffled(x: Tensor) -> Tensor:
-    """Return x (N, *shape) with each dimension permuted over points by a permutation of its own."""
+    """Return x (N, *shape) with each dimension shuffled over points independently of the others."""
     flat = x.flatten(1)
     return flat.gather(0, torch.rand(flat.shape).argsort(0)).view_as(x)
 
 
 def scores(evaluation: Evaluation, batches: tuple[Tensor, ...]) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and scores (N,) of the points of `batches`; the more anomalous, the higher."""
+    """Yield the name and the values (N,) of each score over all points of `batches`; outliers should have high ones."""
     model, parts = evaluation.model, [x.to(evaluation.device) for x in batches]
-    if isinstance(model, Reconstructs):
+    if isinstance(model, HasReconstruction):
         squares = [(model.reconstruct(x).double() - x).square().flatten(1).sum(1) for x in parts]
-        yield "reconstruction", torch.cat(squares).round(decimals=8).cpu()  # float32's rounding tells nothing
+        yield "reconstruction", torch.cat(squares).round(decimals=8).cpu()  # ties instead of float32's rounding errors
     if model.likelihood is not None:
         yield "likelihood", -torch.cat([evaluation.log_prob_of(x) for x in parts])
 
 
-def auroc(strange: Tensor, score: Tensor) -> Measurement:
-    """Return the probability that an anomaly, where strange (N,) is 1, has a higher score (N,) than another point."""
+def auroc(is_outlier: Tensor, score: Tensor) -> Measurement:
+    """Return the probability that an outlier has a higher score than another point, both (N,), 1.0 for outliers."""
     from sklearn.metrics import roc_auc_score
 
-    value = float(roc_auc_score(strange.numpy(), score.numpy()))
+    value = float(roc_auc_score(is_outlier.numpy(), score.numpy()))
     return Measurement(value=value, unit="", better="higher", n=len(score), impl="anomalies 1")
 
 
-anomalies = Metric(partial(measure, said="shuffled", strangers=lambda data: shuffled(data.test)))
+anomalies = Metric(partial(measure, suffix="shuffled", outliers=lambda data: shuffled(data.test)))
 digits, binary, ising = (
-    Metric(partial(measure, said=name.replace(":", "_"), strangers=partial(another, name)))
+    Metric(partial(measure, suffix=name.replace(":", "_"), outliers=partial(points_of_other, name)))
     for name in ("digits", "digits:binary", "ising")
 )
-nine = Metric(partial(measure, said="nine", strangers=partial(held_out, 9, WITHOUT_NINES)))
+nine = Metric(partial(measure, suffix="nine", outliers=partial(held_out, 9, WITHOUT_NINES)))

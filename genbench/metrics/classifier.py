@@ -1,8 +1,8 @@
-"""A classifier of a data set's own small grey images: its features are what samples and data are compared by.
+"""A classifier of small gray images with labels, whose features compare samples with data in `fidelity` and `cas`.
 
-It is trained on the training split and its labels, once for a data set, and saved in the folder ``feature-nets`` under
-the one that GENBENCH_DATA names. Nothing of a run moves it: it has seeds of its own, is trained in float64 on the CPU,
-and its weights are rounded to float16, so that machines whose last digits differ end with the same bits.
+It is trained once per data set, on the training split, and saved in the folder ``feature-nets`` of GENBENCH_DATA. It
+does not depend on the run: it has its own seed and is trained in float64 on the CPU, and its weights are rounded to
+float16, so that machines that differ in the last digits arrive at the same bits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from genbench.notices import notify
 from genbench.records.artifacts import Work
 
 STEPS, BATCH, RATE, DROPOUT = 400, 128, 3e-3, 0.5
-CHANNELS, FEATURES, SIDE = (16, 32), 64, 4  # of the first layer and the others; features; side at which they end
+CHANNELS, FEATURES, SIDE = (16, 32), 64, 4  # of the first layer and the others; features; final side
 
 
 class Classifier(nn.Module):
-    """Convolutions that halve an image until its side is at most 4, then ReLU features, then logits."""
+    """Convolutions with stride 2 until the side of the image is at most 4, then ReLU features, then logits."""
 
     def __init__(self, shape: Sequence[int], classes: int) -> None:
         """Take images of `shape`, (C, H, W)."""
@@ -49,8 +49,8 @@ class Classifier(nn.Module):
         return h, self.head(h)
 
 
-def fitted(x: Tensor, y: Tensor, classes: int) -> Classifier:
-    """Return a classifier trained on x (N, C, H, W) uint8 with labels y (N,), of weights that float16 holds."""
+def fit(x: Tensor, y: Tensor, classes: int) -> Classifier:
+    """Return a classifier trained on x (N, C, H, W) uint8 with labels y (N,), its weights rounded to float16."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(0)
         net = Classifier(x.shape[1:], classes).double()
@@ -67,10 +67,10 @@ def fitted(x: Tensor, y: Tensor, classes: int) -> Classifier:
     return net.half().float().requires_grad_(False).eval()
 
 
-def right(net: Classifier, x: Tensor, y: Tensor) -> int:
-    """Return how many of x (N, C, H, W) uint8 `net` puts into their classes y (N,)."""
-    classes = torch.cat([net(part)[1].argmax(1) for part in x.split(512)])
-    return int((classes == y).sum())
+def count_correct(net: Classifier, x: Tensor, y: Tensor) -> int:
+    """Return how many of the images x (N, C, H, W) uint8 `net` puts into their class y (N,)."""
+    predicted = torch.cat([net(part)[1].argmax(1) for part in x.split(512)])
+    return int((predicted == y).sum())
 
 
 def digest(net: nn.Module) -> str:
@@ -82,25 +82,26 @@ def digest(net: nn.Module) -> str:
 def classifier(x: Tensor, y: Tensor) -> Classifier:
     """Return the classifier of images x (N, C, H, W) uint8 with labels y (N,), on the CPU.
 
-    It is fitted if the folder has none, and in every run where the folder cannot be read or written.
+    It is loaded from the folder if it is there; otherwise it is trained and saved. If the folder cannot be read or
+    written, every run trains it.
     """
     folder, classes = data_root() / FEATURE_NETS, int(y.max()) + 1
-    decides = (Path(__file__).read_bytes(), repr(x.shape).encode(), x.numpy().tobytes(), y.numpy().tobytes())
-    name = f"{hashlib.sha256(b''.join(decides)).hexdigest()[:16]}.pt"
+    content = (Path(__file__).read_bytes(), repr(x.shape).encode(), x.numpy().tobytes(), y.numpy().tobytes())
+    name = f"{hashlib.sha256(b''.join(content)).hexdigest()[:16]}.pt"
     net = None
     try:
-        net = saved(work := Work(folder), name, x.shape[1:], classes)
+        net = load(work := Work(folder), name, x.shape[1:], classes)
         if net is None:
-            with folder_lock(folder):  # of several processes one fits it
-                net = saved(work, name, x.shape[1:], classes) or fitted(x, y, classes)
-                work.save(name, packed(net))
+            with folder_lock(folder):  # one process trains it, and the others wait and load it
+                net = load(work, name, x.shape[1:], classes) or fit(x, y, classes)
+                work.save(name, to_bytes(net))
     except OSError as error:
-        notify(f"each run fits its own classifier of the data, because {folder} cannot be used: {error}")
-    return net or fitted(x, y, classes)
+        notify(f"the classifier of the data is trained in every run, because {folder} cannot be used: {error}")
+    return net or fit(x, y, classes)
 
 
-def saved(work: Work, name: str, shape: Sequence[int], classes: int) -> Classifier | None:
-    """Return the classifier of images of `shape`, (C, H, W), that is saved under `name`; None if none is, or damaged.
+def load(work: Work, name: str, shape: Sequence[int], classes: int) -> Classifier | None:
+    """Return the classifier of images of `shape`, (C, H, W), saved under `name`; None if it is missing or damaged.
 
     Raises:
         StorageError: the folder cannot be read.
@@ -116,8 +117,8 @@ def saved(work: Work, name: str, shape: Sequence[int], classes: int) -> Classifi
     return net.requires_grad_(False).eval()
 
 
-def packed(net: Classifier) -> bytes:
-    """Return the weights as a file."""
+def to_bytes(net: Classifier) -> bytes:
+    """Return the weights as the content of a file."""
     file = io.BytesIO()
     torch.save({name: w.half() for name, w in net.state_dict().items()}, file)
     return file.getvalue()

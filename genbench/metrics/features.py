@@ -1,4 +1,4 @@
-"""Networks whose features images are compared by, and images as they take them."""
+"""Feature networks for comparing images, and the conversion of images to their input."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from genbench.datasets.downloads import FEATURE_NETS, data_root, download, downl
 from genbench.errors import UsageError
 from genbench.metrics import classifier
 
-BATCH = 128  # images at a time
+BATCH = 128  # images per forward pass
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of torch-fidelity's weights
 
 
 @dataclass(frozen=True)
 class FeatureNet:
-    """A network that gives features and logits of images.
+    """A network that computes features and logits of images.
 
     Attributes:
-        name: stands in brackets behind a metric, which is another metric with another network.
-        about: a digest of its weights, and how good it is, for `impl`.
+        name: appended to the names of measurements in brackets, since another network gives other numbers.
+        about: a digest of its weights, and its accuracy, for `impl`.
         net: pixels (B, C, H, W) uint8 -> features (B, F), logits (B, classes).
-        colour: it takes three channels: one is repeated.
+        color: whether it takes three channels; a single channel is then repeated.
     """
 
     name: str
     about: str
     net: nn.Module
-    colour: bool = False
+    color: bool = False
 
     def __call__(self, x: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return features (N, F) and logits (N, classes) of pixels x (N, C, H, W) uint8, float64 on the CPU."""
         self.net.to(device)
-        x = x.expand(-1, 3, -1, -1) if self.colour else x
+        x = x.expand(-1, 3, -1, -1) if self.color else x
         with torch.no_grad():
             parts = [self.net(part.to(device)) for part in x.split(BATCH)]
         features, logits = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
@@ -47,28 +47,28 @@ class FeatureNet:
 
 
 def pixels(x: Tensor, space: Space) -> Tensor:
-    """Return integers x (N, C, H, W), 0..K-1, as uint8 that spans 0..255: rounded, not floored."""
+    """Return integers x (N, C, H, W), 0..K-1, scaled to 0..255 and rounded, as uint8."""
     assert space.levels is not None
     return (x.double() * 255 / (space.levels - 1)).round().to(torch.uint8)
 
 
-# ----------------------------------------------------------------------------------------------- of the data's own
+# --------------------------------------------------------------------------------- a classifier of the data set
 
 
 def in_domain(data: str, dataset: Dataset) -> FeatureNet | None:
-    """Return the classifier of the data set called `data`; None unless it is of grey images with labels."""
-    grey = dataset.space.is_image and dataset.space.shape[0] == 1 and dataset.space.levels
-    return classifying(data, dataset) if grey and dataset.labels is not None else None
+    """Return the classifier of the data set called `data`; None unless it has gray images with labels."""
+    gray = dataset.space.is_image and dataset.space.shape[0] == 1 and dataset.space.levels
+    return trained_classifier(data, dataset) if gray and dataset.labels is not None else None
 
 
 @functools.lru_cache(maxsize=2)
-def classifying(data: str, dataset: Dataset) -> FeatureNet:
-    """Return the classifier of `dataset`, and how many of the test split it gets right."""
+def trained_classifier(data: str, dataset: Dataset) -> FeatureNet:
+    """Return the classifier of `dataset`; `about` says how many test images it classifies correctly."""
     assert dataset.labels is not None
     train, test = (pixels(x, dataset.space) for x in (dataset.train, dataset.test))
     net = classifier.classifier(train, dataset.labels[0])
-    name, right = f"{data.replace(':', '-')}-cnn", classifier.right(net, test, dataset.labels[2])
-    return FeatureNet(name, f"{name} {classifier.digest(net)}, right on {right} of {len(test)}", net)
+    name, correct = f"{data.replace(':', '-')}-cnn", classifier.count_correct(net, test, dataset.labels[2])
+    return FeatureNet(name, f"{name} {classifier.digest(net)}, right on {correct} of {len(test)}", net)
 
 
 # ---------------------------------------------------------------------------------------------------- Inception
@@ -77,11 +77,11 @@ def classifying(data: str, dataset: Dataset) -> FeatureNet:
 def inception(data: str, dataset: Dataset) -> FeatureNet | None:
     """Return the Inception-v3 of FID by torch-fidelity; None for data other than images of integers.
 
-    GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (2017). Images are enlarged to
-    299x299 bilinearly as TensorFlow 1 did, which the name says.
+    GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (2017). Images are resized to
+    299x299 bilinearly, as in TensorFlow 1; hence the name of the net.
 
     Raises:
-        UsageError: its weights are neither there nor can they be downloaded.
+        UsageError: its weights are missing and cannot be downloaded.
     """
     return inception_net(inception_weights()) if dataset.space.is_image and dataset.space.levels else None
 
@@ -91,7 +91,7 @@ def inception_net(path: Path) -> FeatureNet:
     """Return Inception-v3 with the weights in `path`.
 
     Raises:
-        UsageError: they are not those that torch-fidelity published.
+        UsageError: they are not the weights that torch-fidelity published.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -99,14 +99,14 @@ def inception_net(path: Path) -> FeatureNet:
         raise UsageError(f"{path} is damaged: it is not the file whose SHA-256 is {INCEPTION_SHA256}")
 
     net = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
-    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {INCEPTION_SHA256[:8]}", net, colour=True)
+    return FeatureNet("inception-v3-bilinear", f"Inception-v3 {INCEPTION_SHA256[:8]}", net, color=True)
 
 
 def inception_weights() -> Path:
-    """Return where the weights of Inception-v3 are; they are downloaded if they are missing or damaged.
+    """Return the path of the weights of Inception-v3; they are downloaded if they are missing or damaged.
 
     Raises:
-        UsageError: they cannot be.
+        UsageError: the download fails.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
@@ -119,6 +119,6 @@ def inception_weights() -> Path:
         why = " ".join(str(error).split())[:200]
         raise UsageError(
             f"the weights of Inception-v3 are not in {path.parent} and could not be downloaded ({why}); put {path.name}"
-            f" of torch-fidelity there, or name another folder in GENBENCH_DATA"
+            f" of torch-fidelity in that folder, or set GENBENCH_DATA to another one"
         ) from None
     return path

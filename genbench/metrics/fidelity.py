@@ -1,8 +1,8 @@
-"""How like the data samples are, by features of a network: FID, KID, Inception score, precision and recall.
+"""Sample quality in the features of a network: FID, KID, Inception score, precision and recall.
 
-`fidelity` takes a classifier of the data set's own, for grey images with labels; `fidelity:inception` the Inception-v3
-of the literature. The name of a measurement says whose features it is of: the two never share a column. All are
-computed by torch-fidelity.
+`fidelity` takes a classifier trained on the data set, for gray images with labels; `fidelity:inception` takes the
+Inception-v3 of the literature. The network is part of the name of each measurement, so that the two never share a
+column. All numbers are computed by torch-fidelity.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from genbench.metrics.features import inception as inception_v3
 
 __all__ = ["fidelity", "inception"]
 
-LEAST, MOST = 1000, 10_000  # samples; points they are compared with
-SUBSETS, SUBSET = 10, 1000  # of KID
-NEIGHBOURS = 3  # of precision and recall
-FEWEST = 2 * (NEIGHBOURS + 1)  # points of a split, for each half of the test split to have neighbours
-WIDE, FEW = 512, 4  # features from which on there are few halves: FID of 2048 takes many seconds
+MIN_SAMPLES, MAX_REFERENCE = 1000, 10_000  # samples; test points that they are compared with
+SUBSETS, SUBSET_SIZE = 10, 1000  # of KID
+NEIGHBORS = 3  # of precision and recall
+MIN_POINTS = 2 * (NEIGHBORS + 1)  # of a split: each half of the test split needs neighbors
+MANY_FEATURES, FEW_DRAWS = 512, 4  # with at least 512 features, 4 halves: FID of 2048 features takes many seconds
 
 MakeMeasurement = Callable[..., Measurement]
 
@@ -38,36 +38,36 @@ MakeMeasurement = Callable[..., Measurement]
 def measure(
     evaluation: Evaluation, choose: Callable[[str, Dataset], FeatureNet | None], name: str
 ) -> dict[str, Measurement]:
-    """Return how near samples are to held-out data, in features of the network that `choose` gives; else nothing.
+    """Return how close samples are to test data, in features of the network that `choose` returns, if any.
 
     The reference is the test split, eight to 10,000 points; there are as many samples, and at least 1,000. The
-    validation split is left out, since weights are selected by it: of the digits, whose test split has 180 points, this
-    doubles the floor of FID (8.0 for 4.4) and makes errors half as large again, of one reference for all models. The
-    network of `fidelity` is trained on the training split, of which only the floor takes points.
+    validation split is left out, since weights are selected on it. For the digits, whose test split has 180 points,
+    this doubles the floor of FID (8.0 instead of 4.4) and makes standard errors 1.5 times as large; the reference is
+    the same for all models. The network of `fidelity` is trained on the training split, which only the floor uses.
 
     - fid: Fréchet distance of Gaussians fitted to features (GANs Trained by a Two Time-Scale Update Rule Converge to a
-      Local Nash Equilibrium, 2017, eq. 6). It rises as either set gets smaller: compare it with the floor.
-    - fid_floor: what new data would get: the mean over random partitions of reference and training points into sets as
-      large, with the spread of one such partition. It does not depend on samples.
-    - fid_infinity: the linear extrapolation in 1/n of fid to endless samples and data; 0 for new data, but for chance.
-    - kid: squared maximum mean discrepancy of the kernel (x y / d + 1)^3, without bias: 0 for new data, and below by
-      chance (Demystifying MMD GANs, 2018, section 4).
+      Local Nash Equilibrium, 2017, eq. 6). It is larger for smaller sets: compare it with the floor.
+    - fid_floor: what new data would get: the mean over random partitions of reference and training points into sets of
+      the same sizes; its error is the standard deviation over partitions. It does not depend on samples.
+    - fid_infinity: fid extrapolated linearly in 1/n to infinitely many samples and data; 0 in expectation for new data.
+    - kid: unbiased squared maximum mean discrepancy with the kernel (x y / d + 1)^3; 0 in expectation for new data, so
+      that it may be negative (Demystifying MMD GANs, 2018, section 4).
     - inception_score: exp E KL(p(y | x), p(y)), at most the number of classes (Improved Techniques for Training GANs,
-      2016, section 4), of all samples as one.
-    - precision, recall: the share of samples that lie within the distance of some point of the reference to its third
-      neighbour, and the share of the reference so near to samples, of as many samples as points (Improved Precision and
-      Recall Metric for Assessing Generative Models, 2019, eq. 2). New data get some 0.9.
+      2016, section 4), over all samples in one split.
+    - precision, recall: the proportion of samples within the distance of some reference point to its third neighbor,
+      and the proportion of the reference within that distance of some sample, for equally many of both (Improved
+      Precision and Recall Metric for Assessing Generative Models, 2019, eq. 2). New data get about 0.9.
     """
-    data, reference = evaluation.dataset, evaluation.dataset.test[:MOST]
-    if not evaluation.model.generative or min(len(reference), len(data.train)) < FEWEST:
+    data, reference = evaluation.dataset, evaluation.dataset.test[:MAX_REFERENCE]
+    if not evaluation.model.generative or min(len(reference), len(data.train)) < MIN_POINTS:
         return {}
     if (net := choose(evaluation.run.data, data)) is None:
         return {}
-    n, m = max(LEAST, len(reference)), len(reference)
+    n, m = max(MIN_SAMPLES, len(reference)), len(reference)
     sets = (evaluation.sampled(n), reference, data.train[:n])
     (fake, logits), (real, _), (train, _) = (net(pixels(x, data.space), evaluation.device) for x in sets)
     make_measurement = partial(Measurement, unit="", n=n, impl=f"{name} 2, {net.about}, {m} points of test")
-    draws = DRAWS if fake.shape[1] < WIDE else FEW
+    draws = DRAWS if fake.shape[1] < MANY_FEATURES else FEW_DRAWS
     jackknife = partial(half_sample_jackknife, draws=draws)
     measurements = {
         **frechet(real, fake, train, draws, make_measurement),
@@ -77,7 +77,7 @@ def measure(
         "inception_score": make_measurement(
             value=inception_score(logits), stderr=jackknife_stderr(jackknife(inception_score, logits)), better="higher"
         ),
-        **covered(real, fake[:m], partial(make_measurement, n=m)),
+        **precision_and_recall(real, fake[:m], partial(make_measurement, n=m)),
     }
     return {f"{key}[{net.name}]": measurement for key, measurement in measurements.items()}
 
@@ -85,33 +85,33 @@ def measure(
 def frechet(
     real: Tensor, fake: Tensor, train: Tensor, draws: int, make_measurement: MakeMeasurement
 ) -> dict[str, Measurement]:
-    """Return FID, what it is for real points, and what it comes to with endless points."""
+    """Return FID, its floor, and its extrapolation to infinitely many points."""
     value, halves = fid(real, fake), half_sample_jackknife(fid, real, fake, draws=draws)
-    null, stderr = permutation_null(fid, real, train, draws=draws), jackknife_stderr(halves)
+    floors, stderr = permutation_null(fid, real, train, draws=draws), jackknife_stderr(halves)
     return {
         "fid": make_measurement(value=value, stderr=stderr, better="lower"),
-        "fid_floor": make_measurement(value=null.mean().item(), stderr=null.std().item()),
+        "fid_floor": make_measurement(value=floors.mean().item(), stderr=floors.std().item()),
         "fid_infinity": make_measurement(
             value=extrapolate_n_to_inf(value, halves), stderr=stderr, better="lower", kind="estimate"
         ),
     }
 
 
-def covered(real: Tensor, fake: Tensor, make_measurement: MakeMeasurement) -> dict[str, Measurement]:
-    """Return precision and recall."""
+def precision_and_recall(real: Tensor, fake: Tensor, make_measurement: MakeMeasurement) -> dict[str, Measurement]:
+    """Return precision and recall, with standard errors."""
     values = precision_recall(real, fake)
-    halves = half_sample_jackknife(precision_recall, real, fake, draws=FEW).unbind(1)
+    halves = half_sample_jackknife(precision_recall, real, fake, draws=FEW_DRAWS).unbind(1)
     return {
         key: make_measurement(value=value, stderr=jackknife_stderr(half_sample_values), better="higher")
         for key, value, half_sample_values in zip(("precision", "recall"), values, halves, strict=True)
     }
 
 
-# ------------------------------------------------------------------------------------- by torch-fidelity, of features
+# ---------------------------------------------------------------------------------- torch-fidelity on given features
 
 
 def fid(real: Tensor, fake: Tensor) -> float:
-    """Return |mu - mu'|^2 + tr(S + S' - 2 (S S')^1/2) of features (n, d), (m, d) float64."""
+    """Return |mu - mu'|^2 + tr(S + S' - 2 (S S')^1/2), features (n, d), (m, d) float64."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
     a, b = (fid_features_to_statistics(features) for features in (real, fake))
@@ -119,13 +119,13 @@ def fid(real: Tensor, fake: Tensor) -> float:
 
 
 def kid(real: Tensor, fake: Tensor, degree: int = 3, coef0: float = 1.0) -> float:
-    """Return MMD^2 of the kernel (x y / d + coef0)^degree, x (n, d), (m, d), the mean of subsets of up to 1,000."""
+    """Return MMD^2 with the kernel (x y / d + coef0)^degree, (n, d), (m, d), averaged over subsets of up to 1,000."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-    size = min(SUBSET, len(real), len(fake))
+    size = min(SUBSET_SIZE, len(real), len(fake))
     options = {"kid_subsets": SUBSETS, "kid_subset_size": size, "kid_kernel_poly_degree": degree}
-    found = kid_features_to_metric(real, fake, **options, kid_kernel_poly_coef0=coef0, verbose=False)
-    return float(found[KEY_METRIC_KID_MEAN])
+    result = kid_features_to_metric(real, fake, **options, kid_kernel_poly_coef0=coef0, verbose=False)
+    return float(result[KEY_METRIC_KID_MEAN])
 
 
 def inception_score(logits: Tensor) -> float:
@@ -136,13 +136,13 @@ def inception_score(logits: Tensor) -> float:
 
 
 def precision_recall(real: Tensor, fake: Tensor) -> tuple[float, float]:
-    """Return the share of fake (m, d) in the manifold of real (n, d), and of real in that of fake."""
+    """Return the proportion of fake (m, d) in the manifold of real (n, d), and of real in that of fake."""
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    found = prc_features_to_metric(
-        fake.float(), real.float(), prc_neighborhood=NEIGHBOURS, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+    result = prc_features_to_metric(
+        fake.float(), real.float(), prc_neighborhood=NEIGHBORS, prc_batch_size=1000, save_cpu_ram=True, verbose=False
     )
-    return float(found[KEY_METRIC_PRECISION]), float(found[KEY_METRIC_RECALL])
+    return float(result[KEY_METRIC_PRECISION]), float(result[KEY_METRIC_RECALL])
 
 
 fidelity = Metric(partial(measure, choose=in_domain, name="fidelity"))

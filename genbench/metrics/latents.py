@@ -1,6 +1,6 @@
-"""What latents hold: rate and distortion, active units, reconstructions, the amortisation gap, gradient variances.
+"""Latent variables: rate and distortion, active units, reconstructions, the amortization gap, gradient variances.
 
-A metric gives what a model has the methods for, and nothing for one that has none of them.
+A metric returns the measurements that the model has the methods for, and none for other models.
 """
 
 from __future__ import annotations
@@ -8,57 +8,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import matplotlib
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasELBO, HasPosterior, HasReconstruction
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.estimates import mean_stderr
 from genbench.metrics.samples import PIXELS, grid, png
 from genbench.model import Diverged
-from genbench.models.vaes.svi import Optimum, antithetic, ascend, elbo
+from genbench.models.vaes.svi import antithetic, ascend, elbo
 from genbench.records.record import Better
 from genbench.suite import Kind
 
 __all__ = ["amortisation", "gradients", "latents"]
 
-DRAWS = 64  # of a bound
-TOLERANCE, MAX_STEPS = 0.05, 400  # nats by which a round moves q that is optimal; the most steps to it
-MORE_STEPS, MORE_PAIRS, MORE_RATE = 200, 8, 0.5  # of the longer optimization that measures what is left
-GRADIENTS, BATCH = 200, 128  # gradients that a variance is taken of, and the training points they are taken on
-ACTIVE = 0.01  # of a unit: Var_x E[z | x] (Importance Weighted Autoencoders, 2016, section 5.2)
+DRAWS = 64  # for a bound
+TOLERANCE, MAX_STEPS = 0.05, 400  # gain per round, in nats, below which q counts as optimal; steps at most
+MORE_STEPS, MORE_PAIRS, MORE_RATE = 200, 8, 0.5  # of the longer optimization that measures the remaining gap
+GRADIENTS, BATCH = 200, 128  # gradients for a variance, and training points in each
+ACTIVE = 0.01  # Var_x E[z | x] of an active unit (Importance Weighted Autoencoders, 2016, section 5.2)
 
 
-@runtime_checkable
-class Reconstructs(Protocol):
-    """A model with latents z (B, Z) and E[x | z] in the data's own units."""
-
-    def encode(self, x: Tensor) -> Tensor: ...
-    def decode(self, z: Tensor) -> Tensor: ...
-    def reconstruct(self, x: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Bounds(Protocol):
-    """A model with an ELBO in two parts, each (B,) nats."""
-
-    def rate_and_distortion(self, x: Tensor, k: int = 1) -> tuple[Tensor, Tensor]: ...
-
-
-@runtime_checkable
-class Variational(Protocol):
-    """A model whose q(z | x) is one diagonal Gaussian for each x."""
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
-    def elbo_of(self, x: Tensor, mu: Tensor, logvar: Tensor, k: int = 1) -> Tensor: ...
-    def optimized(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum: ...
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
-    def surrogate(self, x: Tensor, baseline: Callable[[Tensor], Tensor] | float | None = None) -> Tensor: ...
-
-
-def averaged(
+def mean_measurement(
     values: Tensor, unit: str, better: Better = None, kind: Kind = "exact", impl: str = "latents 1"
 ) -> Measurement:
     """Return the mean of `values` (N,) with its standard error."""
@@ -70,30 +43,30 @@ def averaged(
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return what z holds of the test split, and draw it.
+    """Return how z represents the test split, and draw it.
 
-    - elbo, rate, distortion: nats of a point, elbo = -(rate + distortion), by 64 draws (Fixing a Broken ELBO, 2018).
-    - active_units: of how many latents the mean moves with x, Var_x E[z | x] > 0.01.
-    - reconstruction_error: root of the mean square of x - E[x | z] over points and dimensions, z the mean of q(z | x),
-      in the data's own units: levels, or those of real data.
+    - elbo, rate, distortion: nats per point, elbo = -(rate + distortion), by 64 draws (Fixing a Broken ELBO, 2018).
+    - active_units: the number of latents whose mean depends on x, Var_x E[z | x] > 0.01.
+    - reconstruction_error: root mean square of x - E[x | z] over points and dimensions, z the mean of q(z | x), in the
+      data's own units: levels for integers.
 
     Pictures: reconstructions.png, pairs of columns, x left and E[x | z] right; interpolations.png, rows from one test
-    point to another, straight in z; latents.png, z of the test split by label on its two leading principal axes;
-    attributes.png, the same from a point to the mean z of each label in turn, z + a (mean - z); manifold.png, where z
-    has two dimensions, E[x | z] at the quantiles of its prior.
+    point to another, linear in z; attributes.png, rows from a test point to the mean z of each label, z + a (mean - z);
+    latents.png, z of the test split by label on its two leading principal axes; manifold.png, for z of two dimensions,
+    E[x | z] at quantiles of the prior.
     """
     model, x = evaluation.model, evaluation.dataset.test
     measurements: dict[str, Measurement] = {}
     with torch.no_grad():
-        if isinstance(model, Bounds):
+        if isinstance(model, HasELBO):
             parts = [model.rate_and_distortion(batch, DRAWS) for batch in evaluation.batches(x, 64)]
             rate, distortion = (torch.cat(values).double().cpu() for values in zip(*parts, strict=True))
             measurements |= {
-                "elbo": averaged(-rate - distortion, "nats", "higher", "bound"),
-                "rate": averaged(rate, "nats"),
-                "distortion": averaged(distortion, "nats"),
+                "elbo": mean_measurement(-rate - distortion, "nats", "higher", "bound"),
+                "rate": mean_measurement(rate, "nats"),
+                "distortion": mean_measurement(distortion, "nats"),
             }
-        if isinstance(model, Reconstructs):
+        if isinstance(model, HasReconstruction):
             z = torch.cat([model.encode(batch).flatten(1).cpu() for batch in evaluation.batches(x)])
             if len(z) > 1:
                 active = int((z.var(0) > ACTIVE).sum())
@@ -103,7 +76,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     return measurements
 
 
-def reconstruction_error(evaluation: Evaluation, model: Reconstructs) -> Measurement:
+def reconstruction_error(evaluation: Evaluation, model: HasReconstruction) -> Measurement:
     """Return the root mean square of x - E[x | z] over the test split, with its standard error by the delta method."""
     batches = evaluation.batches(evaluation.dataset.test)
     squares = torch.cat([((b - model.reconstruct(b)) ** 2).flatten(1).mean(1).double().cpu() for b in batches])
@@ -113,7 +86,7 @@ def reconstruction_error(evaluation: Evaluation, model: Reconstructs) -> Measure
     return Measurement(value=root, unit=unit, better="lower", n=len(squares), stderr=stderr, impl="latents 1")
 
 
-def pictures(evaluation: Evaluation, model: Reconstructs, z: Tensor) -> Iterator[tuple[str, bytes]]:
+def pictures(evaluation: Evaluation, model: HasReconstruction, z: Tensor) -> Iterator[tuple[str, bytes]]:
     """Yield pictures by name; z (N, Z) are the latents of the test split."""
     space, x, device = evaluation.dataset.space, evaluation.dataset.test, evaluation.device
     labels = None if evaluation.dataset.labels is None else evaluation.dataset.labels[2]
@@ -122,28 +95,31 @@ def pictures(evaluation: Evaluation, model: Reconstructs, z: Tensor) -> Iterator
     if not space.is_image or len(x) < 32:
         return
 
-    def rows(start: Tensor, end: Tensor) -> bytes:
+    def interpolation_rows(start: Tensor, end: Tensor) -> bytes:
         z = torch.lerp(start[:, None], end[:, None], torch.linspace(0, 1, 8).view(1, 8, 1))
         return png(grid(model.decode(z.flatten(0, 1).to(device)).cpu(), space))
 
     pairs = torch.stack((x[:32].to(device), model.reconstruct(x[:32].to(device))), 1)
     yield "reconstructions.png", png(grid(pairs.flatten(0, 1).cpu(), space))
-    yield "interpolations.png", rows(z[:8], z[8:16])
-    if labels is not None and len(kinds := labels.unique()[:8]) == 8:
-        yield "attributes.png", rows(z[:8], torch.stack([z[labels == kind].mean(0) for kind in kinds]))
+    yield "interpolations.png", interpolation_rows(z[:8], z[8:16])
+    if labels is not None and len(classes := labels.unique()[:8]) == 8:
+        yield (
+            "attributes.png",
+            interpolation_rows(z[:8], torch.stack([z[labels == label].mean(0) for label in classes])),
+        )
     if z.shape[1] == 2:
         yield "manifold.png", png(grid(manifold(model, device), space, side=16))
 
 
-def manifold(model: Reconstructs, device: torch.device, side: int = 16) -> Tensor:
-    """Return E[x | z] on a grid of quantiles of the prior, the first axis rightwards and the second upwards."""
+def manifold(model: HasReconstruction, device: torch.device, side: int = 16) -> Tensor:
+    """Return E[x | z] on a grid of quantiles of the prior, the first axis to the right and the second upwards."""
     q = torch.special.ndtri((torch.arange(side) + 0.5) / side)
     up, right = torch.meshgrid(q.flip(0), q, indexing="ij")
     return model.decode(torch.stack((right, up), -1).view(-1, 2).to(device)).cpu()
 
 
 def scatter(z: Tensor, labels: Tensor) -> Tensor:
-    """Return z (N, Z) on its two leading principal axes, coloured by labels (N,), as a picture (height, width, 3)."""
+    """Return z (N, Z) on its two leading principal axes, colored by labels (N,), as a picture (height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -151,8 +127,8 @@ def scatter(z: Tensor, labels: Tensor) -> Tensor:
     points = z if z.shape[1] == 2 else (z - z.mean(0)) @ axes.T
     figure = Figure(figsize=(PIXELS / 100, PIXELS / 100), dpi=100, layout="tight")
     canvas, plot = FigureCanvasAgg(figure), figure.add_subplot()
-    colours = matplotlib.colormaps["tab10"](labels.numpy() % 10)
-    plot.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=9, c=colours)
+    colors = matplotlib.colormaps["tab10"](labels.numpy() % 10)
+    plot.scatter(points[:, 0].numpy(), points[:, 1].numpy(), s=9, c=colors)
     for label in labels.unique().tolist():
         right, up = points[labels == label].median(0).values.tolist()
         plot.annotate(str(label), (right, up), weight="bold", ha="center", va="center")
@@ -160,23 +136,23 @@ def scatter(z: Tensor, labels: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(picture), dtype=torch.uint8).view(size[1], size[0], 4)[..., :3]
 
 
-# -------------------------------------------------------------------------------------- the amortisation gap
+# -------------------------------------------------------------------------------------- the amortization gap
 
 
-def gap(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return how much the ELBO gains where q is optimised for each test point instead of taken from the model.
+def measure_amortisation(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return how much the ELBO increases if q is optimized for each test point instead of taken from the model.
 
-    - amortisation_gap: nats of a point (Inference Suboptimality in Variational Autoencoders, 2018, eq. 5), for
-      diagonal Gaussians, by natural gradients from the model's own q until a round of 40 steps moves the ELBO of a
-      point by less than 0.05 nats, at most 400 steps. It is never negative but for the draws. A model that optimises q
-      itself has what its own optimization leaves.
-    - amortisation_residual: what the ELBO gains by 200 steps more with four times the draws: how much too small the
-      gap may be.
+    - amortisation_gap: nats per point (Inference Suboptimality in Variational Autoencoders, 2018, eq. 5), for diagonal
+      Gaussians, by natural gradients from the model's own q until a round of 40 steps changes the ELBO of a point by
+      less than 0.05 nats, or after 400 steps. Only sampling noise can make it negative. For a model that optimizes q
+      itself, it is what that optimization leaves.
+    - amortisation_residual: the increase of the ELBO by 200 more steps with four times the draws, which shows by how
+      much the gap may be underestimated.
 
-    The first 512 test points, 64 draws, the same before and after.
+    On the first 512 test points, with the same 64 draws before and after.
     """
     model = evaluation.model
-    if not isinstance(model, Variational):
+    if not isinstance(model, HasPosterior):
         return {}
     gains, residuals = list[Tensor](), list[Tensor]()
     with torch.no_grad():
@@ -184,14 +160,14 @@ def gap(evaluation: Evaluation) -> dict[str, Measurement]:
             mu, logvar = model.posterior(x)
             log_p = partial(model.log_likelihood, x)
             eps = antithetic(DRAWS // 2, mu.shape, mu)
-            best = model.optimized(x, mu, logvar, TOLERANCE, MAX_STEPS)
+            best = model.optimize_posterior(x, mu, logvar, TOLERANCE, MAX_STEPS)
             more = ascend(log_p, best.mu, best.logvar, MORE_STEPS, MORE_RATE, MORE_PAIRS)
             own, optimal, longer = (
                 elbo(log_p, *q, eps).double().cpu() for q in ((mu, logvar), (best.mu, best.logvar), more)
             )
             gains.append(optimal - own)
             residuals.append(longer - optimal)
-    make_measurement = partial(averaged, unit="nats", better="lower", kind="estimate", impl="amortisation 2")
+    make_measurement = partial(mean_measurement, unit="nats", better="lower", kind="estimate", impl="amortisation 2")
     return {
         "amortisation_gap": make_measurement(torch.cat(gains)),
         "amortisation_residual": make_measurement(torch.cat(residuals)),
@@ -201,29 +177,30 @@ def gap(evaluation: Evaluation) -> dict[str, Measurement]:
 # ------------------------------------------------------------------------------------------- gradient variances
 
 
-def variances(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return the variance of each estimator's gradient of the mean ELBO with regard to what makes q, over draws of z.
+def measure_gradients(evaluation: Evaluation) -> dict[str, Measurement]:
+    """Return the variance over draws of z of three estimators of the gradient of the mean ELBO.
 
-    It is summed over the parameters of the encoder, on the first 128 training points: by reparameterisation; by the
-    log-derivative; and by the log-derivative with the best constant baseline, the mean of log p(x | z). All three
-    have the same mean; all take the KL in closed form.
+    The gradient is with respect to the encoder's parameters, over which the variance is summed, on the first 128
+    training points: by reparameterization; by the log-derivative (REINFORCE); and by the log-derivative with a constant
+    baseline, the mean of log p(x | z). All three have the same mean, and all take the KL in closed form.
     """
     model, encoder = evaluation.model, getattr(evaluation.model, "encoder", None)
-    if not isinstance(model, Variational) or not isinstance(encoder, torch.nn.Module):
+    if not isinstance(model, HasPosterior) or not isinstance(encoder, torch.nn.Module):
         return {}
     x, parameters = evaluation.dataset.train[:BATCH].to(evaluation.device), list(encoder.parameters())
     with torch.no_grad():
         mu, logvar = model.posterior(x)
         z = mu + torch.exp(0.5 * logvar) * torch.randn(DRAWS, *mu.shape, device=mu.device)
         b = model.log_likelihood(x, z).mean().item()
-    ways = {"reparameterised": None, "log_derivative": 0.0, "log_derivative_baseline": b}
+    baselines = {"reparameterised": None, "log_derivative": 0.0, "log_derivative_baseline": b}
     return {
-        f"gradient_variance_{name}": variance(partial(model.surrogate, x, b), parameters) for name, b in ways.items()
+        f"gradient_variance_{name}": variance(partial(model.surrogate, x, b), parameters)
+        for name, b in baselines.items()
     }
 
 
 def variance(loss: Callable[[], Tensor], parameters: list[torch.nn.Parameter]) -> Measurement:
-    """Return the variance of the gradient of `loss`, summed over `parameters`, over 200 calls."""
+    """Return the variance of the gradient of `loss` over 200 calls, summed over `parameters`."""
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
     for _ in range(GRADIENTS):
@@ -239,5 +216,5 @@ def variance(loss: Callable[[], Tensor], parameters: list[torch.nn.Parameter]) -
 
 
 latents = Metric(measure)
-amortisation = Metric(gap)
-gradients = Metric(variances)
+amortisation = Metric(measure_amortisation)
+gradients = Metric(measure_gradients)

@@ -1,9 +1,9 @@
 """Likelihood of the test split: nats, bits/dim for integers, and the excess over the truth where it is known.
 
-`likelihood` takes the model's own log p(x); `likelihood:L100` and the like the importance weighted bound of that many
-draws (Importance Weighted Autoencoders, 2016, eq. 8), which is never looser in expectation: of the latents, or of the
-noise that makes integers real. `likelihood:L1000_first200` is L_1000 of the first 200 test points: those that `ais`
-takes, to be compared with it point for point.
+`likelihood` takes the model's own log p(x). `likelihood:L100` and the like take the importance-weighted bound with that
+many draws of the latents, or of the dequantization noise (Importance Weighted Autoencoders, 2016, eq. 8); it is never
+looser in expectation. `likelihood:L1000_first200` is L_1000 on the first 200 test points, those that `ais` takes, for
+comparison with AIS.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from genbench.validation.likelihoods import is_impossible
 
 __all__ = ["L16", "L100", "L1000", "L5000", "L1000_first200", "likelihood"]
 
-FIRST = 200  # test points of an expensive bound
-AT_ONCE = 8192  # weights computed at a time
+FIRST = 200  # test points for an expensive bound
+AT_ONCE = 8192  # weights computed in one batch
 
 
 def mean(values: Tensor, kind: Kind, unit: str, impl: str, verdict: str | None = None) -> Measurement:
-    """Return the mean of `values` (N,), to be made small, with its standard error.
+    """Return the mean of `values` (N,), the lower the better, with its standard error.
 
     Raises:
         Diverged: the mean is not finite.
@@ -42,15 +42,17 @@ def mean(values: Tensor, kind: Kind, unit: str, impl: str, verdict: str | None =
 def measure(evaluation: Evaluation, k: int | None = None, points: int | None = None) -> dict[str, Measurement]:
     """Return the mean negative log-likelihood of a test point; nothing for a model without a likelihood.
 
-    - nats: of a whole point.
-    - bpd: bits/dim = -log2 p(x) / D, D the true dimensions, where data are integers.
-    - excess_nats: E[log p*(x) - log p(x)], point by point, where the true density p* is known. It estimates
-      KL(p*, p), which is never negative, with a standard error that vanishes as p nears p*; where log p(x) is a bound,
-      what the bound misses is added.
+    - nats: per point.
+    - bpd: bits/dim = -log2 p(x) / D, D the dimension of the data, where data are integers.
+    - excess_nats: the mean of log p*(x) - log p(x), where the true density p* is known. It estimates KL(p*, p), which
+      is never negative, and its standard error vanishes as p approaches p*. If log p(x) is a lower bound, the gap of
+      the bound is included.
 
-    With `k`, log p(x) is L_k by k draws, and `impl` says so; for a model without latents nothing changes. With
-    `points` all are of the first so many test points. Where they are higher than any likelihood can be, the verdict of
-    all is "invalid".
+    If a likelihood is higher than possible, the verdict of all measurements is "invalid".
+
+    Args:
+        k: take L_k with k draws in place of log p(x), and state it in `impl`; no change for models without latents.
+        points: take the first so many test points only.
     """
     kind, space, truth = evaluation.model.likelihood, evaluation.dataset.space, evaluation.true_log_prob
     if kind is None:
@@ -69,12 +71,12 @@ def measure(evaluation: Evaluation, k: int | None = None, points: int | None = N
 
 
 def verdict(log_p: Tensor, kind: Kind, data: Dataset, truth: Tensor | None) -> str | None:
-    """Return "invalid" where log p of test points, (N,), cannot be, given the true log p* (N,), where it is known."""
+    """Return "invalid" if log p of test points (N,) is impossible; `truth`: the true log p* (N,), where it is known."""
     return "invalid" if is_impossible(log_p, kind, data, truth) else None
 
 
 def bound(evaluation: Evaluation, k: int, x: Tensor) -> tuple[Tensor, int | None]:
-    """Return L_k of x (N, *shape), (N,) float64 nats, and k; log p(x) and None for a model without latents."""
+    """Return L_k of x (N, *shape), (N,) float64 nats, and k; for a model without latents, log p(x) and None."""
     bounds, rows = [], 0
     with torch.no_grad():
         for batch in evaluation.batches(x, 256):

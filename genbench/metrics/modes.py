@@ -1,4 +1,4 @@
-"""Modes: which of those that the data have a model covers, and how many of its samples lie in one."""
+"""Mode coverage: how many modes of the data a model covers, and how many of its samples lie in a mode."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from genbench.metrics.estimates import binomial_stderr
 
 __all__ = ["modes"]
 
-SIGMAS = 3.0  # from the centre of a mode: there, it is of high quality
-SHARE = 0.1  # of what a mode has of the data, of which it is covered
+SIGMAS = 3.0  # a sample so close to the center of a mode is of high quality
+COVERED = 0.1  # a mode with so much of its fraction of the data is covered
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return what modes hold of as many samples as there are test points; nothing where data have no known modes.
+    """Return how samples, as many as test points, cover the modes of the data; nothing for data without known modes.
 
-    - high_quality: the share of samples within three standard deviations of the nearest mode (VEEGAN: Reducing Mode
-      Collapse in GANs using Implicit Variational Learning, 2017, section 4). In the plane data have 0.989.
-    - modes_covered: in how many modes samples of high quality are at least a tenth of what data have there. VEEGAN asks
-      for one sample, which any spread gives.
+    - high_quality: the proportion of samples within three standard deviations of the nearest mode (VEEGAN: Reducing
+      Mode Collapse in GANs using Implicit Variational Learning, 2017, section 4); 0.989 for data in two dimensions.
+    - modes_covered: the number of modes with at least a tenth as many high-quality samples as data points. VEEGAN
+      requires a single sample, which any wide distribution provides.
     """
-    known, model = evaluation.dataset.modes, evaluation.model
-    if known is None or not model.generative:
+    mixture, model = evaluation.dataset.modes, evaluation.model
+    if mixture is None or not model.generative:
         return {}
     x, data = evaluation.sampled(len(evaluation.dataset.test)), evaluation.dataset.test
-    held, due = (counts(points, known) / len(points) for points in (x, data))
-    p, n = held.sum().item(), len(x)
-    covered, stderr = int((held >= SHARE * due).sum()), binomial_stderr(p, n)
-    impl = f"modes 1, {SIGMAS:g} sigma, {SHARE:g} of data"
+    fractions, expected = (counts(points, mixture) / len(points) for points in (x, data))
+    p, n = fractions.sum().item(), len(x)
+    covered, stderr = int((fractions >= COVERED * expected).sum()), binomial_stderr(p, n)
+    impl = f"modes 1, {SIGMAS:g} sigma, {COVERED:g} of data"
     return {
-        "modes_covered": Measurement(value=covered, unit="modes", better="higher", n=len(due), impl=impl),
+        "modes_covered": Measurement(value=covered, unit="modes", better="higher", n=len(expected), impl=impl),
         "high_quality": Measurement(value=p, unit="of samples", better="higher", n=n, stderr=stderr, impl=impl),
     }
 

@@ -1,40 +1,32 @@
-"""NFE: how often a model that solves an equation evaluates its network for a density and for a sample."""
+"""NFE: how many network evaluations a model with a solver, such as an ODE, needs for a density and for a sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
+from genbench.capabilities import HasNFE
 from genbench.evaluation import Evaluation, Measurement, Metric
 
 __all__ = ["nfe"]
 
 
-@runtime_checkable
-class Counting(Protocol):
-    """A model that counts."""
-
-    @property
-    def evaluations(self) -> int:
-        """How often the network was evaluated for the last batch."""
-
-
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return the evaluations that a batch of test points, and as many samples, take; nothing for other models."""
+    """Return the evaluations for a batch of test points and for as many samples; nothing for models without a count."""
     model = evaluation.model
-    if not isinstance(model, Counting):
+    if not isinstance(model, HasNFE):
         return {}
     x = next(evaluation.batches(evaluation.dataset.test, 512))
-    found = {"nfe_sample": counted(model, lambda: model.sample(len(x)), len(x))}
+    measurements = {"nfe_sample": count_evaluations(model, lambda: model.sample(len(x)), len(x))}
     if model.likelihood is not None:
-        found["nfe_density"] = counted(model, lambda: model.log_prob(x), len(x))
-    return found
+        measurements["nfe_density"] = count_evaluations(model, lambda: model.log_prob(x), len(x))
+    return measurements
 
 
-def counted(model: Counting, call: Callable[[], Any], n: int) -> Measurement:
-    """Return the evaluations of a call on n points."""
+def count_evaluations(model: HasNFE, call: Callable[[], Any], n: int) -> Measurement:
+    """Return the network evaluations during `call`, which handles n points."""
     with torch.no_grad():
         call()
     return Measurement(value=model.evaluations, unit="evaluations", better="lower", n=n, impl="evaluations 1")

@@ -1,4 +1,4 @@
-"""The size of a model: how many numbers its training moves."""
+"""The size of a model: its number of trainable parameters."""
 
 from __future__ import annotations
 

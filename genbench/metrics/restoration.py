@@ -1,4 +1,4 @@
-"""What comes back from codes of noisy points, and from codes that few bits hold."""
+"""Reconstruction from codes of noisy points (denoising), and from codes quantized to few bits (compression)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import math
 import torch
 from torch import Tensor
 
+from genbench.capabilities import HasReconstruction
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.metrics.estimates import mean_stderr
-from genbench.metrics.latents import Reconstructs
 
 __all__ = ["compression", "denoising"]
 
 SIGMA = 0.25  # of the noise, in units of the range of integers
-STEPS = 2  # of the quantiser to a standard deviation of a latent
-FAR = 16  # standard deviations from the mean at which rounded latents end
+STEPS = 2  # of the quantizer per standard deviation of a latent
+MAX_DEVIATION = 16  # standard deviations from the mean at which rounded latents are clipped
 
 
 def denoise(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return how near reconstructions of noisy test points come to the points, of integers 0..K-1.
+    """Return how close reconstructions of noisy test points are to the original points, for integers 0..K-1.
 
     - denoising_psnr: 10 log10((K - 1)^2 / mean square of x - reconstruct(x + sigma eps)), eps ~ N(0, I), sigma a
-      quarter of K - 1. The noisy points themselves are at 12.04 dB.
+      quarter of K - 1. The noisy points themselves have 12.04 dB.
     """
     model, space = evaluation.model, evaluation.dataset.space
-    if not isinstance(model, Reconstructs) or space.levels is None:
+    if not isinstance(model, HasReconstruction) or space.levels is None:
         return {}
     top = space.levels - 1
     with torch.no_grad():
@@ -45,26 +45,27 @@ def psnr(squares: Tensor) -> Measurement:
 
 
 def compress(evaluation: Evaluation) -> dict[str, Measurement]:
-    """Return what codes take when they are rounded, and what is lost then.
+    """Return the rate of rounded codes in bits, and the reconstruction error after rounding.
 
-    Each latent is rounded to multiples of half its standard deviation over the training split, and coded by itself
-    with the frequencies that the multiples have there, one added to each count.
+    Each latent is rounded to multiples of half its standard deviation over the training split, and coded independently
+    with the frequencies of the multiples in that split, one added to each count.
 
-    - compression_rate: bits of a test point, -log2 of those frequencies, summed over latents.
-    - compression_error: root of the mean square of x - decode(rounded z) over test points, in the data's own units.
+    - compression_rate: bits per test point, -log2 of those frequencies, summed over latents.
+    - compression_error: root mean square of x - decode(rounded z) over test points, in the data's own units.
 
-    The two are one point of a curve: a lower rate is no better by itself.
+    The two are one point of a rate-distortion curve: a lower rate is no better by itself.
     """
     model, space, test = evaluation.model, evaluation.dataset.space, evaluation.dataset.test
-    if not isinstance(model, Reconstructs):
+    if not isinstance(model, HasReconstruction):
         return {}
     with torch.no_grad():
         batches = (evaluation.batches(x) for x in (evaluation.dataset.train, test))
         train, z = (torch.cat([model.encode(x).cpu() for x in each]) for each in batches)
         mean, std = train.mean(0), train.std(0, correction=0)
         step = std / STEPS + 1e-12
-        moves = std > 1e-4 * std.max()  # others stay at their mean
-        a, b = (((each - mean) / step).round().clamp(-FAR * STEPS, FAR * STEPS) * moves for each in (train, z))
+        varying = std > 1e-4 * std.max()  # the others stay at their mean
+        limit = MAX_DEVIATION * STEPS
+        a, b = (((each - mean) / step).round().clamp(-limit, limit) * varying for each in (train, z))
         rounded = (mean + b * step).to(z.dtype).split(512)
         back = torch.cat([model.decode(part.to(evaluation.device)).cpu() for part in rounded])
     rates = bits(a.flatten(1), b.flatten(1))
@@ -78,9 +79,9 @@ def compress(evaluation: Evaluation) -> dict[str, Measurement]:
 
 
 def bits(train: Tensor, test: Tensor) -> Tensor:
-    """Return the bits of test (M, Z) by the frequencies of each column's integers in train (N, Z), (M,) float64.
+    """Return the bits (M,) float64 of integers test (M, Z), coded by their frequencies in each column of train (N, Z).
 
-    Every integer of either split, and those between, has one added to its count.
+    One is added to the count of every integer from the lowest to the highest of both splits.
     """
     low = torch.minimum(train.amin(0), test.amin(0))
     a, b = ((each - low).long() for each in (train, test))

@@ -1,7 +1,7 @@
-"""Speed of training, sampling and density, and memory of a training step: taken alone on the machine.
+"""Throughput of training, sampling and density, and memory of a training step, measured alone on the machine.
 
-The rate of a call is points over seconds of wall time, the median over repetitions. What is timed is bounded: a
-quantity takes some seconds at most, and one call if that takes longer, however slow or loaded the machine is.
+The throughput of a call is points per second of wall time, the median over repetitions. Measuring takes a few seconds
+per quantity at most, or a single call if that takes longer, however slow or loaded the machine is.
 """
 
 from __future__ import annotations
@@ -30,24 +30,23 @@ from genbench.train import EMA, TrainStep, batches, reseed
 
 __all__ = ["throughput"]
 
-SECONDS = 0.05  # that a repetition lasts at least
-REPEATS, FEWEST = 5, 3  # repetitions, and how many are enough after PATIENCE seconds
-PATIENCE, LIMIT = 1.0, 5.0  # seconds after which FEWEST are enough; after which any number is
-GOLDEN = (math.sqrt(5) - 1) / 2
+MIN_SECONDS = 0.05  # per repetition
+MAX_REPEATS, MIN_REPEATS = 5, 3
+SOFT_LIMIT, HARD_LIMIT = 1.0, 5.0  # seconds after which MIN_REPEATS are enough, and after which any number is
+GOLDEN = (math.sqrt(5) - 1) / 2  # any number of its first multiples modulo 1 are spread evenly over [0, 1)
 IMPL = "throughput 2"
 
 
 def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     """Return samples/s of training, sampling and density, medians with every repetition, and peak memory.
 
-    - train_throughput: points of a training batch over the seconds of a complete step: every batch of it gathered,
-      every loss and gradient, optimizers and averaged weights. A step of a GAN counts its points once, however many
-      batches the critic takes. Steps are spread evenly over the run, so that stages count by their shares of it.
-    - sample_throughput, density_throughput: as many points at a time as a training batch has.
-    - train_memory: bytes allocated at the fullest moment of a step, weights, averaged weights and the optimizer's
-      state included.
+    - train_throughput: the size of a training batch divided by the time of a complete step: gathering its batches, all
+      losses and gradients, optimizers and averaged weights. A step of a GAN counts its points once, however many
+      batches the critic takes. Steps are spread evenly over the run, so that stages are weighted by their length.
+    - sample_throughput, density_throughput: in batches of the same size.
+    - train_memory: peak bytes allocated during a step, including weights, averaged weights and optimizer state.
 
-    n is the number of repetitions: 5, 3 if they take over a second, fewer if the time limit of 5 seconds has passed.
+    n is the number of repetitions: 5, or 3 if they take over a second, or fewer after the time limit of 5 seconds.
     """
     run, device, size = evaluation.run, evaluation.device, evaluation.run.batch
     x = evaluation.dataset.test[:size].to(device)
@@ -65,7 +64,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
 
 @dataclass
 class Training:
-    """Complete training steps of `model`, as the training loop takes them, at any place in the run."""
+    """Complete training steps of `model`, as in the training loop, at any step of the run."""
 
     model: Model
     dataset: Dataset
@@ -80,7 +79,7 @@ class Training:
         self.losses = self.train_step.losses
 
     def step(self) -> None:
-        """Take the next of the steps at run.steps * (k GOLDEN mod 1), which cover the run evenly however many."""
+        """Take step run.steps * (k GOLDEN mod 1) of the run, k = 0, 1, ...: any number of these cover it evenly."""
         self.step_at(int(self.steps_done * GOLDEN % 1 * self.run.steps))
         self.steps_done += 1
 
@@ -90,7 +89,7 @@ class Training:
         self.train_step(i, self.batch)
         self.ema.update(i)
 
-    def bytes_held(self) -> int:
+    def state_bytes(self) -> int:
         """Return the bytes of weights, averaged weights, buffers and optimizer state."""
         states = [state for loss in self.losses for state in loss.optimizer.state.values()]
         tensors = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
@@ -102,13 +101,13 @@ class Training:
 
 
 def speed(call: Callable[[], Any], points: int, device: torch.device) -> Measurement:
-    """Return the median points/s of `call`, which handles `points`, over repetitions after one that warms up."""
-    began = time.perf_counter()
+    """Return the median points/s of `call`, which handles `points`, over repetitions after a warm-up."""
+    start = time.perf_counter()
     rate(call, points, device)
     rates = [rate(call, points, device)]
-    while len(rates) < REPEATS:
-        elapsed = time.perf_counter() - began
-        if elapsed > LIMIT or (elapsed > PATIENCE and len(rates) >= FEWEST):
+    while len(rates) < MAX_REPEATS:
+        elapsed = time.perf_counter() - start
+        if elapsed > HARD_LIMIT or (elapsed > SOFT_LIMIT and len(rates) >= MIN_REPEATS):
             break
         rates.append(rate(call, points, device))
     value = statistics.median(rates)
@@ -116,17 +115,17 @@ def speed(call: Callable[[], Any], points: int, device: torch.device) -> Measure
 
 
 def rate(call: Callable[[], Any], points: int, device: torch.device) -> float:
-    """Return points/s of as many calls as it takes until `SECONDS` are over, the device's work included."""
-    _wait(device)
-    began, calls = time.perf_counter(), 0
-    while calls == 0 or time.perf_counter() - began < SECONDS:
+    """Return points/s over as many calls as fill `MIN_SECONDS`, including the work on the device."""
+    _synchronize(device)
+    start, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - start < MIN_SECONDS:
         call()
         calls += 1
-    _wait(device)
-    return points * calls / (time.perf_counter() - began)
+    _synchronize(device)
+    return points * calls / (time.perf_counter() - start)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -135,17 +134,17 @@ def _wait(device: torch.device) -> None:
 
 
 def memory(training: Training, device: torch.device) -> Measurement:
-    """Return the most bytes that a step has allocated, by its allocator's own count, of the stages of the run."""
-    last, most = training.run.steps - 1, 0
+    """Return the peak bytes allocated during a step, by the allocator's count, of the stage that needs most."""
+    last, peak = training.run.steps - 1, 0
     for start in {min(math.ceil(loss.start * training.run.steps), last) for loss in training.losses}:
         step = partial(training.step_at, start)
-        step()  # makes the optimizer's state, if no step of this stage has been taken yet
-        most = max(most, rise(step, device))
-    return Measurement(value=training.bytes_held() + most, unit="bytes", better="lower", impl=IMPL)
+        step()  # the first step of a stage allocates the optimizer's state
+        peak = max(peak, rise(step, device))
+    return Measurement(value=training.state_bytes() + peak, unit="bytes", better="lower", impl=IMPL)
 
 
 def rise(call: Callable[[], Any], device: torch.device) -> int:
-    """Return how far the bytes allocated on `device` rise during `call`."""
+    """Return by how many bytes the memory allocated on `device` rises during `call`, at its peak."""
     if device.type != "cuda":
         return cpu_rise(call)
     torch.cuda.reset_peak_memory_stats(device)
@@ -155,32 +154,32 @@ def rise(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def cpu_rise(call: Callable[[], Any]) -> int:
-    """Return how far the bytes allocated on the CPU rise during `call`, from the profiler's trace."""
-    with tempfile.TemporaryDirectory() as folder, _hushed():
+    """Return by how many bytes the memory allocated on the CPU rises during `call`, at its peak, by the profiler."""
+    with tempfile.TemporaryDirectory() as folder, _suppress_stderr():
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             call()
         trace = Path(folder, "trace.json")
         profile.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
     changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
-    level, most = 0, 0
+    level, peak = 0, 0
     for _, change in changes:
         level += change
-        most = max(most, level)
-    return most
+        peak = max(peak, level)
+    return peak
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep the profiler's remarks, which it writes past Python to the standard error, from the user."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+def _suppress_stderr() -> Iterator[None]:
+    """Discard what the profiler writes to standard error, which it does outside Python."""
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
 
 
 throughput = Metric(measure, exclusive=True)

@@ -1,6 +1,6 @@
-"""Data sets, from anywhere, are checked here as they are loaded, and trusted everywhere else.
+"""Validation of data sets when they are loaded; the rest of the code relies on it.
 
-What is wrong is an error of one line that names the data set, its split and the problem, and says what to do.
+An error is one line that names the data set, the split and the problem, and says what to do.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from genbench.errors import UsageError
 from genbench.registry import find
 
 SPLITS = ("train", "validation", "test")
-UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch computes little with them
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch supports few operations on them
 
 
 class InvalidData(UsageError):
-    """A data set is not what `Dataset` promises."""
+    """A data set does not follow the contract of `Dataset`."""
 
 
 def describe(value: object) -> str:
-    """Return what `value` is, in the words of an error: "a tensor of float32 and shape (3, 2)", "None"."""
+    """Return a description of `value` for error messages: "a tensor of float32 and shape (3, 2)", "None"."""
     if isinstance(value, Tensor):
         return f"a tensor of {dtype_name(value.dtype)} and shape {tuple(value.shape)}"
     return "None" if value is None else f"a value of type {type(value).__name__}"
@@ -39,16 +39,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def is_integer(x: Tensor) -> bool:
-    """Return whether x is of integers, and not of booleans."""
+    """Return whether x has an integer type; booleans do not count."""
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
 
 def load_dataset(name: str) -> Dataset:
-    """Return the data set called `name`, checked.
+    """Return the data set called `name`, validated.
 
     Raises:
-        UsageError: there is none, or what it needs is missing.
-        InvalidData: its loader fails, or gives something that `check_dataset` refuses.
+        UsageError: no data set has that name, or a file or package that it needs is missing.
+        InvalidData: its loader fails, or returns something that `check_dataset` rejects.
     """
     loader = find("datasets", name)
     if not callable(loader):
@@ -65,7 +65,7 @@ def load_dataset(name: str) -> Dataset:
 
 
 def check_dataset(name: str, data: object) -> Dataset:
-    """Return `data`, its tensors in the types that `Dataset` promises: other floating-point types become float32.
+    """Return `data` with its tensors in the types that `Dataset` documents; other floating-point types become float32.
 
     Raises:
         InvalidData: one line with `name`, the split or field, and the problem.
@@ -102,7 +102,7 @@ def _check_space(space: object) -> None:
     if not isinstance(shape, tuple) or not shape or not all(_is_count(size, 1) for size in shape):
         raise InvalidData(f"space.shape is {shape!r}; expected a tuple of positive integers, as (D,) or (C, H, W)")
     if levels is not None and not _is_count(levels, 2):
-        raise InvalidData(f"space.levels is {levels!r}; expected an integer from 2 on, or None for reals")
+        raise InvalidData(f"space.levels is {levels!r}; expected an integer of at least 2, or None for reals")
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -110,7 +110,7 @@ def _is_count(value: object, least: int) -> bool:
 
 
 def _dense(what: str, x: object) -> Tensor:
-    """Return x, a tensor in the CPU's memory, without a gradient."""
+    """Return x, a dense tensor on the CPU, detached."""
     if not isinstance(x, Tensor):
         hint = "; torch.from_numpy converts" if type(x).__module__ == "numpy" else ""
         raise InvalidData(f"{what} is {describe(x)}; expected a torch.Tensor{hint}")
@@ -143,7 +143,7 @@ def as_reals(what: str, x: Tensor) -> Tensor:
 
 
 def as_integers(what: str, x: Tensor, levels: int) -> Tensor:
-    """Return x in a type of integers that torch computes with."""
+    """Return x in an integer type that torch supports."""
     x = x.byte() if x.dtype == torch.bool else x.long() if x.dtype in UNSIGNED else x
     if not is_integer(x):
         hint = f"convert to integers 0..{levels - 1} (uint8, int64), or declare levels=None for reals"
@@ -155,13 +155,13 @@ def as_integers(what: str, x: Tensor, levels: int) -> Tensor:
     return x
 
 
-def _bernoulli_probs(given: object, train: Tensor, space: Space) -> Tensor:
-    probs = _dense("bernoulli_probs", given)
+def _bernoulli_probs(value: object, train: Tensor, space: Space) -> Tensor:
+    probs = _dense("bernoulli_probs", value)
     if space.levels != 2:
         raise InvalidData(f"bernoulli_probs are of binary data, but levels={space.levels}; expected levels=2")
     if probs.shape != train.shape:
         raise InvalidData(
-            f"bernoulli_probs have shape {tuple(probs.shape)}; expected {tuple(train.shape)}, as train has"
+            f"bernoulli_probs have shape {tuple(probs.shape)}; expected {tuple(train.shape)}, that of train"
         )
     probs = as_reals("bernoulli_probs", probs)
     low, high = (edge.item() for edge in probs.aminmax())
@@ -184,7 +184,7 @@ def _label(what: str, y: object, n: int) -> Tensor:
         raise InvalidData(f"{what} are {dtype_name(y.dtype)}; expected int64")
     y = y.long()
     if (least := int(y.min())) < 0:
-        raise InvalidData(f"{what} hold {least}; expected integers from 0 on")
+        raise InvalidData(f"{what} hold {least}; expected integers of at least 0")
     return y
 
 
@@ -210,7 +210,7 @@ def true_log_prob(name: str, log_prob: Callable[[Tensor], Tensor], x: Tensor) ->
     """Return the true log p(x) of test points of the data set `name`, x (B, *shape) -> (B,) float64 nats.
 
     Raises:
-        InvalidData: it fails, or gives anything but a finite number for each point.
+        InvalidData: `log_prob` fails, or does not return a finite number for each point.
     """
     try:
         value = log_prob(x)
@@ -223,13 +223,13 @@ def true_log_prob(name: str, log_prob: Callable[[Tensor], Tensor], x: Tensor) ->
     if not (finite := value.isfinite()).all():
         at = int((~finite).nonzero()[0])
         raise InvalidData(
-            f"data {name}: its log_prob is {value[at].item()} at point {at} of split test; the truth has drawn it"
+            f"data {name}: its log_prob is {value[at].item()} at point {at} of split test; expected a finite number"
         )
     return value.double()
 
 
 def check_density(name: str, data: Dataset) -> None:
-    """Refuse reals of which a dimension is constant: there is no bound on their likelihood.
+    """Raise if a dimension of real data is constant, for then their likelihood is unbounded.
 
     Raises:
         InvalidData: one line with `name` and the dimension.
@@ -242,5 +242,5 @@ def check_density(name: str, data: Dataset) -> None:
         column = f"column {at[0]}" if len(at) == 1 else f"dimension {at}"
         what = f"{column} (always {low[at].item():g})" + (f" and {count - 1} more" if count > 1 else "")
         raise InvalidData(
-            f"data {name}: split train is constant in {what}, so that no likelihood of reals is bounded; leave it out"
+            f"data {name}: split train is constant in {what}, which makes the likelihood unbounded; remove it"
         )

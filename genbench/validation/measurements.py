@@ -1,6 +1,6 @@
-"""What a metric returns is checked here, once, and is in the record as it is.
+"""Validation of what a metric returns, before it becomes part of the record.
 
-What is wrong is an error of one line that names the measurement; the run's record puts the metric before it.
+An error is one line that names the measurement; the worker adds the name of the metric.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from genbench.validation.datasets import describe
 
 
 class InvalidMeasurement(UsageError):
-    """What a metric returned, or drew, is not what `Metric` promises."""
+    """A measurement or a file of a metric does not follow the contract of `Metric`."""
 
 
 def check_measurements(result: object) -> dict[str, Measurement]:
-    """Return `result`, what a metric returned: measurements by name."""
+    """Return `result`, measurements by name, as returned by a metric."""
     if not isinstance(result, Mapping):
         raise InvalidMeasurement(f"returned {describe(result)}; expected a dict of Measurements by name")
     for name, measurement in result.items():
         if not isinstance(name, str) or not name.strip():
-            raise InvalidMeasurement(f"returned a measurement called {name!r}; expected a name of letters")
+            raise InvalidMeasurement(f"returned a measurement called {name!r}; expected a non-empty string")
         if not isinstance(measurement, Measurement):
             raise InvalidMeasurement(f"returned {describe(measurement)} for {name!r}; expected a Measurement")
         if measurement.value is not None and not math.isfinite(measurement.value):
@@ -33,15 +33,15 @@ def check_measurements(result: object) -> dict[str, Measurement]:
 
 
 def check_files(files: Mapping[Any, Any]) -> None:
-    """Look at the files that a metric drew: bytes by name."""
+    """Raise unless the files of a metric are bytes by name."""
     for name, content in files.items():
         if not isinstance(name, str) or not name.strip() or "/" in name:
-            raise InvalidMeasurement(f"drew a file called {name!r}; expected a name without a folder, as 'samples.png'")
+            raise InvalidMeasurement(f"drew a file called {name!r}; expected a name without a folder: 'samples.png'")
         if not isinstance(content, bytes):
             raise InvalidMeasurement(f"drew {describe(content)} for {name!r}; expected bytes")
 
 
 def check_names_unused(names: Mapping[str, object], owners: Mapping[str, str]) -> None:
-    """Refuse names that an earlier metric has used; `owners`: that metric, by name."""
+    """Raise if an earlier metric has taken one of the names; `owners`: metrics by the names that they have taken."""
     if clash := next((name for name in names if name in owners), None):
-        raise InvalidMeasurement(f"{clash!r} is measured by {owners[clash]} already; choose another name")
+        raise InvalidMeasurement(f"{clash!r} is already taken by {owners[clash]}; choose another name")

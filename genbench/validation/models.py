@@ -1,7 +1,7 @@
-"""What a model and its methods return is checked here, where it is first used, and trusted everywhere else.
+"""Validation of models and of what their methods return, where it is first used; the rest of the code relies on it.
 
-What is wrong is an error of one line that names the class, the method, what it returned and what was expected. Values
-that are not finite are errors in samples alone: a likelihood or a loss that is not finite says that a run diverged.
+An error is one line that names the class, the method, what it returned and what was expected. Values that are not
+finite are errors in samples only: a likelihood or a loss that is not finite means that the run diverged.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from genbench.validation.datasets import InvalidData, as_integers, as_reals, des
 
 
 class InvalidModel(UsageError):
-    """A model, or what one of its methods returned, is not what `Model` promises."""
+    """A model, or the result of one of its methods, does not follow the contract of `Model`."""
 
 
 def check_model(name: str, model: object) -> Model:
-    """Return `model`, a Model that says what its likelihood is."""
+    """Return `model`, a Model with a valid `likelihood`."""
     if not isinstance(model, Model):
         raise InvalidModel(f"model {name}: expected a genbench.model.Model, got {describe(model)}")
     if model.likelihood not in (None, *get_args(Kind)):
@@ -34,9 +34,9 @@ def check_model(name: str, model: object) -> Model:
     return model
 
 
-def check_optimized_losses(model: nn.Module, given: object) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
-    """Return `given`, the result of `Model.configure_optimizers`: a list of `OptimizedLoss` and of tuples of them."""
-    phases: list[Any] = given if isinstance(given, list) else [given]
+def check_optimized_losses(model: nn.Module, result: object) -> list[OptimizedLoss | tuple[OptimizedLoss, ...]]:
+    """Return `result`, that of `Model.configure_optimizers`: a list of `OptimizedLoss` and of tuples of them."""
+    phases: list[Any] = result if isinstance(result, list) else [result]
     losses = [loss for phase in phases for loss in (phase if isinstance(phase, tuple) else (phase,))]
     if wrong := [loss for loss in losses if not isinstance(loss, OptimizedLoss)]:
         problem = f"{describe(wrong[0])}; expected a list of OptimizedLoss and of tuples of them"
@@ -45,18 +45,18 @@ def check_optimized_losses(model: nn.Module, given: object) -> list[OptimizedLos
 
 
 def check_parameters(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters of an optimizer of `model`: at least one, each of a known shape."""
+    """Return the parameters of an optimizer of `model`, as a list of at least one."""
     parameters = list(parameters)
     if not parameters:
-        raise InvalidModel(f"{type(model).__name__}.configure_optimizers makes an optimizer without parameters")
+        raise InvalidModel(f"{type(model).__name__}.configure_optimizers creates an optimizer without parameters")
     return parameters
 
 
-State = dict[str, tuple[int | None, torch.Size]]  # of parameters and buffers, by name: which parameter it is, its shape
+State = dict[str, tuple[int | None, torch.Size]]  # by name: identity of the parameter (None: buffer), and shape
 
 
 def state_of(model: nn.Module) -> State:
-    """Return what `check_state` compares with."""
+    """Return the identities and shapes of parameters and buffers, for `check_state`."""
     parameters = {name: id(p) for name, p in model.named_parameters()}
     return {
         name: (parameters.get(name), x.shape)
@@ -66,7 +66,7 @@ def state_of(model: nn.Module) -> State:
 
 
 def check_state(model: nn.Module, before: State) -> None:
-    """Refuse parameters and buffers that came, went or were replaced since `before`: no optimizer moves them.
+    """Raise if parameters or buffers were added, removed or replaced since `before`; no optimizer would update them.
 
     Raises:
         InvalidModel: one line with their names.
@@ -74,36 +74,36 @@ def check_state(model: nn.Module, before: State) -> None:
     after = state_of(model)
     if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
         names = ", ".join(map(repr, changed[:5])) + (", ..." if len(changed) > 5 else "")
-        advice = "make parameters and buffers in __init__ and change them in place"
+        advice = "create parameters and buffers in __init__ and change them in place"
         raise InvalidModel(f"{type(model).__name__} added or replaced {names} after it was built; {advice}")
 
 
-def check_reloaded(model: nn.Module, before: Tensor | None, again: Tensor | None, after: Tensor | None) -> None:
-    """Refuse a model of which a part is not in its state dict: it answers otherwise when that is loaded again.
+def check_reloaded(model: nn.Module, before: Tensor | None, repeated: Tensor | None, after: Tensor | None) -> None:
+    """Raise if a part of the model's state is not in its state dict, so that the reloaded model gives other results.
 
     Args:
-        before, again: what the trained model answers to the same question, twice; None if it does not.
-        after: the same of a new model with its state dict.
+        before, repeated: the same output of the trained model, computed twice; None if it has none.
+        after: that output of a new model with the same state dict.
     """
-    if before is None or again is None or after is None or not close(before, again):
+    if before is None or repeated is None or after is None or not close(before, repeated):
         return
     if not close(before, after):
-        advice = "hold tensors that training or fit_closed_form sets in buffers (register_buffer)"
+        advice = "store tensors that training or fit_closed_form sets in buffers (register_buffer)"
         raise InvalidModel(f"{type(model).__name__} has state outside its state dict and is lost when saved; {advice}")
 
 
 def close(a: Tensor, b: Tensor) -> bool:
-    """Return whether two answers, floating point or integers, differ by rounding alone."""
+    """Return whether two outputs, floating point or integers, differ by rounding only."""
     a, b = a.double(), b.double()
     alike = torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)
     return alike or bool((a - b).abs().mean() <= 1e-3 * a.abs().mean())
 
 
 def materialize(model: Model, x: Tensor) -> None:
-    """Give lazy parameters and buffers of `model` their shapes by a first loss of x (B, *shape); else do nothing.
+    """Initialize lazy parameters and buffers of `model`, if any, by computing a loss of x (B, *shape).
 
     Raises:
-        InvalidModel: some have none after that.
+        InvalidModel: some are still uninitialized after that.
     """
     if not lazy_names(model):
         return
@@ -112,12 +112,12 @@ def materialize(model: Model, x: Tensor) -> None:
         model.loss(x)
     model.train()
     if names := lazy_names(model):
-        problem = f"{', '.join(names)} without a shape after a first loss; give their layers their sizes"
+        problem = f"{', '.join(names)} without a shape after a first loss; set the sizes of their layers"
         raise InvalidModel(f"{type(model).__name__} leaves {problem}")
 
 
 def lazy_names(model: nn.Module) -> list[str]:
-    """Return the names of parameters and buffers that have no shape yet."""
+    """Return the names of parameters and buffers that are not initialized yet."""
     return [name for name, x in (*model.named_parameters(), *model.named_buffers()) if is_lazy(x)]
 
 
@@ -131,19 +131,19 @@ def _tensor(model: nn.Module, method: str, value: object, device: torch.device |
 
 
 def check_log_prob(model: nn.Module, value: object, x: Tensor) -> Tensor:
-    """Return `value`, the log-likelihood of x (B, *shape): (B,), of floating point and on the device of x.
+    """Return `value`, the log-likelihood of x (B, *shape): (B,), floating point, on the device of x.
 
-    It need not be finite: a likelihood that is not is a result, and the run has diverged.
+    It may be infinite or NaN, which means that the run has diverged.
     """
     value, expected = _tensor(model, "log_prob", value, x.device), (len(x),)
     if tuple(value.shape) != expected:
         problem = f"a tensor of shape {tuple(value.shape)} for {len(x)} points"
-        raise InvalidModel(f"{type(model).__name__}.log_prob returned {problem}; expected {expected}, nats of a point")
+        raise InvalidModel(f"{type(model).__name__}.log_prob returned {problem}; expected {expected}, nats per point")
     return _floating(model, "log_prob", value)
 
 
 def check_log_weights(model: nn.Module, value: object, x: Tensor, k: int) -> Tensor:
-    """Return `value`, log-weights (k', B) of x (B, *shape), 1 to k of a point."""
+    """Return `value`, log-weights (k', B) of x (B, *shape), 1 to k per point."""
     value = _tensor(model, "log_weights", value, x.device)
     if value.ndim != 2 or value.shape[1] != len(x) or not 1 <= len(value) <= k:
         problem = f"a tensor of shape {tuple(value.shape)} for {k} draws of {len(x)} points"
@@ -160,7 +160,7 @@ def _floating(model: nn.Module, method: str, value: Tensor) -> Tensor:
 
 
 def check_loss(model: nn.Module, loss: Callable[[Tensor], Tensor], value: object) -> Tensor:
-    """Return `value`, what `loss` gave: () of floating point, with gradients."""
+    """Return `value`, the result of `loss`: (), floating point, with a gradient."""
     method = name if (name := getattr(loss, "__name__", "")).isidentifier() else "loss"
     value = _tensor(model, method, value, None)
     if value.ndim:
@@ -177,8 +177,8 @@ def check_samples(model: nn.Module, value: object, n: int, space: Space) -> Tens
     """Return `value` on the CPU, n samples (n, *shape) of `space`; reals as float32.
 
     Raises:
-        InvalidModel: another number or shape, values that are not finite or outside the levels, floating point for
-            integers or integers for reals.
+        InvalidModel: the number or the shape is wrong, values are not finite or not within the levels, or they are
+            floating point for integers or integers for reals.
     """
     value, expected = _tensor(model, "sample", value, None), (n, *space.shape)
     where = f"{type(model).__name__}.sample"

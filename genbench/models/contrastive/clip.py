@@ -70,7 +70,7 @@ class CLIP(Model):
         self.text_encoder = Transformer(self.symbols, latent, self.letters + 1, width=width, depth=depth, heads=heads)
         self.t = nn.Parameter(torch.tensor(math.log(1 / INITIAL_TEMPERATURE)))  # log of the factor on cosines
 
-    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def split_pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (B, *image), float in [0, 1], and texts (B, letters) of points x (B, D)."""
         pixels, texts = x.split((self.pixels, self.letters), 1)
         return pixels.float().view(-1, *self.image) / (self.shades - 1), texts
@@ -92,11 +92,11 @@ class CLIP(Model):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the unit vectors of the images of points, x (B, D) -> (B, latent)."""
-        return self.embed_images(self.parted(x)[0])
+        return self.embed_images(self.split_pairs(x)[0])
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the symmetric cross-entropy () of matching augmented images and texts, x (B, D)."""
-        images, texts = self.parted(x)
+        images, texts = self.split_pairs(x)
         positive = (texts[:, None] == texts[None]).all(2)
         return symmetric_cross_entropy(self.t.exp() * self.similarity(self.augment(images), texts), positive)
 

@@ -65,7 +65,7 @@ class DecoderModel(Standardized):
         rate, distortion = self.rate_and_distortion(x)
         return -rate - distortion
 
-    def observed(self, z: Tensor) -> Tensor:
+    def sample_x(self, z: Tensor) -> Tensor:
         """Return one sample of p(x | z) for each z (B, Z) -> (B, *shape), in the data's dtype."""
         return self.observation.sample(self.theta(z)).view(-1, *self.space.shape)
 

@@ -176,7 +176,7 @@ class DiscreteLatentModel(DecoderModel):
         """Return n samples (n, *shape) of p(x | c), c from the prior."""
         parts = self.prior.sample(n).split([math.prod(grid) for grid in self.grids], 1)
         codes = [c.view(n, *grid) for c, grid in zip(parts, self.grids, strict=True)]
-        return self.observed(self.embed(codes))
+        return self.sample_x(self.embed(codes))
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the code vectors of x, x (B, *shape) -> (B, Z)."""

@@ -99,7 +99,7 @@ class LatentModel(DecoderModel):
 
     def sample(self, n: int) -> Tensor:
         """Return n samples (n, *shape) of p(x | z), z from the prior."""
-        return self.observed(self.prior(n))
+        return self.sample_x(self.prior(n))
 
     def prior(self, n: int) -> Tensor:
         """Return n samples of z ~ N(0, I), (n, latent)."""
@@ -126,7 +126,7 @@ class DiagonalGaussian(LatentModel):
         samples = sample_posterior(mu, logvar, k)
         return self.log_likelihood(x, samples.z).mean(0) - samples.kl
 
-    def optimized(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
+    def optimize_posterior(self, x: Tensor, mu: Tensor, logvar: Tensor, tolerance: float, max_steps: int) -> Optimum:
         """Return the q of highest ELBO for each x (B, *shape), to `tolerance` nats, from a start mu, logvar (B, Z)."""
         return optimize(x, self.log_likelihood, mu, logvar, tolerance, max_steps)
 

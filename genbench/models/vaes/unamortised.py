@@ -50,7 +50,7 @@ class UnamortisedVAE(DecoderVAE):
         mu = self.scaled(x).new_zeros(len(x), self.latent)
         start = self.start_logvar.expand_as(mu)
         if not self.training:
-            return self.optimized(x, mu, start, self.svi_tolerance, self.svi_max_steps)[:2]
+            return self.optimize_posterior(x, mu, start, self.svi_tolerance, self.svi_max_steps)[:2]
         mu, logvar = ascend(partial(self.log_likelihood, x), mu, start, self.svi_steps, pairs=1)
         self.start_logvar.lerp_(logvar.mean(0), 0.1)
         return mu, logvar

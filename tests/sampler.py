@@ -1,4 +1,4 @@
-"""A model whose samples are given."""
+"""A model for tests of metrics: its samples come from a function."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from genbench.dataset import Space
 from genbench.model import Model
 
 
-class Drawn(Model):
-    """Whatever `draw` gives."""
+class Sampler(Model):
+    """A model that samples with `draw`: n -> (n, *shape)."""
 
     def __init__(self, space: Space, draw: Callable[[int], Tensor]) -> None:
         super().__init__(space)
