@@ -9,6 +9,7 @@ import torch
 
 from genbench.capabilities import HasNFE
 from genbench.evaluation import Evaluation, Measurement, Metric
+from genbench.train import reseed
 
 __all__ = ["nfe"]
 
@@ -18,6 +19,7 @@ def measure(evaluation: Evaluation) -> dict[str, Measurement]:
     model = evaluation.model
     if not isinstance(model, HasNFE):
         return {}
+    reseed(evaluation.run.seed, "evaluations")  # the former name of this metric: published samples stay the same
     x = next(evaluation.batches(evaluation.dataset.test, 512))
     measurements = {"nfe_sample": count_evaluations(model, lambda: model.sample(len(x)), len(x))}
     if model.likelihood is not None:
