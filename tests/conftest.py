@@ -13,7 +13,10 @@ os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
 
 import pytest
 
-DOOR, ROOM = Path(__file__), Path(__file__).with_name("__init__.py")  # any two files: what counts is who locks them
+EXCLUSIVE_LOCK, SHARED_LOCK = (
+    Path(__file__),
+    Path(__file__).with_name("__init__.py"),
+)  # any two files: what counts is who locks them
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +59,10 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with ExitStack() as room:
-        with _locked(DOOR, fcntl.LOCK_EX):  # whoever waits for an empty room lets nobody else in
-            room.enter_context(_locked(ROOM, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH))
+        with _locked(EXCLUSIVE_LOCK, fcntl.LOCK_EX):  # whoever waits for an empty room lets nobody else in
+            room.enter_context(
+                _locked(SHARED_LOCK, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+            )
         return (yield)
 
 

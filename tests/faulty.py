@@ -120,8 +120,8 @@ span = Metric(_span, exclusive=True)  # when it was taken, and with how many thr
 
 def weights(work: Path, run: Run) -> dict[str, list[float]]:
     """Return the trained weights of `run` that are kept under `work`."""
-    kept = torch.load(work / run.id / "model.pt", weights_only=True)
-    return {name: value.tolist() for name, value in kept["model"].items()}
+    saved = torch.load(work / run.id / "model.pt", weights_only=True)
+    return {name: value.tolist() for name, value in saved["model"].items()}
 
 
 def a_run(seed: int = 0, **settings: object) -> Run:
@@ -146,8 +146,8 @@ def sleeper(run: Run, *, folder: str) -> Record:
     """Return a record of what this process was given, after 0.3 s."""
     with noted(folder, run):
         time.sleep(0.3)
-    told = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
-    return Record(run=run, execution=new_execution_name(), status="ok", environment=told | {"pid": os.getpid()})
+    environment = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    return Record(run=run, execution=new_execution_name(), status="ok", environment=environment | {"pid": os.getpid()})
 
 
 def meeting(run: Run, *, folder: str, size: int) -> Record:
@@ -158,8 +158,8 @@ def meeting(run: Run, *, folder: str, size: int) -> Record:
         if time.monotonic() > limit:
             raise TimeoutError(f"{os.listdir(folder)} alone")
         time.sleep(0.05)
-    told = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()}
-    return Record(run=run, execution=new_execution_name(), status="ok", environment=told)
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()}
+    return Record(run=run, execution=new_execution_name(), status="ok", environment=environment)
 
 
 def always_killed(run: Run) -> Record:

@@ -138,7 +138,7 @@ def test_pictures_drawn_behind_a_url_are_brought_to_the_report(tiny: Path, tmp_p
     assert all((out / ".work" / name).is_file() for name in names)
 
 
-def test_gpus_that_are_not_there_are_unschedulable_at_once(tiny: Path, tmp_path: Path) -> None:
+def test_missing_gpus_are_unschedulable_immediately(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     code = main(["run", str(tiny), "--executor", "process", "--results", str(out), "--gpus-per-run", "64"])
     assert code == 1
@@ -250,10 +250,10 @@ def test_bad_input_is_one_line_and_exit_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("genbench: ")
-    assert "\n" not in said
-    assert expected in said
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("genbench: ")
+    assert "\n" not in message
+    assert expected in message
 
 
 def test_a_folder_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,7 +299,7 @@ def test_a_suite_of_a_bad_name_trains_nothing(tiny: Path, name: str, capsys: pyt
     assert {path.name for path in tiny.parent.rglob("*")} == {"tiny.yaml"}
 
 
-def test_suites_whose_names_differ_in_case_only_are_kept_apart(
+def test_suites_whose_names_differ_in_case_only_are_refused(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "r" / "Tiny").mkdir(parents=True)
@@ -404,9 +404,7 @@ def test_list_imports_nothing_heavy_and_answers_in_a_second() -> None:
     assert min(seconds) < 1
 
 
-def test_doctor_says_what_is_there_and_what_cannot_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_lists_the_machine_and_what_is_not_writable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--results", str(tmp_path / "r")]) == 0
     assert "is writable" in capsys.readouterr().out
     (tmp_path / "file").write_text("")
@@ -461,7 +459,9 @@ def test_a_model_of_ones_own_in_the_folder_joins_a_suite(tmp_path: Path, executo
     assert {r.status for r in Store(tmp_path / RUNS).records()} == {"ok"}
 
 
-def test_a_damaged_record_is_named_and_kept(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_record_is_named_and_not_deleted(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "r"
     assert main(["run", str(tiny), "--executor", "process", "--results", str(out)]) == 0
     damaged = next((out / "tiny").glob("*/*.json"))

@@ -74,7 +74,7 @@ def test_only_metrics_that_are_lacking_are_taken(tmp_path: Path) -> None:
     assert [metrics for _, metrics, _ in performer.performed] == [(NATS,), (NATS,), ("likelihood",), ("likelihood",)]
 
 
-def test_a_failure_stands_until_a_retry_is_asked_for_and_has_no_speed(tmp_path: Path) -> None:
+def test_a_failure_is_repeated_only_with_retry_failed_and_has_no_speed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     outcome = driven(store, first := Performer(seed0="diverged"), runs(2))
     assert (outcome.done, [r.status for r in outcome.failed]) == (1, ["diverged"])
@@ -158,7 +158,7 @@ def test_a_record_says_command_and_code(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(record.code) == {"commit", "dirty", "diff"}
 
 
-def test_code_is_told_by_commit_and_digest_of_what_differs(tmp_path: Path) -> None:
+def test_code_version_is_commit_and_digest_of_changes(tmp_path: Path) -> None:
     assert code_version(tmp_path) == {"commit": None, "dirty": None, "diff": None}
     root = tmp_path.resolve()
     git = partial(subprocess.run, cwd=root, check=True, capture_output=True)
@@ -189,8 +189,8 @@ def test_lines_count_tell_the_headline_and_the_time_left(tmp_path: Path) -> None
     measured = {k: Measurement(value=v, unit=unit, impl="x") for k, (v, unit) in numbers.items()}
     for run, status in zip(planned, ("ok", "diverged", "ok"), strict=True):
         progress.start(run, run)
-        said = {"measurements": measured} if status == "ok" else {"error": "the loss is nan"}
-        progress.finish(Record(run=run, execution="x", status=status, timings={"total": 31.2}, **said))
+        outcome = {"measurements": measured} if status == "ok" else {"error": "the loss is nan"}
+        progress.finish(Record(run=run, execution="x", status=status, timings={"total": 31.2}, **outcome))
     where = "Gaussian / tests.faulty:normal / seed"
     assert file.getvalue().splitlines() == [
         f"[1/3] {where} 0: ok in 31 s, 2.031 bits/dim; ETA 0.0 s",
@@ -256,7 +256,7 @@ def test_eta_of_what_was_not_seen_is_by_the_steps_of_its_training(monkeypatch: p
     assert progress.eta() == 3
 
 
-def test_eta_of_training_is_not_told_from_what_trains_nothing() -> None:
+def test_eta_of_training_ignores_runs_without_training() -> None:
     progress = ProgressReporter()
     still, trains = a_run(name="still", steps=0), a_run(name="trains", steps=100)
     progress.expect([still, trains])

@@ -53,12 +53,12 @@ def test_cores_are_those_of_the_largest_node_that_has_the_rest() -> None:
 
 def test_memory_is_doubled_up_to_what_a_node_has() -> None:
     nodes = [{"CPU": 8.0, "memory": 64e9}]
-    asked = [with_twice_the_memory(a_run(resources={"cpus": 2, "memory": m}), nodes) for m in (None, 10**9, 10**11)]
-    assert [run.resources.memory for run in asked] == [32 * 10**9, 2 * 10**9, 64 * 10**9]
+    doubled = [with_twice_the_memory(a_run(resources={"cpus": 2, "memory": m}), nodes) for m in (None, 10**9, 10**11)]
+    assert [run.resources.memory for run in doubled] == [32 * 10**9, 2 * 10**9, 64 * 10**9]
 
 
 @pytest.mark.parametrize("where", ["process", "ray"])
-def test_gpus_that_are_not_there_are_said_at_once(where: str, ray2: Executor) -> None:
+def test_missing_gpus_are_reported_immediately(where: str, ray2: Executor) -> None:
     execute = in_process if where == "process" else ray2
     list(execute(always_ok, [a_run(1)]))  # Ray is up
     began = time.monotonic()
@@ -98,7 +98,7 @@ def test_runs_are_taken_only_when_they_can_start(ray2: Executor, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("cpus", "abreast"), [(1, 2), (0.5, 4)])
-def test_as_many_run_abreast_as_there_are_cores_or_parts_of_them(
+def test_as_many_runs_at_once_as_cores_or_fractions_of_them(
     cpus: float, max_concurrency: int, ray2: Executor, tmp_path: Path
 ) -> None:
     runs = [a_run(seed, resources={"cpus": cpus}) for seed in range(max_concurrency)]
@@ -146,11 +146,11 @@ def test_a_run_that_minds_no_timeout_is_ended_by_force(ray2: Executor) -> None:
 
 def test_both_executors_give_the_same_bits(ray2: Executor, tmp_path: Path) -> None:
     runs = [a_run(seed) for seed in range(3)]
-    here = {r.id: r for r in in_process(partial(perform, work=str(tmp_path / "here")), runs)}
-    there = {r.id: r for r in ray2(partial(perform, work=str(tmp_path / "there")), runs)}
-    assert {r.status for r in here.values()} == {"ok"}
+    in_child = {r.id: r for r in in_process(partial(perform, work=str(tmp_path / "here")), runs)}
+    on_ray = {r.id: r for r in ray2(partial(perform, work=str(tmp_path / "there")), runs)}
+    assert {r.status for r in in_child.values()} == {"ok"}
     for run in runs:
-        assert there[run.id].measurements == here[run.id].measurements
+        assert on_ray[run.id].measurements == in_child[run.id].measurements
         assert weights(tmp_path / "there", run) == weights(tmp_path / "here", run)
 
 
@@ -168,7 +168,7 @@ def test_parts_of_a_gpu_are_shared_and_hidden_from_those_that_ask_for_none(tmp_p
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
-def test_a_cluster_that_is_not_there_is_said_in_one_line(address: str) -> None:
+def test_a_missing_cluster_is_one_line(address: str) -> None:
     disconnect()
     with pytest.raises(UsageError, match=f"--address '{address}': no Ray cluster was joined: .+") as caught:
         list(on_ray(always_ok, [a_run()], address=address))

@@ -151,14 +151,14 @@ def suite(folder: Path, seeds: int, metrics: list[str], pause: float = 0.05) -> 
     """Write a suite of slow runs, two seconds each, that note their steps in `folder`."""
     path = folder / "suite.yaml"
     options = {"folder": str(folder), "pause": pause}
-    said = {
+    content = {
         "suite": "faulty",
         "defaults": {"steps": 40, "batch": 50, "checks": 4, "seeds": list(range(seeds))},
         "data": ["tests.faulty:normal"],
         "metrics": [f"tests.faulty:{metric}" for metric in metrics],
         "models": {"Slow": {"model": "tests.faulty:Gaussian", "options": options}},
     }
-    path.write_text(yaml.safe_dump(said))
+    path.write_text(yaml.safe_dump(content))
     return path
 
 
@@ -219,8 +219,8 @@ def test_a_killed_driver_loses_nothing_and_leaves_nobody(tmp_path: Path) -> None
     assert store.damaged == []
 
     again = started(path, "process")
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
     assert Counter(record.run.seed for record in store.records()) == Counter(range(4))
     assert {record.status for record in store.records()} == {"ok"}
     assert all(file.read_bytes() == content for file, content in before.items())
@@ -238,21 +238,21 @@ def test_ctrl_c_ends_all_within_five_seconds(executor: str, stop: signal.Signals
     until(holds(store, 1))
     began = time.monotonic()
     os.killpg(driver.pid, stop) if stop == signal.SIGINT else driver.send_signal(stop)  # a terminal tells the group
-    out, said = driver.communicate(timeout=60)
-    assert driver.returncode == 130, said
+    out, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130, errors
     assert time.monotonic() - began < 5
     until(lambda: not left(driver), 0.5)
     assert {record.status for record in store.records()} == {"ok"}
     assert store.damaged == []
-    assert "Traceback" not in out + said
+    assert "Traceback" not in out + errors
 
 
 def test_two_drivers_share_a_folder_and_perform_nothing_twice(tmp_path: Path) -> None:
     path, store = suite(tmp_path, 4, ["nats", "span"]), Store(tmp_path / "results")
     drivers = [started(path, "process") for _ in range(2)]
     for driver in drivers:
-        _, said = driver.communicate(timeout=120)
-        assert driver.returncode == 0, said
+        _, errors = driver.communicate(timeout=120)
+        assert driver.returncode == 0, errors
     held = Counter((record.run.seed, metric) for record in store.records() for metric in record.run.metrics)
     assert store.damaged == []
     assert held == Counter([(seed, "tests.faulty:nats") for seed in range(4)] + [(0, "tests.faulty:span")])
@@ -270,8 +270,8 @@ def test_speed_is_measured_by_one_driver_at_a_time(tmp_path: Path) -> None:
     drivers[0].start()
     quietly(runs, store, in_process, perform=work)
     drivers[0].join()
-    found = [r.measurements["span"] for r in store.records() if "span" in r.measurements]
-    assert len(found) == 4
-    spans = sorted((m.raw[0], m.raw[1]) for m in found)
+    measured = [r.measurements["span"] for r in store.records() if "span" in r.measurements]
+    assert len(measured) == 4
+    spans = sorted((m.raw[0], m.raw[1]) for m in measured)
     assert all(end <= began for (_, end), (began, _) in pairwise(spans))
-    assert {m.value for m in found} == {float(os.cpu_count() or 1)}
+    assert {m.value for m in measured} == {float(os.cpu_count() or 1)}

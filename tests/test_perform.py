@@ -65,11 +65,11 @@ def run(**changes: object) -> Run:
 
 
 def test_excess_over_the_truth_is_the_divergence() -> None:
-    found = likelihood.measure(Evaluation(Wide(PLANE.space), PLANE, run()))
-    excess = found["excess_nats"]
+    measurements = likelihood.measure(Evaluation(Wide(PLANE.space), PLANE, run()))
+    excess = measurements["excess_nats"]
     assert excess.value == pytest.approx(math.log(4) + 1 / 4 - 1, abs=4 * excess.stderr)
-    assert found["nats"].value - excess.value == pytest.approx(PLANE.entropy, abs=4 / len(POINTS) ** 0.5)
-    assert "bpd" not in found
+    assert measurements["nats"].value - excess.value == pytest.approx(PLANE.entropy, abs=4 / len(POINTS) ** 0.5)
+    assert "bpd" not in measurements
     near = likelihood.measure(Evaluation(Wide(PLANE.space, sigma=1.05), PLANE, run()))
     assert near["excess_nats"].stderr < near["nats"].stderr / 5, "the nearer, the surer"
     true = likelihood.measure(Evaluation(Wide(PLANE.space, sigma=1.0), PLANE, run()))["excess_nats"]
@@ -77,10 +77,10 @@ def test_excess_over_the_truth_is_the_divergence() -> None:
 
 
 def test_a_uniform_model_of_256_levels_costs_8_bits() -> None:
-    found = likelihood.measure(Evaluation(Uniform(IMAGES.space), IMAGES, run()))
-    assert found["bpd"].value == pytest.approx(8)
-    assert (found["bpd"].unit, found["bpd"].kind, found["bpd"].n) == ("bits/dim", "exact", 16)
-    assert found["nats"].value == pytest.approx(64 * math.log(256))
+    measurements = likelihood.measure(Evaluation(Uniform(IMAGES.space), IMAGES, run()))
+    assert measurements["bpd"].value == pytest.approx(8)
+    assert (measurements["bpd"].unit, measurements["bpd"].kind, measurements["bpd"].n) == ("bits/dim", "exact", 16)
+    assert measurements["nats"].value == pytest.approx(64 * math.log(256))
 
 
 def test_a_model_without_likelihood_has_none() -> None:
@@ -92,10 +92,10 @@ def test_a_model_without_likelihood_has_none() -> None:
 def test_speed_keeps_every_repetition_and_leaves_the_model_alone() -> None:
     model = Wide(PLANE.space)
     before = model.sigma.item()
-    found = throughput.measure(Evaluation(model, PLANE, run()))
-    assert set(found) == {"train_throughput", "sample_throughput", "density_throughput", "train_memory"}
+    measurements = throughput.measure(Evaluation(model, PLANE, run()))
+    assert set(measurements) == {"train_throughput", "sample_throughput", "density_throughput", "train_memory"}
     for name in ("train_throughput", "sample_throughput", "density_throughput"):
-        assert sorted(found[name].raw)[len(found[name].raw) // 2] == found[name].value > 0
+        assert sorted(measurements[name].raw)[len(measurements[name].raw) // 2] == measurements[name].value > 0
     assert model.sigma.item() == before
     assert model.sigma.grad is None
 
@@ -169,7 +169,7 @@ def test_a_timeout_is_a_status(tmp_path: Path) -> None:
     assert "stopped at step" in record.error
 
 
-def test_a_gpu_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     record = perform(run(resources={"gpus": 1}), work=str(tmp_path))
     assert record.status == "error"

@@ -35,9 +35,9 @@ def suite(tmp_path: Path, text: str) -> Path:
 
 def planned(path: Path) -> list[Run]:
     """Return the runs of a suite file as the command line does."""
-    found = read_suite(path)
+    protocol = read_suite(path)
     with error_context(str(path)):
-        return found.runs()
+        return protocol.runs()
 
 
 GOOD = """
@@ -98,8 +98,8 @@ def test_the_id_is_not_of_metrics_resources_or_names() -> None:
 
 
 def test_defaults_that_published_ids_leave_out() -> None:
-    said = Run(suite="s", name="n", model="m", data="d").model_dump(exclude={"suite", "name", "model", "data"})
-    assert said == {
+    defaults = Run(suite="s", name="n", model="m", data="d").model_dump(exclude={"suite", "name", "model", "data"})
+    assert defaults == {
         "version": 1, "seed": 0, "metrics": (), "steps": 1000, "batch": 128, "precision": "float32", "checks": 20,
         "selection": "best", "options": {},
         "optimizer": {
@@ -170,12 +170,12 @@ def test_each_level_beats_those_before_it_on_one_key(tmp_path: Path, last: int) 
 
 
 def test_what_papers_report_is_read_and_is_no_part_of_any_run(tmp_path: Path) -> None:
-    found = read_suite(suite(tmp_path, GOOD))
-    (paper,) = found.published.values()
+    protocol = read_suite(suite(tmp_path, GOOD))
+    (paper,) = protocol.published.values()
     assert (paper.source, paper.kind) == ("NICE (2015), table 1", "exact")
     assert paper.values == {"bpd": {"digits": 4.36}}
     without = read_suite(suite(tmp_path, GOOD.partition("    published:")[0]))
-    assert without.runs() == found.runs()
+    assert without.runs() == protocol.runs()
 
 
 def test_spellings_of_a_number_have_one_id(tmp_path: Path) -> None:
@@ -392,11 +392,11 @@ def test_suites_too_large_are_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_only_is_a_glob_of_rows_or_cells(tmp_path: Path) -> None:
-    found = read_suite(suite(tmp_path, GOOD))
-    assert {r.name for r in found.runs(only="Real*")} == {"RealNVP"}
-    assert {(r.name, r.data) for r in found.runs(only="*/digits")} == {("NICE", "digits"), ("RealNVP", "digits")}
+    protocol = read_suite(suite(tmp_path, GOOD))
+    assert {r.name for r in protocol.runs(only="Real*")} == {"RealNVP"}
+    assert {(r.name, r.data) for r in protocol.runs(only="*/digits")} == {("NICE", "digits"), ("RealNVP", "digits")}
     with pytest.raises(UsageError, match="matches no row; did you mean 'RealNVP'"):
-        found.runs(only="RealNVQ")
+        protocol.runs(only="RealNVQ")
 
 
 def test_a_row_whose_name_looks_like_a_glob_is_matched_by_its_name(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_row_whose_name_looks_like_a_glob_is_matched_by_its_name(tmp_path: Pat
     assert {r.data for r in globs.runs(only="N [a-c]*/digits")} == {"digits"}
 
 
-def test_a_change_reaches_only_the_rows_asked_for(tmp_path: Path) -> None:
+def test_a_change_reaches_only_the_selected_rows(tmp_path: Path) -> None:
     flows = read_suite(suite(tmp_path, GOOD))
     (run,) = flows.runs(only="RealNVP", seeds=[7], change={"options": {"couplings": 3}, "lr": 1e-2})
     assert (run.seed, run.options, run.optimizer.lr) == (7, {"couplings": 3}, 0.01)
@@ -415,9 +415,9 @@ def test_a_change_reaches_only_the_rows_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", suite_paths())
 def test_every_suite_of_the_project_resolves(name: str) -> None:
-    found = read_suite(suite_paths()[name])
-    assert found.suite == name
-    runs = found.runs()
+    protocol = read_suite(suite_paths()[name])
+    assert protocol.suite == name
+    runs = protocol.runs()
     assert len({run.id for run in runs}) == len(runs), "two rows are the same run"
     assert yaml.safe_load(yaml.safe_dump(runs[0].model_dump(mode="json")))
 
@@ -426,7 +426,7 @@ def test_every_suite_of_the_project_resolves(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["models", "datasets", "metrics"])
-def test_all_that_is_listed_is_found_and_says_what_it_is(kind: str) -> None:
+def test_everything_listed_exists_and_has_a_description(kind: str) -> None:
     assert names(kind)
     for name, about in names(kind).items():
         assert find(kind, name) is not None

@@ -225,14 +225,16 @@ def test_a_failure_is_retried_once_its_code_has_changed(project: Project) -> Non
     assert (project.outcome.done, project.outcome.failed) == (2, ())
 
 
-def test_rerun_repeats_all_that_is_asked_for_and_no_more(project: Project) -> None:
+def test_rerun_repeats_exactly_the_selected_runs(project: Project) -> None:
     assert project.call(rerun=True) == ["repeating 2 runs, because of --rerun"]
     assert (len(project.performed), project.outcome.done) == (2, 2)
     assert project.values()[0] == project.values()[1]
     assert project.call() == ["2 of 2 runs are done already"]
 
 
-def test_a_change_of_genbench_is_said_and_repeats_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_genbench_is_reported_and_repeats_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(staleness, "own_digest", lambda: "another")
     line = "genbench itself changed since 2 runs were recorded; --rerun repeats them"
     assert project.call() == [line, "2 of 2 runs are done already"]

@@ -53,7 +53,7 @@ def test_a_renamed_metric_of_an_older_record_counts_under_its_new_name(tmp_path:
     assert (new.run.metrics, new.completed, new.not_applicable) == (("likelihood", "nfe"), ("nfe",), ("nfe",))
 
 
-def test_suites_asked_for_twice_are_read_once_and_no_other(tmp_path: Path) -> None:
+def test_selected_suites_are_read_once_and_no_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(record("1-a-x"))
     store.write(record("2-a-y", run=RUN.model_copy(update={"suite": "other"})))
@@ -81,10 +81,10 @@ def test_merging_two_machines_is_copying(tmp_path: Path) -> None:
     assert [r.execution for r in a.records()] == ["1-a-x", "2-b-y"]
 
 
-def test_the_newest_file_of_a_suites_version_is_kept(tmp_path: Path) -> None:
+def test_the_newest_file_of_a_suites_version_is_saved(tmp_path: Path) -> None:
     def suite(version: int, title: str) -> Suite:
-        said = {"suite": "s", "version": version, "title": title}
-        return Suite.model_validate({**said, "data": ["d"], "metrics": ["m"], "models": {"n": "m"}})
+        fields = {"suite": "s", "version": version, "title": title}
+        return Suite.model_validate({**fields, "data": ["d"], "metrics": ["m"], "models": {"n": "m"}})
 
     store = Store(tmp_path)
     assert store.load_suite("s", 1) is None
@@ -221,7 +221,7 @@ def test_an_error_of_the_disk_leaves_every_record(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_results_of_a_folder_that_is_not_there_are_an_error_and_damaged_ones_are_named(
+def test_results_of_a_missing_folder_are_an_error_and_damaged_ones_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError, match=r"there is no results folder .*/nowhere"):

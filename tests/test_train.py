@@ -204,8 +204,8 @@ def test_snapshots_are_the_same_bits_however_often_a_training_stopped(tmp_path: 
             train(Chase(PLANE.space, stop_at=stop), PLANE, of, Work(tmp_path / "b"), code="c", checkpoint_every=0)
     _, went = played(tmp_path / "b", of)
     assert list(went.snapshots) == list(expected.snapshots) == sorted(steps_of(60))
-    for step, kept in expected.snapshots.items():
-        assert all(torch.equal(value, went.snapshots[step][name]) for name, value in kept.items())
+    for step, saved in expected.snapshots.items():
+        assert all(torch.equal(value, went.snapshots[step][name]) for name, value in saved.items())
 
 
 def test_snapshots_do_not_change_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +223,8 @@ def test_snapshots_differ_by_the_weights_that_move_alone(tmp_path: Path) -> None
     start = torch.tensor([3.0, 0.5])
     torch.testing.assert_close(plain.snapshots[0]["samples"] - start, draws)
     assert (plain.snapshots[60]["samples"] - plain.snapshots[0]["samples"]).abs().max() > 0.01
-    for step, kept in plain.snapshots.items():
-        assert torch.equal(kept["critic"], averaged.snapshots[step]["critic"])
+    for step, saved in plain.snapshots.items():
+        assert torch.equal(saved["critic"], averaged.snapshots[step]["critic"])
 
 
 def test_a_model_without_a_critic_or_training_has_no_snapshots(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_seeds_differ_by_every_part_of_their_key() -> None:
     assert len(drawn) == 5
 
 
-def test_batches_are_drawn_anew_from_the_means_and_known_from_the_seed() -> None:
+def test_batches_are_drawn_from_bernoulli_probs_by_the_seed() -> None:
     means = torch.rand(64, 3, 5)
     train = torch.bernoulli(means).to(torch.uint8)
     data = Dataset(Space((3, 5), 2), train, train, train, bernoulli_probs=means)

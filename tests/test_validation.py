@@ -560,11 +560,13 @@ def test_invalid_losses_are_rejected(tmp_path: Path, make: Callable[..., Any], p
 def test_losses_that_share_a_parameter_each_update_it_with_their_own_gradient(tmp_path: Path) -> None:
     """d/dmu of 3 sum(mu) and of sum(mu): one SGD step for each, in turn or simultaneously."""
 
-    def configure_optimizers(self: Normal, make: MakeOptimizer, at_once: bool) -> list[Any]:
+    def configure_optimizers(self: Normal, make: MakeOptimizer, simultaneous: bool) -> list[Any]:
         pair = [OptimizedLoss(lambda x, w=w: w * self.mu.sum(), make([self.mu])) for w in (3.0, 1.0)]
-        return [tuple(pair)] if at_once else pair
+        return [tuple(pair)] if simultaneous else pair
 
-    for at_once in (False, True):
-        model = with_optimizers(lambda self, make, at_once=at_once: configure_optimizers(self, make, at_once))
-        by = parameter_changes(tmp_path / str(at_once), model, steps=1, optimizer={"name": "sgd", "lr": 0.1})
+    for simultaneous in (False, True):
+        model = with_optimizers(
+            lambda self, make, simultaneous=simultaneous: configure_optimizers(self, make, simultaneous)
+        )
+        by = parameter_changes(tmp_path / str(simultaneous), model, steps=1, optimizer={"name": "sgd", "lr": 0.1})
         torch.testing.assert_close(by["mu"], torch.full((2,), -0.4))
