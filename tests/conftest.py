@@ -16,7 +16,7 @@ import pytest
 EXCLUSIVE_LOCK, SHARED_LOCK = (
     Path(__file__),
     Path(__file__).with_name("__init__.py"),
-)  # any two files: what counts is who locks them
+)  # any two files to lock
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,8 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    with ExitStack() as room:
-        with _locked(EXCLUSIVE_LOCK, fcntl.LOCK_EX):  # whoever waits for an empty room lets nobody else in
+    with ExitStack() as locks:
+        with _locked(EXCLUSIVE_LOCK, fcntl.LOCK_EX):  # a test that waits for exclusive use lets no other start
             room.enter_context(
                 _locked(SHARED_LOCK, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
             )

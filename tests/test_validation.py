@@ -560,7 +560,7 @@ def test_invalid_losses_are_rejected(tmp_path: Path, make: Callable[..., Any], p
 def test_losses_that_share_a_parameter_each_update_it_with_their_own_gradient(tmp_path: Path) -> None:
     """d/dmu of 3 sum(mu) and of sum(mu): one SGD step for each, in turn or simultaneously."""
 
-    def configure_optimizers(self: Normal, make: MakeOptimizer, simultaneous: bool) -> list[Any]:
+    def losses(self: Normal, make: MakeOptimizer, simultaneous: bool) -> list[Any]:
         pair = [OptimizedLoss(lambda x, w=w: w * self.mu.sum(), make([self.mu])) for w in (3.0, 1.0)]
         return [tuple(pair)] if simultaneous else pair
 
