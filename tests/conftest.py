@@ -60,9 +60,8 @@ def pytest_runtest_setup() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with ExitStack() as locks:
         with _locked(EXCLUSIVE_LOCK, fcntl.LOCK_EX):  # a test that waits for exclusive use lets no other start
-            room.enter_context(
-                _locked(SHARED_LOCK, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
-            )
+            mode = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+            locks.enter_context(_locked(SHARED_LOCK, mode))
         return (yield)
 
 

@@ -565,8 +565,6 @@ def test_losses_that_share_a_parameter_each_update_it_with_their_own_gradient(tm
         return [tuple(pair)] if simultaneous else pair
 
     for simultaneous in (False, True):
-        model = with_optimizers(
-            lambda self, make, simultaneous=simultaneous: configure_optimizers(self, make, simultaneous)
-        )
+        model = with_optimizers(lambda self, make, simultaneous=simultaneous: losses(self, make, simultaneous))
         by = parameter_changes(tmp_path / str(simultaneous), model, steps=1, optimizer={"name": "sgd", "lr": 0.1})
         torch.testing.assert_close(by["mu"], torch.full((2,), -0.4))
