@@ -29,7 +29,7 @@ from genbench.records.artifacts import Work
 from genbench.standardization import Standardization
 from genbench.suite import Run
 from genbench.train import reseed, train
-from tests.test_flows import FLOWS
+from tests.models.test_flows import FLOWS
 
 Row = tuple[Callable[..., Model], dict[str, object]]
 NETS: dict[str, object] = {"hidden": (8,), "latent": 2}

@@ -32,7 +32,7 @@ from genbench.models.vaes.hierarchical import HierarchicalVAE
 from genbench.models.vaes.vae import VAE
 from genbench.registry import find
 from genbench.suite import Run, read_suite, suite_paths
-from tests.test_vaes import LinearGaussian
+from tests.models.test_vaes import LinearGaussian
 
 RUN = Run(suite="s", name="n", model="vaes.vae:VAE", data="digits")
 SMALL = partial(measure, points=40, simulated=40, chains=8, temperatures=40)

@@ -9,7 +9,7 @@ import pytest
 
 from genbench.errors import UsageError
 from genbench.suite import read_suite, suite_path
-from tests import test_flows as flows
+from tests.models import test_flows as flows
 
 zuko_flows = pytest.importorskip("peers.zuko_flows", exc_type=ModuleNotFoundError)
 normflows_flows = pytest.importorskip("peers.normflows_flows", exc_type=ModuleNotFoundError)

@@ -97,7 +97,7 @@ def test_runs_are_taken_only_when_they_can_start(ray2: Executor, tmp_path: Path)
     assert len(spans(tmp_path)) == 6
 
 
-@pytest.mark.parametrize(("cpus", "abreast"), [(1, 2), (0.5, 4)])
+@pytest.mark.parametrize(("cpus", "max_concurrency"), [(1, 2), (0.5, 4)])
 def test_as_many_runs_at_once_as_cores_or_fractions_of_them(
     cpus: float, max_concurrency: int, ray2: Executor, tmp_path: Path
 ) -> None:

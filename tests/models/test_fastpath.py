@@ -18,7 +18,7 @@ from genbench.models.flows.flow import Flow
 from genbench.models.flows.lu import LULinear
 from genbench.models.flows.normalization import ActNorm
 from genbench.nets.mlp import mlp
-from tests.test_flows import FLOWS, IMAGE, Make
+from tests.models.test_flows import FLOWS, IMAGE, Make
 
 VECTOR, PICTURE = Space((2,)), Space((1, 8, 8), 17)
 CASES = [(name, VECTOR) for name in FLOWS] + [(name, PICTURE) for name in IMAGE]

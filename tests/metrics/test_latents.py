@@ -16,7 +16,7 @@ from genbench.models.vaes.hierarchical import HierarchicalVAE
 from genbench.models.vaes.unamortised import UnamortisedVAE
 from genbench.models.vaes.vae import VAE
 from genbench.suite import Run
-from tests.test_vaes import LinearGaussian
+from tests.models.test_vaes import LinearGaussian
 
 RUN = Run(suite="s", name="n", model="vaes.vae:VAE", data="digits")
 

@@ -12,7 +12,7 @@ from genbench.dataset import Space
 from genbench.models.vaes.svi import antithetic, ascend, elbo, optimize
 from genbench.models.vaes.unamortised import UnamortisedVAE
 from genbench.models.vaes.vae import VAE
-from tests.test_vaes import SMALL, LinearGaussian, X, build, points
+from tests.models.test_vaes import SMALL, LinearGaussian, X, build, points
 
 SPACES = {"binary": Space((1, 2, 2), 2), "levels": Space((1, 2, 2), 5), "reals": Space((1, 2, 2))}
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)

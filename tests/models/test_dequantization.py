@@ -18,7 +18,7 @@ from genbench.models.flows.linear import Linear
 from genbench.models.flows.realnvp import RealNVP
 from genbench.models.flows.reshaping import Flatten
 from genbench.models.flows.variational import VariationalDequantization
-from tests.test_flows import FLOWS, IMAGE
+from tests.models.test_flows import FLOWS, IMAGE
 
 SQUARE = Space((2,), 3)
 SPACES = {"vector": Space((5,), 17), "small image": Space((1, 8, 8), 17), "image": Space((3, 10, 12), 256)}
