@@ -13,31 +13,31 @@ HERE := PYTHONPATH=kernels $(or $(wildcard $(RUN)),$(PYTHON))
 .DEFAULT_GOAL := help
 .PHONY: help setup bench test lint report publish peers kernels gpu-check kernels-compare
 
-help: ## list what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
-	@echo 'make bench SUITE=flows ARGS="--only '"'RealNVP*'"' --seeds 0-4"   passes arguments on'
+	@echo 'make bench SUITE=flows ARGS="--only '"'RealNVP*'"' --seeds 0-4"   passes further arguments'
 
 setup: $(READY) ## make .venv with the exact versions of requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "genbench needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); say make PYTHON=python3.12 ..." >&2; exit 2; }
+	  { echo "genbench needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); use make PYTHON=python3.12 ..." >&2; exit 2; }
 	@echo "Setting up $(VENV) (once, about two minutes) ..."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test,lint]'
 	@touch $@
 
-bench: $(READY) ## train, measure and rank: SUITE=flows, ARGS="..."
+bench: $(READY) ## train, measure and rank a suite: SUITE=flows, ARGS="..."
 	@$(RUN) -m genbench run "$(SUITE)" $(ARGS)
 
-report: $(READY) ## tables, plots and page from the records under runs/
+report: $(READY) ## write tables, plots and page from the records under runs/
 	@$(RUN) -m genbench report $(ARGS)
 
-publish: $(READY) ## every embedded suite into results/, which is committed; three quarters of an hour on two new cores
+publish: $(READY) ## run every embedded suite into results/, which is committed; 45 minutes on two new cores
 	@for suite in $(EMBEDDED); do $(RUN) -m genbench run $$suite --results results $(ARGS) || test $$? = 1 || exit 1; done # 1: a run failed
 	@$(RUN) -m genbench report --results results --plots 200 > /dev/null
 
-test: $(READY) ## every test, at most 8 minutes on two cores
+test: $(READY) ## run every test; at most 8 minutes on two cores
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## ruff and mypy
@@ -45,15 +45,15 @@ lint: $(READY) ## ruff and mypy
 	@$(RUN) -m ruff format --check
 	@$(RUN) -m mypy
 
-peers: $(READY) ## training speed beside zuko, normflows and pythae, by turns; writes results/peers/*-speed.json
+peers: $(READY) ## compare training speed with zuko, normflows and pythae; writes results/peers/*-speed.json
 	@$(RUN) -W ignore -m peers.flows_speed results/peers/flows-speed.json
 	@$(RUN) -W ignore -m peers.vaes_speed results/peers/vaes-speed.json
 
-kernels: $(READY) ## compile every kernel for four GPUs that need not be there, against kernels/budgets
+kernels: $(READY) ## compile every kernel for four GPUs, none needed, and check registers and spills against kernels/budgets
 	@$(RUN) -m genbench_kernels.static $(ARGS)
 
-gpu-check: ## kernels on this GPU: right, then how fast, in 10 minutes; REQUIRE_GPU=1 fails without one
+gpu-check: ## check values, then speed of the kernels on this GPU, 10 minutes; REQUIRE_GPU=1 fails without one
 	@$(HERE) -m bench $(ARGS)
 
-kernels-compare: ## fail where a kernel is slower than at BASE=<git rev>, interleaved on this GPU
+kernels-compare: ## fail if a kernel is slower than at BASE=<git rev>, interleaved on this GPU
 	@$(HERE) -m bench.compare "$(BASE)" $(ARGS)
