@@ -133,11 +133,11 @@ def test_a_damaged_checkpoint_is_set_aside(
     assert [str(path) in note for note in record.notes] == [True]
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_with(undisturbed: Record, stopped: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_not_resumed(undisturbed: Record, stopped: Run, tmp_path: Path) -> None:
     other = Run.model_validate(stopped.model_dump() | {"seed": 7})
     shutil.copytree(tmp_path / "work" / stopped.id, tmp_path / "work" / other.id)
     (note,) = perform(other, work=str(tmp_path / "work")).notes
-    assert f"{other.id}/checkpoint.pt is damaged: its SHA-256" in note
+    assert f"{other.id}/checkpoint.pt is damaged: its content does not match its SHA-256" in note
 
 
 def test_a_good_checkpoint_is_gone_on_with(undisturbed: Record, stopped: Run, tmp_path: Path) -> None:

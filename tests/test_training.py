@@ -258,7 +258,7 @@ class Validated(Model):
         self.mu, self.kick, self.calls = nn.Parameter(torch.zeros(2)), kick, 0
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return torch.distributions.Normal(self.mu, 1.0).log_prob(x).sum(1)
+        return torch.distributions.Normal(self.mu, 1.0, validate_args=True).log_prob(x).sum(1)
 
     def loss(self, x: Tensor) -> Tensor:
         self.calls += 1
@@ -278,7 +278,7 @@ def test_an_error_with_finite_parameters_is_no_divergence(tmp_path: Path) -> Non
     x = torch.randn(40, 2)
     run = Run(suite="s", name="n", model="m", data="d", steps=4, batch=8, checks=1)
     model = Validated(Space((2,)), kick=0)
-    model.loss = lambda x: torch.distributions.Normal(model.mu, -1.0).log_prob(x).sum()  # type: ignore[method-assign]
+    model.loss = lambda x: torch.distributions.Normal(model.mu, -1.0, validate_args=True).log_prob(x).sum()  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="scale") as caught:
         train(model, Dataset(Space((2,)), x, x, x), run, Work(tmp_path), code="c")
     assert not isinstance(caught.value, Diverged)
