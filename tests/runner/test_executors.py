@@ -178,5 +178,5 @@ def test_a_missing_cluster_is_one_line(address: str) -> None:
 def test_where_ray_is_missing_only_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert [r.status for r in in_process(always_ok, [a_run()])] == ["ok"]
-    with pytest.raises(UsageError, match="--executor process does without it"):
+    with pytest.raises(UsageError, match="or use --executor process"):
         list(on_ray(always_ok, [a_run()]))
