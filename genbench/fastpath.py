@@ -52,11 +52,9 @@ def accelerated(equation: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(equation)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
-        table, key = entry()
-        fast = table.get(key)
-        if fast is not None and is_enabled():
-            result = fast(*args, **kwargs)
-            if result is not None:
+        if is_enabled():  # first: a compiler must not trace the lookup
+            table, key = entry()
+            if (fast := table.get(key)) is not None and (result := fast(*args, **kwargs)) is not None:
                 return result
         return equation(*args, **kwargs)
 
