@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 ASCII = {"±": "+-", "↓": "v", "↑": "^", "–": "-", "—": "-", "…": "...", "†": "+", "×": "x", "\u00a0": " "}
 UNPRINTABLE = re.compile(  # control characters, marks that reorder or hide text, line separators
@@ -39,3 +42,16 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
         raise error
     characters = error.object[error.start : error.end]
     return "".join(ASCII.get(c) or c.encode("unicode_escape").decode("ascii") for c in characters), error.end
+
+
+@contextmanager
+def suppress_stderr() -> Iterator[None]:
+    """Discard what C++ libraries write to stderr inside; their errors are raised as exceptions, too."""
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 
+from genbench.console import suppress_stderr
 from genbench.dataset import Dataset
 from genbench.evaluation import Evaluation, Measurement, Metric
 from genbench.model import Model
@@ -155,7 +154,7 @@ def rise(call: Callable[[], Any], device: torch.device) -> int:
 
 def cpu_rise(call: Callable[[], Any]) -> int:
     """Return by how many bytes the memory allocated on the CPU rises during `call`, at its peak, by the profiler."""
-    with tempfile.TemporaryDirectory() as folder, _suppress_stderr():
+    with tempfile.TemporaryDirectory() as folder, suppress_stderr():
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             call()
         trace = Path(folder, "trace.json")
@@ -167,19 +166,6 @@ def cpu_rise(call: Callable[[], Any]) -> int:
         level += change
         peak = max(peak, level)
     return peak
-
-
-@contextmanager
-def _suppress_stderr() -> Iterator[None]:
-    """Discard what the profiler writes to standard error, which it does outside Python."""
-    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(devnull)
 
 
 throughput = Metric(measure, exclusive=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from genbench.console import suppress_stderr
 from genbench.errors import UsageError
 from genbench.runner.isolation import error_line
 from genbench.runner.resources import Node
@@ -106,7 +107,7 @@ def _enable_token(address: str | None) -> None:
         return
     for attempt in ("as it is", "with the token"):
         try:
-            with no_stderr():
+            with suppress_stderr():
                 GcsClient(address=gcs)
             return
         except AuthenticationError:
@@ -116,19 +117,6 @@ def _enable_token(address: str | None) -> None:
         "the cluster requires a token, and yours is another one or missing; copy its ~/.ray/auth_token here, or"
         " set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     )
-
-
-@contextmanager
-def no_stderr() -> Iterator[None]:
-    """Discard what C++ libraries write to stderr inside: their errors are raised as exceptions, too."""
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
 
 
 def disconnect() -> None:
